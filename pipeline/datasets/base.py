@@ -1,0 +1,215 @@
+"""What a dataset is, and how it lies on disk: uint8 images as memory-mapped `.npy` files, labels beside them.
+
+Pixels stay uint8 on disk and in memory and models rescale them on the device: four times less to read and move.
+Arrays are memory-mapped, so any number of worker processes share one copy.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.errors import DataError, ParamsError, nearest
+
+Images = npt.NDArray[np.uint8]
+Labels = npt.NDArray[np.int64]
+
+_NOT_FORMATS = frozenset({"__init__", "base"})
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """Images of shape (N, H, W, C), uint8, with integer labels of shape (N,)."""
+
+    images: Images
+    labels: Labels
+
+    def __post_init__(self) -> None:
+        if self.images.ndim != 4 or self.images.dtype != np.uint8:
+            found = f"{self.images.dtype} {self.images.shape}"
+            raise DataError("images", expected="uint8 of shape (N, H, W, C)", found=found)
+        if self.labels.shape != self.images.shape[:1] or self.labels.dtype != np.int64:
+            expected = f"one int64 per image ({len(self.images)})"
+            raise DataError("labels", expected=expected, found=f"{self.labels.dtype} {self.labels.shape}")
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def take(self, indices: npt.NDArray[np.int64]) -> Labelled:
+        """Return the images and labels at some indices, in that order, copied into memory."""
+        return Labelled(self.images[indices], self.labels[indices])
+
+    def digest(self) -> str:
+        """Return the sha256 of shape, pixels and labels: the identity of this data, whatever file it came from."""
+        sha = hashlib.sha256(str(self.images.shape).encode())
+        sha.update(np.ascontiguousarray(self.images).data)
+        sha.update(np.ascontiguousarray(self.labels).data)
+        return sha.hexdigest()
+
+
+@dataclass(frozen=True)
+class RawImages:
+    """A dataset as its publisher split it; what a source format reads."""
+
+    train: Labelled
+    test: Labelled
+    class_names: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Splits:
+    """What models may learn from and be chosen by. The test split lies apart; see `load_test`."""
+
+    train: Labelled
+    val: Labelled
+    class_names: tuple[str, ...]
+    digest: str
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Height, width and channels of one image."""
+        height, width, channels = self.train.images.shape[1:]
+        return height, width, channels
+
+
+@dataclass(frozen=True)
+class TestSplit:
+    """The held-out images: `evaluate` scores on them, nothing is ever chosen by them."""
+
+    test: Labelled
+    class_names: tuple[str, ...]
+    digest: str
+
+
+def source_format(name: str) -> ModuleType:
+    """Return the module of a source format.
+
+    A format is a module of this package with ``Settings`` (its section of params) and
+    ``read(folder, settings) -> RawImages``.
+
+    Raises:
+        ParamsError: No module has that name.
+    """
+    folder = Path(__file__).parent
+    known = {path.stem for path in folder.glob("*.py")} - _NOT_FORMATS
+    if name not in known:
+        raise ParamsError("download: unknown format", expected=nearest(name, known), found=repr(name))
+    return importlib.import_module(f"pipeline.datasets.{name}")
+
+
+def save_splits(folder: Path, splits: Splits) -> None:
+    """Write train and val under a folder that appears whole or not at all."""
+    with new_folder(folder) as partial:
+        _save_labelled(partial, "train", splits.train)
+        _save_labelled(partial, "val", splits.val)
+        _save_meta(partial, splits.class_names, splits.digest)
+
+
+def load_splits(folder: Path) -> Splits:
+    """Return train and val, memory-mapped.
+
+    Raises:
+        DataError: The folder is missing or not written by `save_splits`.
+    """
+    meta = _load_meta(folder)
+    return Splits(
+        train=_load_labelled(folder, "train"),
+        val=_load_labelled(folder, "val"),
+        class_names=tuple(meta["class_names"]),
+        digest=meta["digest"],
+    )
+
+
+def save_test(folder: Path, split: TestSplit) -> None:
+    """Write the test split under a folder that appears whole or not at all."""
+    with new_folder(folder) as partial:
+        _save_labelled(partial, "test", split.test)
+        _save_meta(partial, split.class_names, split.digest)
+
+
+def load_test(folder: Path) -> TestSplit:
+    """Return the test split, memory-mapped; errors as `load_splits`."""
+    meta = _load_meta(folder)
+    return TestSplit(_load_labelled(folder, "test"), tuple(meta["class_names"]), meta["digest"])
+
+
+@contextmanager
+def new_folder(folder: Path) -> Iterator[Path]:
+    """Yield a temporary folder that replaces `folder` when the block ends well and vanishes when it does not."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    partial = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)  # left by a killed run
+    partial.mkdir()
+    try:
+        yield partial
+        for path in partial.rglob("*"):
+            if path.is_file():
+                _fsync(path)
+        shutil.rmtree(folder, ignore_errors=True)
+        partial.rename(folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON atomically, keys in the order given, with a final newline so that git diffs stay small."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file atomically: temporary name, fsync, rename."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(text, encoding="utf-8")
+    _fsync(partial)
+    partial.replace(path)
+
+
+def _fsync(path: Path) -> None:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+def _save_labelled(folder: Path, name: str, data: Labelled) -> None:
+    np.save(folder / f"{name}_images.npy", data.images)
+    np.save(folder / f"{name}_labels.npy", data.labels)
+
+
+def _load_labelled(folder: Path, name: str) -> Labelled:
+    try:
+        images = np.load(folder / f"{name}_images.npy", mmap_mode="r", allow_pickle=False)
+        labels = np.load(folder / f"{name}_labels.npy", mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise DataError(
+            f"{folder}: {name} cannot be loaded",
+            expected="arrays written by prepare",
+            found=str(error),
+            next_step="dvc repro prepare",
+        ) from None
+    return Labelled(images, labels)
+
+
+def _save_meta(folder: Path, class_names: tuple[str, ...], digest: str) -> None:
+    (folder / "meta.json").write_text(json.dumps({"class_names": class_names, "digest": digest}, indent=2) + "\n")
+
+
+def _load_meta(folder: Path) -> dict[str, Any]:
+    try:
+        meta: dict[str, Any] = json.loads((folder / "meta.json").read_text())
+    except (OSError, ValueError) as error:
+        raise DataError(
+            f"{folder} is no dataset", expected="meta.json", found=str(error), next_step="dvc repro prepare"
+        ) from None
+    return meta

@@ -1,0 +1,1 @@
+"""Model families: base contracts, and one module per family, found by its name."""
