@@ -1,0 +1,111 @@
+# Thin: every target installs the pinned packages it needs into .venv, then runs one command that you could type yourself.
+#
+#   PYTHON     the interpreter to build .venv with (3.11 to 3.13)
+#   SET        what to install: cpu or gpu, and additions after it: SET="cpu jax", SET="cpu ray". Remembered in .venv
+#   MIRROR     where to fetch datasets from first:   make repro MIRROR=file:///mnt/mnist/
+#   WORKSPACE  whose runs `make ui` shows:           make ui WORKSPACE=runs/demo
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+SET ?= $(shell cat $(VENV)/.set 2>/dev/null || echo cpu)
+WORKSPACE ?= .
+PORT ?= 5000
+
+REQUIREMENTS := $(SET:%=requirements/%.txt)
+PINS := $(shell echo "$(SET)" | cat - $(REQUIREMENTS) requirements/uv.txt pyproject.toml 2>/dev/null | \
+	{ sha256sum 2>/dev/null || shasum -a 256; } | cut -c 1-16)
+INSTALLED := $(VENV)/.installed-$(PINS)
+
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+export MLFLOW_DISABLE_TELEMETRY ?= true
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo repro ui test test-slow lint format typecheck bench doctor lock clean-venv
+
+help: ## print this
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' Makefile
+
+demo: $(INSTALLED) ## the whole pipeline on real digits, offline, in runs/demo
+	@$(BIN)/pipeline run --workspace runs/demo -S 'datasets=[digits]'
+
+repro: $(INSTALLED) ## check the settings, then run every stage that is out of date [MIRROR=…]
+	@$(BIN)/pipeline check && $(BIN)/dvc repro
+
+ui: $(INSTALLED) ## MLflow's pages for the runs and models, on port 5000 [WORKSPACE=runs/demo] [PORT=…]
+	@case "$${MLFLOW_TRACKING_URI:-}" in \
+	  http*) echo "the runs are on the server that MLFLOW_TRACKING_URI names: open that in a browser"; exit 0;; \
+	esac; \
+	store="$${MLFLOW_TRACKING_URI:-sqlite:///mlflow.db}"; \
+	test "$(WORKSPACE)" = . || store=sqlite:///mlflow.db; \
+	if [ "$$store" = sqlite:///mlflow.db ] && [ ! -f "$(WORKSPACE)/mlflow.db" ]; then \
+	  echo "error: no runs in $(WORKSPACE): expected $(WORKSPACE)/mlflow.db; next: make demo, make ui WORKSPACE=runs/demo" >&2; \
+	  exit 1; \
+	fi; \
+	echo "MLflow starts on http://127.0.0.1:$(PORT) (10 s); Ctrl-C stops it"; \
+	cd "$(WORKSPACE)" && MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false exec "$(CURDIR)/$(BIN)/mlflow" server \
+	  --backend-store-uri "$$store" --host 127.0.0.1 --port $(PORT) --workers 1
+
+test: $(INSTALLED) ## the tests
+	@$(BIN)/pytest
+
+test-slow: $(INSTALLED) ## the tests that kill processes or train for minutes
+	@$(BIN)/pytest -m slow
+
+lint: $(INSTALLED) ## rules, format and types
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+
+format: $(INSTALLED) ## format the code and mend what can be mended by itself
+	@$(BIN)/ruff check --fix-only .
+	@$(BIN)/ruff format .
+
+typecheck: $(INSTALLED) ## types only
+	@$(BIN)/mypy
+
+bench: $(INSTALLED) ## what we claim about speed, measured here
+	@for file in benchmarks/*.py; do echo "== $$file"; $(BIN)/python "$$file" || exit 1; done
+
+doctor: $(INSTALLED) ## what this machine has and lacks
+	@$(BIN)/pipeline doctor
+
+install: $(INSTALLED) ## what the other targets do first: the pinned packages [SET=gpu] [PYTHON=python3.12]
+
+# The stamp's name holds a hash of the pins: changed pins are another stamp, so they are installed.
+$(INSTALLED):
+	@for file in $(REQUIREMENTS); do \
+	  test -f "$$file" || { echo "error: SET=$(SET): no $$file; expected cpu or gpu, then jax or ray" >&2; exit 1; }; \
+	done
+	@test -x $(BIN)/python || { \
+	  $(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || { \
+	    echo "error: $(PYTHON) is not Python 3.11, 3.12 or 3.13 ($$($(PYTHON) --version 2>&1)); next: make $(MAKECMDGOALS) PYTHON=python3.12" >&2; exit 1; }; \
+	  echo "making $(VENV) (5 s)"; $(PYTHON) -m venv $(VENV); }
+	@rm -f $(VENV)/.installed-*
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(BIN)/python -m ensurepip >/dev/null
+	@echo "installing uv (3 s)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/uv.txt
+	@# The builds of TensorFlow own the same files: one goes before another comes.
+	@test ! -f $(VENV)/.set || test "$$(cut -d ' ' -f 1 $(VENV)/.set)" = "$(firstword $(SET))" || \
+	  $(BIN)/uv pip uninstall --quiet --python $(BIN)/python tensorflow tensorflow-cpu
+	@echo "installing the pinned packages, set: $(SET) (15 s when cached, else 1.3 GB to fetch; gpu: 4 GB)"
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes $(REQUIREMENTS:%=-r %)
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation -e .
+	@echo "$(SET)" > $(VENV)/.set
+	@touch $@
+
+COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+	--custom-compile-command "make lock" $(if $(UPGRADE),--upgrade)
+EXTRA = $(BIN)/python -c 'import sys, tomllib; \
+	print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"][sys.argv[1]], sep="\n")'
+
+lock: $(INSTALLED) ## write the pins in requirements/ anew from pyproject.toml [UPGRADE=1: newest versions]
+	@echo "resolving (5 s when cached)"
+	@$(COMPILE) pyproject.toml --extra cpu --group dev -o requirements/cpu.txt
+	@$(COMPILE) pyproject.toml --extra gpu --group dev -c requirements/cpu.txt -o requirements/gpu.txt
+	@$(EXTRA) jax | $(COMPILE) - -c requirements/cpu.txt -o requirements/jax.txt
+	@$(EXTRA) ray | $(COMPILE) - -c requirements/cpu.txt -o requirements/ray.txt
+	@echo uv | $(COMPILE) - -o requirements/uv.txt
+
+clean-venv: ## remove .venv
+	rm -rf $(VENV)
