@@ -1,0 +1,368 @@
+"""Stage search: find a family's best hyperparameters on a dataset's validation split.
+
+One process, this one, owns the study and writes to MLflow. Workers only train rungs. A run that is killed is finished
+by the next: what the study and the checkpoints hold is enough to go on, and MLflow is brought in line with the study.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline import entry, params, runtime
+from pipeline.datasets.base import load_splits, write_json, write_text
+from pipeline.engine.base import Done, Event, Executor, Failed, Progress, Work
+from pipeline.engine.local import LocalExecutor
+from pipeline.errors import EngineError
+from pipeline.models import base as models
+from pipeline.models.rung import Rung
+from pipeline.progress import SearchProgress
+from pipeline.study import Best, Budget, Definition, SearchSettings, Study, history
+from pipeline.tracking import PARENT, Run, Tracker, provenance
+
+if TYPE_CHECKING:
+    import optuna
+
+# What decides the numbers that training gives, beside its settings; part of a study's identity.
+_TRAINING_CODE = ("base.py", "checkpoint.py", "classifier.py", "rung.py", "space.py")
+_RUN_STATUS = {"COMPLETE": "FINISHED", "PRUNED": "FINISHED", "FAIL": "FAILED", "RUNNING": "RUNNING"}
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a search found and what it cost, over all runs that worked on it."""
+
+    study: str
+    best: Best
+    counts: Mapping[str, int]
+    epochs: int
+    seconds: float
+    parent_run: str
+
+
+@dataclass
+class Record:
+    """Mirrors a study into MLflow: a parent run for the search, a child for each trial.
+
+    The study is the truth. `mirror` brings a trial's run in line with it, from whatever state a kill has left.
+    """
+
+    tracker: Tracker
+    study_name: str
+    label: str
+    tags: Mapping[str, str]
+    parent: Run = field(init=False)
+    _children: dict[str, Run] = field(init=False)
+    _logged: dict[str, int] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.parent = self.tracker.start(self.study_name, f"search {self.label}", tags=self.tags)
+        self._children = self.tracker.runs(f"tags.`{PARENT}` = '{self.parent.run_id}'")
+        self._logged = {key: run.epoch for key, run in self._children.items()}
+
+    def mirror(self, trial: optuna.trial.FrozenTrial) -> None:
+        """Create, complete and end the run of a trial, as far as that is still to be done."""
+        key = f"{self.study_name}-{trial.number}"
+        wanted = _RUN_STATUS[trial.state.name]
+        run = self._children.get(key)
+        epochs = history(trial)
+        logged = self._logged.get(key, 0)
+        if run is not None and run.status == wanted != "RUNNING" and logged == len(epochs):
+            return
+        if run is None:
+            started = trial.datetime_start.timestamp() if trial.datetime_start else None
+            tags = {**self.tags, PARENT: self.parent.run_id}
+            run = self.tracker.start(key, f"{self.label} trial {trial.number}", tags=tags, started=started)
+            self.tracker.log_params(run.run_id, trial.params)
+        elif wanted == "RUNNING" != run.status:
+            self.tracker.resume(run.run_id)
+        if logged < len(epochs):
+            self.tracker.log_epochs(run.run_id, epochs[logged:])
+        if wanted != "RUNNING":
+            reason = {"reason": str(trial.user_attrs["reason"])} if "reason" in trial.user_attrs else {}
+            told = {f"trial.{name}": str(trial.user_attrs.get(name, "")) for name in ("worker", "parameters")}
+            self.tracker.tag(run.run_id, {"trial.state": trial.state.name.lower(), **told, **reason})
+            ended = trial.datetime_complete.timestamp() if trial.datetime_complete else None
+            self.tracker.finish(run.run_id, wanted, ended)
+        self._children[key] = Run(run.run_id, wanted, len(epochs))
+        self._logged[key] = len(epochs)
+
+    def interrupt(self) -> None:
+        """Say of the runs that are going on that they do not any more; the next search resumes them."""
+        for run in (*self._children.values(), self.parent):
+            if run.status == "RUNNING":
+                self.tracker.finish(run.run_id, "KILLED")
+
+    def close(self, result: Result, files: list[Path]) -> None:
+        """Put the summary on the parent run and end it."""
+        best = {f"best.{name}": value for name, value in result.best.hyperparameters.items()}
+        counts = {f"trials_{state}": float(count) for state, count in result.counts.items()}
+        self.tracker.tag(
+            self.parent.run_id, {"best.trial": str(result.best.number), **{k: str(v) for k, v in best.items()}}
+        )
+        self.tracker.log_metrics(
+            self.parent.run_id, {"best_value": result.best.value, "epochs": result.epochs, **counts}
+        )
+        self.tracker.log_artifacts(self.parent.run_id, files)
+        self.tracker.finish(self.parent.run_id)
+
+
+class Search:
+    """The loop: ask for trials, train them rung by rung, prune between rungs, until the budget is met.
+
+    Args:
+        study: The study to work on.
+        budget: When to end.
+        family: Suggests hyperparameters.
+        executor: Trains rungs.
+        record: Is told of every trial that changes.
+        rung: Makes the task for a trial, from and to an epoch.
+        progress: Is told what happens.
+    """
+
+    def __init__(
+        self,
+        study: Study,
+        budget: Budget,
+        family: models.BaseFamily,
+        executor: Executor,
+        record: Record,
+        rung: Callable[[optuna.Trial, int, int], Rung],
+        progress: SearchProgress,
+    ) -> None:
+        self._study = study
+        self._budget = budget
+        self._family = family
+        self._executor = executor
+        self._record = record
+        self._rung = rung
+        self._progress = progress
+        self._running: dict[int, optuna.Trial] = {}
+        self._promised: dict[int, int] = {}  # epochs of the rungs that workers are training, by trial
+        self._clock = time.monotonic()
+
+    def run(self) -> None:
+        """Work until the budget is met and every trial has ended."""
+        left_behind = self._study.unfinished()
+        for trial in self._study.trials:
+            self._record.mirror(trial)
+        for trial in left_behind:
+            self._family.suggest(trial)  # a kill may have come between two suggestions
+            self._study.report(trial)
+            self._advance(trial)
+        while True:
+            while len(self._running) < self._executor.slots and self._may_start():
+                trial = self._study.ask()
+                self._family.suggest(trial)
+                self._advance(trial)
+            if not self._running:
+                return
+            for event in self._executor.wait(timeout_s=1.0):
+                self._handle(event)
+            self._tick()
+
+    def _may_start(self) -> bool:
+        """Tell whether the budget allows another trial; its first rung must fit, too."""
+        return len(self._study.trials) < self._budget.trials and not self._spent(self._study.rungs[0])
+
+    def _spent(self, epochs: int) -> bool:
+        """Tell whether training more epochs would go over the budget."""
+        over_time = self._study.elapsed_s >= self._budget.minutes * 60
+        promised = self._study.epochs() + sum(self._promised.values())
+        return over_time or promised + epochs > self._budget.epochs
+
+    def _advance(self, trial: optuna.Trial) -> None:
+        """Prune a trial, end it, or send its next rung to a worker."""
+        if history(trial) and trial.should_prune():
+            self._end(trial, "pruned", f"not among the best after {len(history(trial))} epochs")
+            return
+        rung = self._study.next_rung(trial)
+        if rung is None:
+            self._end(trial, "complete")
+        elif history(trial) and self._spent(rung[1] - rung[0]):
+            self._end(trial, "pruned", "the budget of the search was met")
+        else:
+            self._promised[trial.number] = rung[1] - rung[0]
+            self._running[trial.number] = trial
+            self._executor.submit(trial.number, self._rung(trial, *rung))
+            self._mirror(trial.number)
+
+    def _handle(self, event: Event) -> None:
+        if isinstance(event, Progress):
+            self._progress.epoch()
+            return
+        trial = self._running.pop(event.key)
+        del self._promised[event.key]
+        if isinstance(event, Done):
+            trial.set_user_attr("worker", event.worker)
+            trial.set_user_attr("parameters", event.result.parameters)
+            self._study.record(trial, event.result.epochs)
+            self._tick()
+            self._advance(trial)
+        elif isinstance(event, Failed):
+            self._end(trial, "failed", event.reason)
+        self._progress.update(self._study, self._budget)
+
+    def _end(self, trial: optuna.Trial, state: Any, reason: str = "") -> None:
+        self._study.tell(trial, state, reason)
+        self._mirror(trial.number)
+
+    def _mirror(self, number: int) -> None:
+        self._record.mirror(self._study.trials[number])
+
+    def _tick(self) -> None:
+        now = time.monotonic()
+        if now - self._clock >= 1.0:  # the study's clock is written about once a second, not at every event
+            self._study.spend(now - self._clock)
+            self._clock = now
+            self._progress.update(self._study, self._budget)
+
+
+def run(
+    definition: Definition,
+    settings: SearchSettings,
+    family: models.BaseFamily,
+    data: Path,
+    studies: Path,
+    environments: list[dict[str, str]],
+) -> tuple[Result, Study, Record]:
+    """Search until the budget is met; go on where an earlier run of the same study ended.
+
+    Raises:
+        EngineError: Another process is at work on this study, or every trial failed.
+    """
+    import filelock
+
+    budget = settings.budget_for(definition.dataset, definition.family)
+    folder = studies / definition.name
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = filelock.FileLock(folder / "lock")
+    try:
+        lock.acquire(timeout=10)  # a killed search takes a second to let go
+    except filelock.Timeout:
+        raise EngineError(
+            f"{definition.name}: another search is at work on this study",
+            expected="one search at a time",
+            found=f"{folder / 'lock'} is held",
+            next_step="wait for it, or end it",
+        ) from None
+    with lock:
+        study = Study(folder, definition, settings, family.objective)
+        record = _record(definition)
+        work = Work(
+            "pipeline.models.rung:run", "pipeline.runtime:configure", {"backend": definition.backend, "threads": 1}
+        )
+
+        def rung(trial: optuna.Trial, start: int, stop: int) -> Rung:
+            return Rung(
+                family=definition.family,
+                settings=dict(definition.settings),
+                hyperparameters=dict(trial.params),
+                data=data,
+                seed=study.seed + trial.number,
+                span=models.Span(start, stop, definition.trial_epochs),
+                folder=folder / "checkpoints" / f"trial-{trial.number:05d}",
+                ledger=folder / "epochs.log",
+            )
+
+        label = f"{definition.dataset} {definition.family}"
+        with LocalExecutor(work, environments) as executor, SearchProgress(label) as progress:
+            try:
+                Search(study, budget, family, executor, record, rung, progress).run()
+            except KeyboardInterrupt:
+                record.interrupt()
+                raise
+        shutil.rmtree(folder / "checkpoints", ignore_errors=True)  # every trial has ended
+        best = study.require_best()
+        result = Result(definition.name, best, study.counts(), study.epochs(), study.elapsed_s, record.parent.run_id)
+        return result, study, record
+
+
+def _record(definition: Definition) -> Record:
+    tags = {
+        "stage": "search",
+        "dataset": definition.dataset,
+        "family": definition.family,
+        "generation": str(definition.search["generation"]),
+        "backend": definition.backend,
+        "data.digest": definition.data,
+        **provenance(),
+    }
+    label = f"{definition.family} g{definition.search['generation']}"
+    return Record(Tracker(definition.dataset), definition.name, label, tags)
+
+
+def code_digest(family: str) -> str:
+    """Return the digest of the code that decides what training a family gives."""
+    folder = Path(models.__file__).parent
+    sha = hashlib.sha256()
+    for name in (*_TRAINING_CODE, f"{family}.py"):
+        sha.update((folder / name).read_bytes())
+    return sha.hexdigest()
+
+
+def save(result: Result, study: Study, definition: Definition, output: Path) -> list[Path]:
+    """Write what train needs, the summary and the table of trials; only what the study holds, so a rerun that finds
+    the budget met writes the same bytes."""
+    best = {
+        "family": definition.family,
+        "hyperparameters": result.best.hyperparameters,
+        "epochs": definition.trial_epochs,
+        "value": result.best.value,
+    }
+    summary = {
+        "study": result.study,
+        "run": result.parent_run,
+        "value": result.best.value,
+        "best_trial": result.best.number,
+        "trials": {state: count for state, count in result.counts.items() if state != "running"},
+        "epochs": result.epochs,
+        "seconds": round(result.seconds, 1),
+    }
+    write_text(output / "trials.csv", study.table().to_csv(index=False))
+    write_json(output / "summary.json", summary)
+    write_json(output / "best.json", best)
+    return [output / "trials.csv", output / "best.json"]
+
+
+def main() -> None:
+    """Run the stage from the command line."""
+    parser = argparse.ArgumentParser(prog="python -m pipeline.search", description=__doc__)
+    parser.add_argument("--dataset", required=True)
+    parser.add_argument("--family", required=True)
+    parser.add_argument("--data", required=True, type=Path, help="folder written by prepare")
+    parser.add_argument("--studies", required=True, type=Path, help="folder of all studies")
+    parser.add_argument("--output", required=True, type=Path, help="folder for best.json, summary.json, trials.csv")
+    arguments = parser.parse_args()
+    backend = runtime.load_settings()
+    settings = params.load("search", SearchSettings)
+    family = models.load(arguments.family)
+    budget = settings.budget_for(arguments.dataset, arguments.family)
+    definition = Definition(
+        dataset=arguments.dataset,
+        family=arguments.family,
+        data=load_splits(arguments.data).digest,
+        code=code_digest(arguments.family),
+        settings=family.settings.model_dump(mode="json"),
+        search=settings.model_dump(exclude={"budget"}),
+        trial_epochs=budget.trial_epochs,
+        backend=backend.backend,
+    )
+    environments = runtime.worker_environments(backend.workers)
+    result, study, record = run(definition, settings, family, arguments.data, arguments.studies, environments)
+    record.close(result, save(result, study, definition, arguments.output))
+    counts = ", ".join(f"{count} {state}" for state, count in result.counts.items() if count)
+    print(
+        f"{arguments.dataset} {arguments.family}: best {family.objective} {result.best.value:.4f} (trial"
+        f" {result.best.number}); {counts}; {result.epochs} epochs in {result.seconds:.0f} s"
+    )
+
+
+if __name__ == "__main__":
+    entry.stage(main)

@@ -1,0 +1,287 @@
+"""The owner of Optuna: one study, written by one process, that outlives any process.
+
+A study lies in a folder of its own whose name carries a hash of everything that defines it. What a run of the search
+needs to go on is in the study itself: the history of every trial, and the time spent so far.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import pydantic
+
+from pipeline import params
+from pipeline.errors import EngineError, ParamsError, nearest
+
+if TYPE_CHECKING:
+    import optuna
+    import pandas as pd
+    from optuna.trial import FrozenTrial
+
+Metrics = dict[str, float]
+
+
+class Budget(params.Settings):
+    """What a study may cost; it ends when the first of its three limits is met.
+
+    Attributes:
+        trials: Trials, of all that are finished.
+        epochs: Epochs, summed over all trials.
+        minutes: Wall time, summed over all processes that worked on the study.
+        trial_epochs: Epochs of one trial that is never pruned, and of the final training.
+    """
+
+    trials: int = pydantic.Field(ge=1)
+    epochs: int = pydantic.Field(ge=1)
+    minutes: float = pydantic.Field(gt=0)
+    trial_epochs: int = pydantic.Field(ge=1)
+
+
+class SearchSettings(params.Settings):
+    """Section `search` of params; what the keys mean stands beside them there."""
+
+    sampler: Literal["tpe", "random"] = "tpe"
+    pruner: Literal["halving", "none"] = "halving"
+    reduction: int = pydantic.Field(default=3, ge=2)
+    seed: int = pydantic.Field(default=0, ge=0)
+    generation: int = pydantic.Field(default=1, ge=1)
+    budget: dict[str, Budget]
+
+    def budget_for(self, dataset: str, family: str) -> Budget:
+        """Return the most specific budget: of ``<dataset>-<family>``, of ``<dataset>``, or the default."""
+        for name in (f"{dataset}-{family}", dataset, "default"):
+            if name in self.budget:
+                return self.budget[name]
+        raise ParamsError("search.budget has no default", expected=nearest("default", self.budget))
+
+
+@dataclass(frozen=True)
+class Definition:
+    """What makes a study this study: if any of it changes, a new study begins.
+
+    Attributes:
+        dataset: Name of the dataset.
+        family: Name of the family.
+        data: Digest of the training and validation data.
+        code: Digest of the code that builds and trains.
+        settings: The family's section of params.
+        search: Sampler, pruner, reduction, seed and generation.
+        trial_epochs: Epochs of a whole trial.
+        backend: What Keras runs on.
+    """
+
+    dataset: str
+    family: str
+    data: str
+    code: str
+    settings: Mapping[str, Any]
+    search: Mapping[str, Any]
+    trial_epochs: int
+    backend: str
+
+    @property
+    def name(self) -> str:
+        """Name of the study and of its folder."""
+        told = json.dumps(asdict(self), sort_keys=True, default=str)
+        return f"{self.dataset}-{self.family}-g{self.search['generation']}-{hashlib.sha256(told.encode()).hexdigest()[:10]}"
+
+
+@dataclass(frozen=True)
+class Best:
+    """The best trial and what it reached on validation data."""
+
+    number: int
+    hyperparameters: dict[str, Any]
+    value: float
+
+
+def rungs(total: int, reduction: int) -> list[int]:
+    """Return the epochs at which a trial is judged: 1, then `reduction` times as many, and always the total."""
+    ends = []
+    end = 1
+    while end < total:
+        ends.append(end)
+        end *= reduction
+    return [*ends, total]
+
+
+class Study:
+    """A study with the trials of all runs so far. Whoever opens it holds the study's lock.
+
+    Args:
+        folder: Folder of the study.
+        definition: What it is.
+        settings: How to sample and prune.
+        objective: The epoch metric to maximise.
+    """
+
+    def __init__(self, folder: Path, definition: Definition, settings: SearchSettings, objective: str) -> None:
+        import optuna
+
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        folder.mkdir(parents=True, exist_ok=True)
+        self.folder = folder
+        self.objective = objective
+        self.total = definition.trial_epochs
+        self.rungs = rungs(self.total, settings.reduction)
+        storage = optuna.storages.RDBStorage(f"sqlite:///{folder / 'study.db'}")
+        known = optuna.study.get_all_study_names(storage)
+        seen = len(optuna.load_study(study_name=known[0], storage=storage).trials) if known else 0
+        self.seed = _seed(settings.seed, settings.generation)
+        self._study = optuna.create_study(
+            storage=storage,
+            study_name=definition.name,
+            direction="maximize",
+            load_if_exists=True,
+            # A resumed study with the same sampler seed would propose its first points again.
+            sampler=_sampler(settings, self.seed + seen),
+            pruner=_pruner(settings),
+        )
+        self.elapsed_s = float(self._study.user_attrs.get("elapsed_s", 0.0))
+
+    @property
+    def trials(self) -> list[FrozenTrial]:
+        """All trials, in order."""
+        return self._study.get_trials(deepcopy=False)
+
+    def unfinished(self) -> list[optuna.Trial]:
+        """Return the trials that a run before this one left in the middle."""
+        import optuna
+
+        running = self._study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.RUNNING,))
+        return [optuna.Trial(self._study, trial._trial_id) for trial in running]
+
+    def ask(self) -> optuna.Trial:
+        """Return a new trial."""
+        return self._study.ask()
+
+    def next_rung(self, trial: optuna.Trial) -> tuple[int, int] | None:
+        """Return from which to which epoch a trial is to be trained next; None when it is done."""
+        start = len(history(trial))
+        return next(((start, end) for end in self.rungs if end > start), None)
+
+    def record(self, trial: optuna.Trial, epochs: Sequence[Metrics]) -> None:
+        """Add the epochs of a finished rung to a trial, and report them to the pruner.
+
+        The history is written first and in one piece: what the pruner sees is made from it, and made again if a kill
+        falls between.
+        """
+        complete = history(trial) + list(epochs)
+        trial.set_user_attr("history", complete)
+        self.report(trial)
+
+    def report(self, trial: optuna.Trial) -> None:
+        """Report to the pruner what it does not know yet of a trial's history."""
+        known = self._study._storage.get_trial(trial._trial_id).intermediate_values
+        for epoch in history(trial):
+            if int(epoch["epoch"]) not in known:
+                trial.report(epoch[self.objective], int(epoch["epoch"]))
+
+    def tell(
+        self, trial: optuna.Trial, state: Literal["complete", "pruned", "failed"], reason: str = ""
+    ) -> FrozenTrial:
+        """End a trial; a complete one is worth its objective after the last epoch."""
+        import optuna
+
+        if reason:
+            trial.set_user_attr("reason", reason)
+        if state == "complete":
+            return self._study.tell(trial, history(trial)[-1][self.objective])
+        ended = {"pruned": optuna.trial.TrialState.PRUNED, "failed": optuna.trial.TrialState.FAIL}
+        return self._study.tell(trial, state=ended[state])
+
+    def spend(self, seconds: float) -> None:
+        """Add wall time to what the study has cost."""
+        self.elapsed_s += seconds
+        self._study.set_user_attr("elapsed_s", round(self.elapsed_s, 1))
+
+    def counts(self) -> dict[str, int]:
+        """Return the number of trials that are complete, pruned, failed and running."""
+        names = {"COMPLETE": "complete", "PRUNED": "pruned", "FAIL": "failed", "RUNNING": "running"}
+        counted = dict.fromkeys(names.values(), 0)
+        for trial in self.trials:
+            counted[names[trial.state.name]] += 1
+        return counted
+
+    def epochs(self) -> int:
+        """Return the number of epochs that all trials report together."""
+        return sum(len(history(trial)) for trial in self.trials)
+
+    def best(self) -> Best | None:
+        """Return the best of the trials that came furthest: a value after 9 epochs is not compared with one after 1."""
+        finished = [t for t in self.trials if history(t) and t.state.name in ("COMPLETE", "PRUNED")]
+        if not finished:
+            return None
+        furthest = max(len(history(trial)) for trial in finished)
+        best = max(
+            (trial for trial in finished if len(history(trial)) == furthest),
+            key=lambda trial: (history(trial)[-1][self.objective], -trial.number),
+        )
+        return Best(best.number, dict(best.params), history(best)[-1][self.objective])
+
+    def require_best(self) -> Best:
+        """Return the best trial.
+
+        Raises:
+            EngineError: No trial came to the end of a rung; the commonest reason is told.
+        """
+        best = self.best()
+        if best is None:
+            reasons = [str(trial.user_attrs.get("reason", "no reason known")) for trial in self.trials]
+            commonest = max(set(reasons), key=reasons.count) if reasons else "no trial was started"
+            raise EngineError(
+                f"{self._study.study_name}: every trial failed",
+                expected="at least one trained trial",
+                found=f"{len(reasons)} failed, most with: {commonest}",
+                next_step="narrow the search space in params.yaml, or see the failed runs in MLflow",
+            )
+        return best
+
+    def table(self) -> pd.DataFrame:
+        """Return one row per trial: number, state, value, epochs, seconds, reason and hyperparameters."""
+        import pandas as pd
+
+        rows = [
+            {
+                "trial": trial.number,
+                "state": trial.state.name.lower(),
+                "value": history(trial)[-1][self.objective] if history(trial) else None,
+                "epochs": len(history(trial)),
+                "seconds": round(sum(epoch["seconds"] for epoch in history(trial)), 1),
+                "reason": trial.user_attrs.get("reason", ""),
+                **trial.params,
+            }
+            for trial in self.trials
+        ]
+        return pd.DataFrame(rows)
+
+
+def history(trial: optuna.Trial | FrozenTrial) -> list[Metrics]:
+    """Return the metrics of every epoch that a trial has reported."""
+    epochs: list[Metrics] = trial.user_attrs.get("history", [])
+    return epochs
+
+
+def _seed(seed: int, generation: int) -> int:
+    return seed + 1_000_003 * (generation - 1)  # generations must not share seeds, however many trials one has
+
+
+def _sampler(settings: SearchSettings, seed: int) -> optuna.samplers.BaseSampler:
+    import optuna
+
+    if settings.sampler == "random":
+        return optuna.samplers.RandomSampler(seed=seed)
+    return optuna.samplers.TPESampler(seed=seed, n_startup_trials=5)
+
+
+def _pruner(settings: SearchSettings) -> optuna.pruners.BasePruner:
+    import optuna
+
+    if settings.pruner == "none":
+        return optuna.pruners.NopPruner()
+    return optuna.pruners.SuccessiveHalvingPruner(min_resource=1, reduction_factor=settings.reduction)

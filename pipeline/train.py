@@ -1,0 +1,263 @@
+"""Stage train: the best hyperparameters at full budget, from several seeds in parallel; the best on validation is kept.
+
+Training is the same task that the search runs, in one rung from the first epoch to the last, on the same engine. This
+process never loads Keras: workers train and export, it writes to MLflow.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import importlib.metadata
+import importlib.util
+import json
+import shutil
+import statistics
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pydantic
+
+from pipeline import entry, params, runtime
+from pipeline.datasets.base import Splits, load_splits, new_folder, write_json, write_text
+from pipeline.engine.base import Done, Executor, Failed, Progress, Work
+from pipeline.engine.local import LocalExecutor
+from pipeline.errors import DataError, EngineError
+from pipeline.models import base as models
+from pipeline.models.rung import Rung, Trained, exported_model
+from pipeline.tracking import Tracker, dvc_hash, log_dataset, log_model, provenance
+
+_EXAMPLES = 4
+
+
+class TrainSettings(params.Settings):
+    """Section `train` of params.
+
+    Attributes:
+        seeds: Number of models to train; the best on validation is kept.
+        seed: Seed of the first; the others follow by one.
+    """
+
+    seeds: int = pydantic.Field(default=1, ge=1)
+    seed: int = pydantic.Field(default=0, ge=0)
+
+
+@dataclass(frozen=True)
+class Best:
+    """What train needs of a search: `best.json`."""
+
+    family: str
+    hyperparameters: dict[str, Any]
+    epochs: int
+    value: float
+
+
+@dataclass(frozen=True)
+class Result:
+    """The trained models: the one to keep, and what every seed reached on validation.
+
+    Attributes:
+        rung: The task of the kept model; its exported file is there until `run`'s caller removes the folder.
+        trained: What became of it.
+        values: The objective after the last epoch, by seed.
+        value: That of the kept model.
+    """
+
+    rung: Rung
+    trained: Trained
+    values: dict[int, float]
+    value: float
+
+
+def run(executor: Executor, rungs: Mapping[int, Rung], objective: str) -> Result:
+    """Train one model per seed and return the best on validation.
+
+    Args:
+        executor: Trains.
+        rungs: Tasks by seed, each from the first epoch to the last.
+        objective: The epoch metric to choose by.
+
+    Raises:
+        EngineError: A seed could not be trained.
+    """
+    for seed, rung in rungs.items():
+        executor.submit(seed, rung)
+    trained: dict[int, Trained] = {}
+    while len(trained) < len(rungs):
+        for event in executor.wait(timeout_s=1.0):
+            if isinstance(event, Progress):
+                epoch = event.message
+                print(
+                    f"seed {event.key}: epoch {epoch['epoch']}/{rungs[event.key].span.total},"
+                    f" {objective} {epoch[objective]:.4f}, {epoch['seconds']:.1f} s",
+                    flush=True,
+                )
+            elif isinstance(event, Done):
+                trained[event.key] = event.result
+            elif isinstance(event, Failed):
+                raise EngineError(f"training with seed {event.key} failed", found=event.reason)
+    values = {seed: trained[seed].epochs[-1][objective] for seed in sorted(trained)}
+    best = max(values, key=lambda seed: values[seed])
+    return Result(rungs[best], trained[best], values, values[best])
+
+
+def log(
+    tracker: Tracker, run_id: str, result: Result, data: Splits, file: Path, backend: runtime.Backend, settings: Any
+) -> str:
+    """Write a finished training to its MLflow run and return the id of the logged model."""
+    tracker.log_params(run_id, {**result.rung.hyperparameters, "seed": result.rung.seed})
+    tracker.tag(run_id, {"dvc.params": json.dumps(settings), "parameters": str(result.trained.parameters)})
+    known = tracker.runs(f"attributes.run_id = '{run_id}'")
+    logged = max((entry.epoch for entry in known.values()), default=0)
+    tracker.log_epochs(run_id, result.trained.epochs[logged:])
+    for seed, value in result.values.items():
+        tracker.log_metrics(run_id, {f"seed_{seed}_value": value})
+    name, digest = tracker.experiment, data.digest
+    log_dataset(tracker, run_id, f"{name}-train", digest, data.train.images, data.train.labels, "training")
+    log_dataset(tracker, run_id, f"{name}-val", digest, data.val.images, data.val.labels, "validation")
+    return log_model(
+        run_id,
+        code=serving_code(),
+        files={"model": file},
+        config={"class_names": list(data.class_names), "backend": backend},
+        shape=data.image_shape,
+        example=np.asarray(data.val.images[:_EXAMPLES]),
+        requirements=requirements(backend),
+    )
+
+
+def serving_code() -> Path:
+    """Return the file that MLflow stores and runs with the model. It is not imported here: it needs Keras to load."""
+    spec = importlib.util.find_spec("pipeline.serving")
+    assert spec is not None and spec.origin is not None
+    return Path(spec.origin)
+
+
+def requirements(backend: runtime.Backend) -> list[str]:
+    """Return what the served model needs, pinned to what is installed here."""
+    builds = {"tensorflow": ("tensorflow-cpu", "tensorflow")}.get(backend, (backend,))
+    pinned = []
+    for name in ("mlflow", "keras", "numpy", "pandas", *builds):
+        try:
+            pinned.append(f"{name}=={importlib.metadata.version(name)}")
+        except importlib.metadata.PackageNotFoundError:
+            continue  # the other build of TensorFlow
+    return pinned
+
+
+def load_best(path: Path) -> Best:
+    """Return what the search found.
+
+    Raises:
+        DataError: The file is missing or damaged.
+    """
+    try:
+        return Best(**json.loads(path.read_text()))
+    except (OSError, ValueError, TypeError) as error:
+        raise DataError(
+            f"{path} cannot be used", expected="best.json of a search", found=str(error), next_step="dvc repro search"
+        ) from None
+
+
+def save(result: Result, data: Splits, backend: str, ids: Mapping[str, str], model: Path, report: Path) -> None:
+    """Write the model with what later stages need to know of it, and its curves."""
+    with new_folder(model) as folder:
+        shutil.copyfile(exported_model(result.rung), folder / "model.keras")
+        told = {
+            "family": result.rung.family,
+            "value": result.value,
+            "parameters": result.trained.parameters,
+            "hyperparameters": result.rung.hyperparameters,
+            "class_names": data.class_names,
+            "image_shape": data.image_shape,
+            "data_digest": data.digest,
+            "backend": backend,
+            **ids,
+        }
+        (folder / "model.json").write_text(json.dumps(told, indent=2) + "\n")
+    columns = ("epoch", "loss", "accuracy", "val_loss", "val_accuracy", "seconds")
+    names = [name for name in columns if name in result.trained.epochs[0]]
+    rows = [",".join(f"{epoch[name]:.6g}" for name in names) for epoch in result.trained.epochs]
+    write_text(report / "curves.csv", "\n".join([",".join(names), *rows]) + "\n")
+    summary = {
+        "run": ids["run_id"],
+        "value": result.value,
+        "mean": statistics.mean(result.values.values()),
+        "seeds": {str(seed): value for seed, value in result.values.items()},
+        "parameters": result.trained.parameters,
+        "epochs": len(result.trained.epochs),
+        "seconds": round(sum(epoch["seconds"] for epoch in result.trained.epochs), 1),
+    }
+    write_json(report / "summary.json", summary)
+
+
+def main() -> None:
+    """Run the stage from the command line."""
+    parser = argparse.ArgumentParser(prog="python -m pipeline.train", description=__doc__)
+    parser.add_argument("--dataset", required=True)
+    parser.add_argument("--family", required=True)
+    parser.add_argument("--data", required=True, type=Path, help="folder written by prepare")
+    parser.add_argument("--best", required=True, type=Path, help="best.json written by search")
+    parser.add_argument("--model", required=True, type=Path, help="folder for the model")
+    parser.add_argument("--report", required=True, type=Path, help="folder for curves and summary")
+    arguments = parser.parse_args()
+    backend = runtime.load_settings()
+    settings = params.load("train", TrainSettings)
+    family = models.load(arguments.family)
+    best = load_best(arguments.best)
+    data = load_splits(arguments.data)
+    sections = {"train": settings.model_dump(), arguments.family: family.settings.model_dump(mode="json")}
+    tags = {
+        "stage": "train",
+        "dataset": arguments.dataset,
+        "family": arguments.family,
+        "backend": backend.backend,
+        "data.digest": data.digest,
+        "dvc.data": dvc_hash(arguments.data),
+        **provenance(),
+    }
+    told = json.dumps([asdict(best), sections, tags], sort_keys=True)
+    tracker = Tracker(arguments.dataset)
+    key = f"train-{arguments.dataset}-{arguments.family}-{hashlib.sha256(told.encode()).hexdigest()[:12]}"
+    mlflow_run = tracker.start(key, f"train {arguments.family}", tags=tags)
+    work = Work("pipeline.models.rung:run", "pipeline.runtime:configure", {"backend": backend.backend, "threads": 1})
+    scratch = arguments.model.with_name(f".{arguments.model.name}.training.partial")
+    shutil.rmtree(scratch, ignore_errors=True)
+    scratch.mkdir(parents=True)
+    rungs = {
+        seed: Rung(
+            family=arguments.family,
+            settings=sections[arguments.family],
+            hyperparameters=best.hyperparameters,
+            data=arguments.data,
+            seed=seed,
+            span=models.Span(0, best.epochs, best.epochs),
+            folder=scratch / f"seed-{seed}",
+            ledger=scratch / "epochs.log",
+            export=True,
+        )
+        for seed in range(settings.seed, settings.seed + settings.seeds)
+    }
+    try:
+        with LocalExecutor(work, runtime.worker_environments(backend.workers)) as executor:
+            result = run(executor, rungs, family.objective)
+        model_id = log(tracker, mlflow_run.run_id, result, data, exported_model(result.rung), backend.backend, sections)
+        ids = {"run_id": mlflow_run.run_id, "model_id": model_id}
+        save(result, data, backend.backend, ids, arguments.model, arguments.report)
+        tracker.finish(mlflow_run.run_id)
+    except KeyboardInterrupt:
+        tracker.finish(mlflow_run.run_id, "KILLED")
+        raise
+    except EngineError:
+        tracker.finish(mlflow_run.run_id, "FAILED")
+        raise
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    print(f"{arguments.dataset} {arguments.family}: {family.objective} {result.value:.4f}, seeds {result.values}")
+
+
+if __name__ == "__main__":
+    entry.stage(main)
