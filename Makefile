@@ -71,6 +71,7 @@ doctor: $(INSTALLED) ## what this machine has and lacks
 	@$(BIN)/pipeline doctor
 
 install: $(INSTALLED) ## what the other targets do first: the pinned packages [SET=gpu] [PYTHON=python3.12]
+	@:
 
 # The stamp's name holds a hash of the pins: changed pins are another stamp, so they are installed.
 $(INSTALLED):
@@ -84,7 +85,7 @@ $(INSTALLED):
 	@rm -f $(VENV)/.installed-*
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(BIN)/python -m ensurepip >/dev/null
 	@echo "installing uv (3 s)"
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/uv.txt
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check --require-hashes -r requirements/uv.txt
 	@# The builds of TensorFlow own the same files: one goes before another comes.
 	@test ! -f $(VENV)/.set || test "$$(cut -d ' ' -f 1 $(VENV)/.set)" = "$(firstword $(SET))" || \
 	  $(BIN)/uv pip uninstall --quiet --python $(BIN)/python tensorflow tensorflow-cpu
