@@ -6,27 +6,68 @@ Arrays are memory-mapped, so any number of worker processes share one copy.
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import importlib
+import io
 import json
 import os
 import shutil
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Annotated, Any, Self
 
 import numpy as np
 import numpy.typing as npt
+import pydantic
 
 from pipeline.errors import DataError, ParamsError, nearest
+from pipeline.params import Settings
 
 Images = npt.NDArray[np.uint8]
 Labels = npt.NDArray[np.int64]
 
+Sha256 = Annotated[str, pydantic.Field(pattern="^[0-9a-f]{64}$")]
+
 _NOT_FORMATS = frozenset({"__init__", "base"})
+_CHUNK = 1 << 20
+_GZIP_MAGIC = b"\x1f\x8b"
+
+
+class PinnedFile(Settings):
+    """A file that a dataset consists of, met by the sha256 of the file as served or of its unpacked content.
+
+    Two pins, because a mirror may serve the same content in another gzip wrapping.
+    """
+
+    name: Annotated[str, pydantic.Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]  # a name, never a path
+    bytes: pydantic.PositiveInt
+    sha256: Sha256
+    unpacked_bytes: pydantic.PositiveInt | None = None
+    unpacked_sha256: Sha256 | None = None
+
+    @pydantic.model_validator(mode="after")
+    def _both_or_none(self) -> Self:
+        if (self.unpacked_bytes is None) != (self.unpacked_sha256 is None):
+            raise ValueError("unpacked_bytes and unpacked_sha256 together, or neither")
+        return self
+
+
+class SourceSettings(Settings):
+    """What the section of every dataset under ``download`` holds; a format may declare more.
+
+    Mirrors are tried in order: ``https://…``, ``file:///folder/``, or ``package:<name>/<path>/`` for data inside an
+    installed Python package.
+    """
+
+    format: str
+    mirrors: tuple[Annotated[str, pydantic.Field(pattern="^(https?://|file:|package:)")], ...]
+    files: Annotated[tuple[PinnedFile, ...], pydantic.Field(min_length=1)]
+    classes: Annotated[tuple[str, ...], pydantic.Field(min_length=2)]
 
 
 @dataclass(frozen=True)
@@ -107,6 +148,30 @@ def source_format(name: str) -> ModuleType:
     if name not in known:
         raise ParamsError("download: unknown format", expected=nearest(name, known), found=repr(name))
     return importlib.import_module(f"pipeline.datasets.{name}")
+
+
+def read_unpacked(path: Path, limit: int) -> bytes:
+    """Return a file's content, gunzipped when it is gzip, never holding more than `limit` bytes and a chunk.
+
+    Raises:
+        DataError: The file is missing, its gzip is cut off or damaged, or it unpacks to more than `limit` bytes.
+    """
+    content = io.BytesIO()
+    try:
+        with path.open("rb") as file:
+            packed = file.read(len(_GZIP_MAGIC)) == _GZIP_MAGIC
+        with gzip.open(path) if packed else path.open("rb") as source:
+            while content.tell() <= limit and (chunk := source.read(_CHUNK)):
+                content.write(chunk)
+    except FileNotFoundError:
+        raise DataError(f"{path} is missing", next_step="dvc repro download") from None
+    except (EOFError, zlib.error, OSError) as error:
+        raise DataError(
+            f"{path} cannot be unpacked", expected="whole gzip", found=str(error), next_step="dvc repro -f download"
+        ) from None
+    if content.tell() > limit:
+        raise DataError(f"{path} unpacks to too much", expected=f"at most {limit:,} bytes", found="more")
+    return content.getvalue()
 
 
 def save_splits(folder: Path, splits: Splits) -> None:
