@@ -1,0 +1,148 @@
+import json
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+
+import pytest
+
+from pipeline import doctor
+
+ROOT = Path(__file__).parents[1]
+
+
+def found(name: str) -> doctor.Check:
+    return next(check for check in doctor.checks() if check.name == name)
+
+
+@pytest.fixture(autouse=True)
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    for name in ("KERAS_BACKEND", "MLFLOW_TRACKING_URI"):
+        monkeypatch.delenv(name, raising=False)
+    (tmp_path / "params.yaml").write_text("runtime: {backend: tensorflow}\n")
+    return tmp_path
+
+
+@pytest.fixture
+def server() -> Iterator[str]:
+    class Healthy(BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(200 if self.path == "/health" else 404)
+            self.end_headers()
+
+        def log_message(self, *_):
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Healthy) as http:
+        threading.Thread(target=http.serve_forever, daemon=True).start()
+        yield f"127.0.0.1:{http.server_port}"
+        http.shutdown()
+
+
+def test_a_machine_with_everything_is_well(capsys: pytest.CaptureFixture[str]):
+    assert doctor.main(as_json=True) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert {"name", "status", "found", "advice"} == set(told[0])
+    assert "missing" not in {check["status"] for check in told}
+
+
+def test_people_get_a_table(capsys: pytest.CaptureFixture[str]):
+    assert doctor.main(as_json=False) == 0
+    told = capsys.readouterr().out
+    assert "Python" in told
+    assert "great-expectations" in told
+
+
+def test_a_missing_library_fails_and_says_what_to_install(monkeypatch: pytest.MonkeyPatch):
+    installed = doctor._version
+    monkeypatch.setattr(doctor, "_version", lambda name: None if name == "mlflow" else installed(name))
+    assert found("mlflow") == doctor.Check("mlflow", "missing", "not installed", "make install")
+    assert doctor.main(as_json=True) == 1
+
+
+def test_two_backends_asked_for_is_a_contradiction(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("KERAS_BACKEND", "jax")
+    check = found("Keras backend")
+    assert check.status == "missing"
+    assert "runtime.backend=tensorflow" in check.found
+    assert "KERAS_BACKEND=jax" in check.found
+
+
+def test_a_backend_that_is_not_installed_comes_with_its_command(project: Path, monkeypatch: pytest.MonkeyPatch):
+    (project / "params.yaml").write_text("runtime: {backend: jax}\n")
+    installed = doctor._version
+    monkeypatch.setattr(doctor, "_version", lambda name: None if name == "jax" else installed(name))
+    check = found("Keras backend")
+    assert (check.status, check.advice) == ("missing", 'make install SET="cpu jax"')
+
+
+def test_two_builds_of_tensorflow_clash(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(doctor, "_version", lambda name: "2.21.0")
+    assert found("TensorFlow").status == "warn"
+
+
+def test_outside_a_project_it_says_where_to_go(project: Path):
+    (project / "params.yaml").unlink()
+    assert found("Keras backend").advice == "run from the project's root"
+
+
+def test_a_server_that_answers_is_ok_and_its_password_stays_secret(server: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://ada:lovelace@{server}")
+    assert found("tracking") == doctor.Check("tracking", "ok", f"http://{server}")
+
+
+def test_a_server_that_does_not_answer_is_missing(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://ada:lovelace@127.0.0.1:9")
+    check = found("tracking")
+    assert check.status == "missing"
+    assert "lovelace" not in repr(check)
+
+
+@pytest.mark.parametrize(
+    ("uri", "shown"),
+    [
+        ("sqlite:///mlflow.db", "sqlite:///mlflow.db"),
+        ("postgresql://ada:lovelace@db:5432/mlflow?sslkey=secret", "postgresql://db:5432/mlflow"),
+    ],
+)
+def test_a_database_is_shown_without_its_secrets(uri: str, shown: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    assert found("tracking").found == shown
+
+
+def test_a_remote_of_the_project_is_found(project: Path):
+    assert found("DVC remote").found == "none"
+    (project / ".dvc").mkdir()
+    (project / ".dvc" / "config").write_text("['remote \"store\"']\n    url = s3://bucket/path\n")
+    assert found("DVC remote") == doctor.Check("DVC remote", "ok", "store")
+
+
+@pytest.mark.parametrize(("script", "status"), [("echo 'H200, 143771 MiB'", "ok"), ("echo broken; exit 9", "warn")])
+def test_gpus_are_what_the_driver_lists(script: str, status: str, project: Path, monkeypatch: pytest.MonkeyPatch):
+    tool = project / "nvidia-smi"
+    tool.write_text(f"#!/bin/sh\n{script}\n")
+    tool.chmod(0o755)
+    monkeypatch.setattr(doctor.shutil, "which", lambda name: str(tool))
+    monkeypatch.setattr(doctor, "_version", lambda name: "1")
+    assert found("GPU").status == status
+
+
+def test_a_gpu_without_its_libraries_comes_with_the_command(project: Path, monkeypatch: pytest.MonkeyPatch):
+    tool = project / "nvidia-smi"
+    tool.write_text("#!/bin/sh\necho 'H200, 143771 MiB'\n")
+    tool.chmod(0o755)
+    monkeypatch.setattr(doctor.shutil, "which", lambda name: str(tool))
+    monkeypatch.setattr(doctor, "_version", lambda name: None)
+    assert found("GPU").advice == "make install SET=gpu"
+
+
+def test_nothing_heavy_is_imported():
+    code = (
+        "import sys; from pipeline import doctor; doctor.main(as_json=False); "
+        "print(sorted({'tensorflow', 'keras', 'mlflow', 'pandas', 'jax', 'torch'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"

@@ -1,0 +1,144 @@
+"""What a stranger installs: pinned, hashed, from whatever registry their machine is set up for."""
+
+import re
+import shutil
+import subprocess
+import tomllib
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+
+ROOT = Path(__file__).parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+GROUPS = tomllib.loads((ROOT / "pyproject.toml").read_text())["dependency-groups"]
+EXTRAS = PROJECT["optional-dependencies"]
+PINS = sorted(path.stem for path in (ROOT / "requirements").glob("*.txt"))
+
+# Joined here, so that this file does not hold what it looks for.
+REGISTRY = re.compile(
+    "|".join([r"py" + r"pi\.org", r"python" + r"hosted", r"py" + r"pi\.python", r"anaconda" + r"\.org"])
+)
+HOME = re.compile(r"(?<![\w.$}])/(?:home|root|Users|work|opt)/\w")
+
+
+def tracked() -> list[Path]:
+    if shutil.which("git") is None or not (ROOT / ".git").exists():
+        pytest.skip("not a git checkout")
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True)
+    return [ROOT / name for name in listed.stdout.split("\0") if name and (ROOT / name).is_file()]
+
+
+def pinned(name: str) -> list[Requirement]:
+    text = (ROOT / "requirements" / f"{name}.txt").read_text()
+    return [Requirement(line.rstrip(" \\")) for line in text.splitlines() if re.match(r"[A-Za-z0-9]", line)]
+
+
+def canonical(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def test_no_tracked_file_names_a_registry_or_a_folder_of_one_machine():
+    wrong = []
+    for path in tracked():
+        text = path.read_text(encoding="utf-8", errors="ignore")
+        for pattern in (REGISTRY, HOME):
+            wrong += [f"{path.relative_to(ROOT)}: {match[0]}" for match in pattern.finditer(text)]
+    assert not wrong
+
+
+def test_git_tracks_no_large_file():
+    assert not {path.name: path.stat().st_size for path in tracked() if path.stat().st_size > 1_000_000}
+
+
+@pytest.mark.parametrize("name", PINS)
+def test_every_requirement_is_pinned_to_a_version_and_has_a_hash(name: str):
+    text = (ROOT / "requirements" / f"{name}.txt").read_text()
+    blocks = re.split(r"\n(?=[A-Za-z0-9])", text)[1:]
+    assert len(blocks) == len(pinned(name)) > 0
+    for block in blocks:
+        assert re.match(r"[\w.-]+==[\w.+!]+( ;.*)? \\\n    --hash=sha256:[0-9a-f]{64}", block), block.splitlines()[0]
+
+
+@pytest.mark.parametrize("name", ["cpu", "gpu"])
+def test_pins_hold_what_pyproject_asks_for(name: str):
+    pins: dict[str, list[Requirement]] = {}
+    for pin in pinned(name):
+        pins.setdefault(canonical(pin.name), []).append(pin)
+    for line in [*PROJECT["dependencies"], *EXTRAS[name], *GROUPS["dev"]]:
+        asked = Requirement(line)
+        assert canonical(asked.name) in pins, f"{line} is not pinned; next: make lock"
+        for pin in pins[canonical(asked.name)]:
+            version = str(pin.specifier).removeprefix("==")
+            assert asked.specifier.contains(version), f"{line}, pinned {version}; next: make lock"
+
+
+@pytest.mark.parametrize("name", ["gpu", "jax", "ray"])
+def test_sets_agree_with_each_other(name: str):
+    cpu = {(canonical(pin.name), str(pin.marker or "")): str(pin.specifier) for pin in pinned("cpu")}
+    differ = [
+        f"{pin.name}{pin.specifier}"
+        for pin in pinned(name)
+        if cpu.get((canonical(pin.name), str(pin.marker or "")), str(pin.specifier)) != str(pin.specifier)
+    ]
+    assert not differ, "make lock"
+
+
+def test_cpu_and_gpu_never_hold_the_same_files_twice():
+    assert not any(pin.name.startswith("nvidia-") for pin in pinned("cpu"))
+    assert "tensorflow-cpu" not in {pin.name for pin in pinned("gpu")}
+    whole, cpu_only = (
+        next(pin for pin in pinned("cpu") if pin.name == name) for name in ("tensorflow", "tensorflow-cpu")
+    )
+    for system in ("linux", "darwin", "win32"):
+        for machine in ("x86_64", "aarch64", "arm64"):
+            here = {"sys_platform": system, "platform_machine": machine}
+            assert whole.marker is not None
+            assert cpu_only.marker is not None
+            assert whole.marker.evaluate(here) != cpu_only.marker.evaluate(here), here
+
+
+def test_the_pythons_of_the_package_are_those_that_ci_runs():
+    allowed = SpecifierSet(PROJECT["requires-python"])
+    ci = (ROOT / ".github" / "workflows" / "ci.yml").read_text()
+    for minor in range(9, 16):
+        version = f"3.{minor}"
+        named = f"Programming Language :: Python :: {version}" in PROJECT["classifiers"]
+        assert allowed.contains(f"{version}.1") == named == (f'"{version}"' in ci), version
+
+
+def test_the_license_is_whole():
+    text = (ROOT / "LICENSE").read_text()
+    assert "Apache License" in text
+    assert "END OF TERMS AND CONDITIONS" in text
+
+
+def test_ci_runs_the_commands_of_the_readme():
+    script = ROOT / ".ci" / "run"
+    assert script.stat().st_mode & 0o111
+    for command in ("make lint", "make test"):
+        assert command in script.read_text()
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
+def test_make_alone_prints_help_and_installs_nothing(tmp_path: Path):
+    shutil.copy(ROOT / "Makefile", tmp_path)
+    done = subprocess.run(["make"], cwd=tmp_path, capture_output=True, text=True, check=True)
+    for target in ("demo", "test", "repro", "ui", "lint"):
+        assert f"make {target} " in done.stdout
+    assert [path.name for path in tmp_path.iterdir()] == ["Makefile"]
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
+def test_make_with_the_wrong_python_says_so_in_one_line(tmp_path: Path):
+    for name in ("Makefile", "pyproject.toml", "requirements"):
+        copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
+        copy(ROOT / name, tmp_path / name)
+    old = tmp_path / "oldpython"
+    old.write_text('#!/bin/sh\ntest "$1" = --version && echo Python 3.8.1\nexit 1\n')
+    old.chmod(0o755)
+    done = subprocess.run(["make", "test", f"PYTHON={old}"], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode != 0
+    assert "is not Python 3.11, 3.12 or 3.13 (Python 3.8.1)" in done.stderr.splitlines()[0]
+    assert not (tmp_path / ".venv").exists()
