@@ -324,10 +324,9 @@ def _place(name: str) -> str:
 def test_imports_point_one_way():
     wrong = [
         f"{name} imports {other}"
-        for name in modules()
-        if name != "pipeline"
+        for name, place in {name: _place(name) for name in modules() if name != "pipeline"}.items()
         for other in sorted(parsed(name).imports - {"pipeline", name})
-        if _place(other) not in MAY_IMPORT[_place(name)]
+        if _place(other) not in MAY_IMPORT[place]
     ]
     assert not wrong, "MAY_IMPORT of tests/test_graph.py forbids:\n" + "\n".join(wrong)
 
@@ -372,3 +371,65 @@ def test_every_section_of_params_has_an_owner():
     unknown = sections - STAGES - families() - {"datasets", "families", "runtime"}
     assert not unknown, f"params.yaml: no stage or family is called {sorted(unknown)}"
     assert families() <= sections, f"params.yaml: no section for the families {sorted(families() - sections)}"
+
+
+# ---------------------------------------------------------------- does it bite?
+
+
+@pytest.fixture
+def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A package in which every way of loading a module occurs once."""
+    files = {
+        "__init__.py": "",
+        "models/__init__.py": "",
+        "datasets/__init__.py": "",
+        "models/base.py": "import importlib\n"
+        "def load(name):\n    return importlib.import_module(f'pipeline.models.{name}')",
+        "models/rung.py": "from pipeline.models import base\ndef run():\n    base.load('mlp')",
+        "models/mlp.py": "class Family:\n    def build(self):\n        from pipeline import deep",
+        "models/cnn.py": "class Family: ...",
+        "datasets/base.py": "from importlib import import_module\nclass Splits: ...\n"
+        "def source(name):\n    return import_module(f'pipeline.datasets.{name}')",
+        "datasets/idx.py": "",
+        "deep.py": "import mlflow",
+        "quiet.py": "",
+        "prepare.py": "from pipeline.datasets.base import source\ndef run():\n    source('idx')",
+        "search.py": "from typing import TYPE_CHECKING\nfrom pipeline.datasets.base import Splits\n"
+        "if TYPE_CHECKING:\n    from pipeline import quiet\n"
+        "def run():\n    'Calls pipeline.quiet.'\n    'pipeline.quiet'\n    return 'pipeline.models.rung:run'",
+    }
+    for name, text in files.items():
+        (tmp_path / "pipeline" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "pipeline" / name).write_text(text)
+    monkeypatch.setitem(globals(), "ROOT", tmp_path)
+    monkeypatch.setitem(globals(), "PACKAGE", tmp_path / "pipeline")
+    parsed.cache_clear()
+    yield tmp_path
+    parsed.cache_clear()
+
+
+def test_a_task_given_by_name_leads_to_the_family_and_what_its_methods_import(small: Path):
+    names = {name.removeprefix("pipeline.") for name in closure("search", "mlp")}
+    assert names == {"search", "datasets.base", "models.rung", "models.base", "models.mlp", "deep"}
+
+
+def test_another_family_leads_to_its_own_module(small: Path):
+    assert "pipeline.models.cnn" in closure("search", "cnn")
+    assert not {"pipeline.models.mlp", "pipeline.deep"} & closure("search", "cnn")
+
+
+def test_a_format_counts_where_the_function_that_loads_it_is_called(small: Path):
+    assert "pipeline.datasets.idx" in closure("prepare", None)
+    assert "pipeline.datasets.idx" not in closure("search", "mlp")
+
+
+def test_a_library_imported_in_a_method_is_seen(small: Path):
+    assert parsed("pipeline.deep").libraries_first == {"mlflow"}
+    assert parsed("pipeline.models.mlp").imports == {"pipeline.deep"}
+    assert parsed("pipeline.models.mlp").imports_first == set()
+
+
+def test_a_name_that_cannot_be_followed_is_refused(small: Path):
+    (small / "pipeline" / "quiet.py").write_text("import importlib\nimportlib.import_module(f'{1}.x')")
+    with pytest.raises(AssertionError, match="cannot tell which modules"):
+        parsed("pipeline.quiet")
