@@ -1,0 +1,149 @@
+"""Stage `prepare`: train and validation splits, stratified by class, as memory-mapped arrays; the test split apart."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import numpy.typing as npt
+import pydantic
+
+from pipeline import entry, params
+from pipeline.datasets.base import (
+    Images,
+    Labels,
+    RawImages,
+    Splits,
+    TestSplit,
+    save_splits,
+    save_test,
+    source_format,
+)
+from pipeline.errors import DataError
+
+
+class Settings(params.Settings):
+    """Section ``prepare`` of params."""
+
+    val_fraction: Annotated[float, pydantic.Field(gt=0, lt=1)]
+    seed: Annotated[int, pydantic.Field(ge=0)]
+
+
+@dataclass(frozen=True)
+class Result:
+    """What models learn from and are chosen by, and what they are scored on."""
+
+    splits: Splits
+    test: TestSplit
+
+
+def run(raw: RawImages, settings: Settings) -> Result:
+    """Split the official train split in two, images in their official order; pass the test split on as it is.
+
+    Raises:
+        DataError: A class has too few images for both sides.
+    """
+    in_val = choose_val(raw.train.images, raw.train.labels, settings.val_fraction, settings.seed)
+    train, val = raw.train.take(np.flatnonzero(~in_val)), raw.train.take(np.flatnonzero(in_val))
+    for label, name in enumerate(raw.class_names):
+        sides = {"train": int((train.labels == label).sum()), "validation": int((val.labels == label).sum())}
+        if 0 in sides.values():
+            raise DataError(
+                f"prepare: class {name} cannot be split",
+                expected="an image on both sides",
+                found=f"{sides['train']} in train, {sides['validation']} in validation",
+                next_step="change prepare.val_fraction, or add images",
+            )
+    digest = hashlib.sha256((train.digest() + val.digest()).encode()).hexdigest()
+    return Result(
+        Splits(train, val, raw.class_names, digest),
+        TestSplit(raw.test, raw.class_names, raw.test.digest()),
+    )
+
+
+def choose_val(images: Images, labels: Labels, fraction: float, seed: int) -> npt.NDArray[np.bool_]:
+    """Return which images are for validation: a fraction of every class, to the nearest whole image.
+
+    Images with the same pixels stay on one side: validation must not contain what was learnt by heart. They are drawn
+    as one, under the label of the first, so a class with many copies is met less exactly.
+    """
+    flat = np.ascontiguousarray(images.reshape(len(images), -1))
+    rows = flat.view(np.dtype((np.void, flat.shape[1]))).ravel()
+    _, first, same_as = np.unique(rows, return_index=True, return_inverse=True)
+    chosen = np.zeros(len(labels), dtype=bool)
+    for label in np.unique(labels):
+        originals = np.sort(first[labels[first] == label])
+        shuffled = np.random.default_rng([seed, int(label)]).permutation(originals)
+        chosen[shuffled[: round(len(originals) * fraction)]] = True
+    in_val: npt.NDArray[np.bool_] = chosen[first][same_as]
+    return in_val
+
+
+def require_validated(path: Path, raw: RawImages) -> None:
+    """Refuse data that the gate has not passed, or that is no longer what it saw.
+
+    Raises:
+        DataError: The report is missing, damaged, does not say "passed", or is about other data.
+    """
+    report = _read_report(path)
+    if report.get("passed") is not True:
+        raise DataError(
+            f"{path}: the gate did not pass this data",
+            expected="passed: true",
+            found=f"passed: {json.dumps(report.get('passed'))}",
+            next_step="dvc repro validate",
+        )
+    digests = report.get("digest")
+    for split, data in (("train", raw.train), ("test", raw.test)):
+        validated = digests.get(split) if isinstance(digests, dict) else None
+        if validated != (found := data.digest()):
+            raise DataError(
+                f"{path}: {split} is not the data that was validated",
+                expected=f"digest {validated}",
+                found=found,
+                next_step="dvc repro validate",
+            )
+
+
+def _read_report(path: Path) -> dict[str, Any]:
+    try:
+        report = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        report = str(error)
+    if not isinstance(report, dict):
+        raise DataError(
+            f"{path} is no validation report",
+            expected="JSON written by validate",
+            found=report,
+            next_step="dvc repro validate",
+        )
+    return report
+
+
+def main() -> None:
+    """Run the stage as dvc.yaml calls it."""
+    parser = argparse.ArgumentParser(prog="pipeline.prepare", description=run.__doc__)
+    parser.add_argument("--dataset", required=True)
+    parser.add_argument("--raw", required=True, type=Path)
+    parser.add_argument("--validated", required=True, type=Path)
+    parser.add_argument("--output", required=True, type=Path)
+    parser.add_argument("--test", required=True, type=Path)
+    args = parser.parse_args()
+    settings = params.load("prepare", Settings)
+    source = source_format(params.section(f"download.{args.dataset}.format"))
+    raw = source.read(args.raw, params.load(f"download.{args.dataset}", source.Settings))
+    require_validated(args.validated, raw)
+    result = run(raw, settings)
+    save_splits(args.output, result.splits)
+    save_test(args.test, result.test)
+    train, val, test = len(result.splits.train), len(result.splits.val), len(result.test.test)
+    print(f"{args.dataset}: {train:,} images to train, {val:,} to validate, {test:,} to test")
+
+
+if __name__ == "__main__":
+    entry.stage(main)
