@@ -24,7 +24,7 @@ _SHELLS = frozenset({"sh", "bash", "dash", "zsh", "ksh", "fish"})  # DVC starts 
 
 
 def run(main: Callable[[], int | None]) -> None:
-    """Run a command's ``main`` and exit: 0 or its own code when it returns, 1 with one line on a `PipelineError`."""
+    """Run a command's ``main`` and exit: with 0 or its own code, or with 1 and one line on a `PipelineError`."""
     try:
         code = main() or 0
     except PipelineError as error:
@@ -43,35 +43,58 @@ def run(main: Callable[[], int | None]) -> None:
 
 def stage(main: Callable[[], None]) -> None:
     """Run a DVC stage's ``main``; see `run`. The stage ends within a second of whoever started it."""
-    require_own_code()
-    end_with_parent()
-    run(main)
+
+    def checked() -> None:
+        require_own_code()
+        end_with_parent()
+        main()
+
+    run(checked)
 
 
 def require_own_code() -> None:
-    """Refuse to run code other than the files beside dvc.yaml, which are the ones that DVC has hashed."""
-    package = Path(__file__).resolve().parent
-    if Path("dvc.yaml").exists() and package != (Path.cwd() / "pipeline").resolve():
-        print(
-            f"error: the code that runs is not the code DVC hashed: expected {Path.cwd() / 'pipeline'}, found {package};"
-            " next: unset PYTHONSAFEPATH and PYTHONPATH, and run `dvc repro` in the project's root",
-            file=sys.stderr,
+    """Refuse to run code other than the files beside dvc.yaml, which are the ones that DVC has hashed.
+
+    Raises:
+        PipelineError: Another copy of this package was found first.
+    """
+    found, hashed = Path(__file__).resolve().parent, (Path.cwd() / "pipeline").resolve()
+    if Path("dvc.yaml").exists() and found != hashed:
+        raise PipelineError(
+            "the code that runs is not the code that DVC hashed",
+            expected=hashed,
+            found=found,
+            next_step="unset PYTHONSAFEPATH and PYTHONPATH, and run `dvc repro` in the project's root",
         )
-        sys.exit(FAILED)
 
 
 def end_with_parent() -> None:
-    """Start a thread that ends this process when the DVC that started it is killed (its workers follow by themselves).
+    """Start a thread that ends this process when what started it is killed (its workers follow by themselves).
 
-    Does nothing when a person runs the stage by hand: `nohup python -m pipeline.search …` outlives its shell.
+    Watched are DVC, the shells between, and a `pipeline` command above. Nothing is watched when a person runs the stage
+    by hand: `nohup python -m pipeline.search …` outlives its shell.
     """
     watched: list[psutil.Process] = []
     for ancestor in psutil.Process().parents():
-        watched.append(ancestor)
-        if ancestor.name() not in _SHELLS:
+        if ancestor.name() not in _SHELLS and not _is_command(ancestor, "pipeline" if _ends_in_dvc(watched) else "dvc"):
             break
-    if watched and any(Path(word).name == "dvc" for word in watched[-1].cmdline()[:4]):
+        watched.append(ancestor)
+    while watched and watched[-1].name() in _SHELLS:
+        watched.pop()
+    if watched:
         threading.Thread(target=_watch, args=(watched,), daemon=True, name="end-with-parent").start()
+
+
+def _ends_in_dvc(ancestors: list[psutil.Process]) -> bool:
+    return any(_is_command(ancestor, "dvc") for ancestor in ancestors)
+
+
+def _is_command(process: psutil.Process, name: str) -> bool:
+    """Tell whether a process is a Python command of some name: ``bin/dvc repro`` or ``python -m dvc repro``."""
+    try:
+        return any(Path(word).name.partition(".")[0] == name for word in process.cmdline()[:4])
+    except psutil.Error:
+        return False
 
 
 def _watch(ancestors: list[psutil.Process]) -> None:

@@ -6,6 +6,7 @@ Call `configure` before the first import of Keras, in every process that uses it
 from __future__ import annotations
 
 import importlib.util
+import logging
 import os
 import shutil
 import subprocess
@@ -78,6 +79,7 @@ def configure(backend: Backend, threads: int | None = None) -> None:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # the same numbers on every CPU, and no notice about it
     os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
+    logging.getLogger("tensorflow").setLevel(logging.ERROR)  # it warns of retracing, which every new model needs
     if threads is not None:
         os.environ.setdefault("OMP_NUM_THREADS", str(threads))
         if backend == "jax" and threads == 1 and "jax" not in sys.modules:

@@ -150,8 +150,8 @@ class Search:
     def run(self) -> None:
         """Work until the budget is met and every trial has ended."""
         left_behind = self._study.unfinished()
-        for trial in self._study.trials:
-            self._record.mirror(trial)
+        for known in self._study.trials:
+            self._record.mirror(known)
         for trial in left_behind:
             self._family.suggest(trial)  # a kill may have come between two suggestions
             self._study.report(trial)
@@ -308,8 +308,10 @@ def code_digest(family: str) -> str:
 
 
 def save(result: Result, study: Study, definition: Definition, output: Path) -> list[Path]:
-    """Write what train needs, the summary and the table of trials; only what the study holds, so a rerun that finds
-    the budget met writes the same bytes."""
+    """Write what train needs, the summary and the table of trials.
+
+    All of it is what the study holds, so a rerun that finds the budget met writes the same bytes.
+    """
     best = {
         "family": definition.family,
         "hyperparameters": result.best.hyperparameters,

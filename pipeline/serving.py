@@ -6,7 +6,6 @@ MLflow stores this file with the model and runs it wherever the model is loaded,
 from __future__ import annotations
 
 import os
-from typing import Any
 
 import mlflow.models
 import numpy as np
@@ -16,7 +15,7 @@ from mlflow.pyfunc import PythonModel, PythonModelContext
 _BATCH = 512
 
 
-class Classifier(PythonModel):  # type: ignore[misc]
+class Classifier(PythonModel):
     """Wraps a `.keras` file that gives logits."""
 
     def load_context(self, context: PythonModelContext) -> None:
@@ -29,7 +28,8 @@ class Classifier(PythonModel):  # type: ignore[misc]
         self._model = keras.saving.load_model(context.artifacts["model"], compile=False, safe_mode=True)
         self._class_names = list(context.model_config["class_names"])
 
-    def predict(self, context: PythonModelContext, model_input: Any, params: dict[str, Any] | None = None) -> Any:
+    # MLflow reads type hints here as a schema, and knows none for an array: the signature says what goes in and out.
+    def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
         """Classify images.
 
         Args:

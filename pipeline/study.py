@@ -88,7 +88,8 @@ class Definition:
     def name(self) -> str:
         """Name of the study and of its folder."""
         told = json.dumps(asdict(self), sort_keys=True, default=str)
-        return f"{self.dataset}-{self.family}-g{self.search['generation']}-{hashlib.sha256(told.encode()).hexdigest()[:10]}"
+        digest = hashlib.sha256(told.encode()).hexdigest()[:10]
+        return f"{self.dataset}-{self.family}-g{self.search['generation']}-{digest}"
 
 
 @dataclass(frozen=True)
@@ -213,7 +214,7 @@ class Study:
         return sum(len(history(trial)) for trial in self.trials)
 
     def best(self) -> Best | None:
-        """Return the best of the trials that came furthest: a value after 9 epochs is not compared with one after 1."""
+        """Return the best of the trials that came furthest: values after 9 epochs and after 1 do not compare."""
         finished = [t for t in self.trials if history(t) and t.state.name in ("COMPLETE", "PRUNED")]
         if not finished:
             return None

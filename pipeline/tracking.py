@@ -9,18 +9,20 @@ from __future__ import annotations
 import os
 import subprocess
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from ruamel.yaml import YAML, YAMLError
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
 
 from pipeline.errors import TrackingError
 
 if TYPE_CHECKING:
-    import mlflow
     from mlflow.entities import Metric
     from mlflow.entities.model_registry import ModelVersion
 
@@ -179,6 +181,20 @@ class Tracker:
         self.resume(known.run_id)
         return Run(known.run_id, "RUNNING", known.epoch)
 
+    @contextmanager
+    def running(self, key: str, name: str, tags: Mapping[str, str]) -> Iterator[str]:
+        """Yield the id of the run with a key; it ends FINISHED, FAILED or KILLED as the block does."""
+        run = self.start(key, name, tags=tags)
+        try:
+            yield run.run_id
+        except KeyboardInterrupt:
+            self.finish(run.run_id, "KILLED")
+            raise
+        except BaseException:
+            self.finish(run.run_id, "FAILED")
+            raise
+        self.finish(run.run_id)
+
     def resume(self, run_id: str) -> None:
         """Say of a run that ended, or was interrupted, that it goes on."""
         self.client.update_run(run_id, status="RUNNING")
@@ -318,7 +334,8 @@ def log_model(
     """
     import numpy as np
     from mlflow.models import ModelSignature
-    from mlflow.types import Array, ColSpec, DataType, Schema, TensorSpec
+    from mlflow.types import ColSpec, DataType, Schema, TensorSpec
+    from mlflow.types.schema import Array
 
     mlflow = _mlflow()
     images = TensorSpec(np.dtype("uint8"), (-1, *shape), name=None)
@@ -348,8 +365,9 @@ def load_model(uri: str) -> Any:
     return mlflow.pyfunc.load_model(uri)
 
 
-def _mlflow() -> mlflow:  # type: ignore[valid-type]
+def _mlflow() -> ModuleType:
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
     import logging
 
@@ -357,14 +375,18 @@ def _mlflow() -> mlflow:  # type: ignore[valid-type]
     import mlflow.exceptions
     import mlflow.pyfunc
 
-    logging.getLogger("alembic").setLevel(logging.WARNING)
-    logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)
-    return mlflow
+    for chatty in ("alembic", "mlflow.store.db.utils", "mlflow.pyfunc"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
+    logging.getLogger("mlflow.utils.environment").setLevel(logging.ERROR)  # an environment by uv has no pip to pin
+    module: ModuleType = mlflow
+    return module
 
 
 def _artifacts_beside_database() -> str | None:
-    """Return where artifacts of a new experiment go: beside a local database, absolute so that models load from
-    anywhere; None leaves it to the server."""
+    """Return where artifacts of a new experiment go: beside a local database; None leaves it to the server.
+
+    The place is absolute, so that models load from any working directory.
+    """
     uri = tracking_uri()
     if not uri.startswith("sqlite:///"):
         return None

@@ -60,7 +60,7 @@ class Result:
     """The trained models: the one to keep, and what every seed reached on validation.
 
     Attributes:
-        rung: The task of the kept model; its exported file is there until `run`'s caller removes the folder.
+        rung: The task of the kept model; see `rung.exported_model`.
         trained: What became of it.
         values: The objective after the last epoch, by seed.
         value: That of the kept model.
@@ -72,19 +72,17 @@ class Result:
     value: float
 
 
-def run(executor: Executor, rungs: Mapping[int, Rung], objective: str) -> Result:
-    """Train one model per seed and return the best on validation.
+def collect(executor: Executor, rungs: Mapping[int, Rung], objective: str) -> Result:
+    """Wait until one model per seed is trained, and return the best on validation.
 
     Args:
-        executor: Trains.
-        rungs: Tasks by seed, each from the first epoch to the last.
+        executor: Is training.
+        rungs: What was submitted to it, by seed: each from the first epoch to the last.
         objective: The epoch metric to choose by.
 
     Raises:
         EngineError: A seed could not be trained.
     """
-    for seed, rung in rungs.items():
-        executor.submit(seed, rung)
     trained: dict[int, Trained] = {}
     while len(trained) < len(rungs):
         for event in executor.wait(timeout_s=1.0):
@@ -105,7 +103,7 @@ def run(executor: Executor, rungs: Mapping[int, Rung], objective: str) -> Result
 
 
 def log(
-    tracker: Tracker, run_id: str, result: Result, data: Splits, file: Path, backend: runtime.Backend, settings: Any
+    tracker: Tracker, run_id: str, result: Result, data: Splits, backend: runtime.Backend, settings: Mapping[str, Any]
 ) -> str:
     """Write a finished training to its MLflow run and return the id of the logged model."""
     tracker.log_params(run_id, {**result.rung.hyperparameters, "seed": result.rung.seed})
@@ -121,7 +119,7 @@ def log(
     return log_model(
         run_id,
         code=serving_code(),
-        files={"model": file},
+        files={"model": exported_model(result.rung)},
         config={"class_names": list(data.class_names), "backend": backend},
         shape=data.image_shape,
         example=np.asarray(data.val.images[:_EXAMPLES]),
@@ -132,8 +130,8 @@ def log(
 def serving_code() -> Path:
     """Return the file that MLflow stores and runs with the model. It is not imported here: it needs Keras to load."""
     spec = importlib.util.find_spec("pipeline.serving")
-    assert spec is not None and spec.origin is not None
-    return Path(spec.origin)
+    assert spec is not None
+    return Path(str(spec.origin))
 
 
 def requirements(backend: runtime.Backend) -> list[str]:
@@ -219,43 +217,33 @@ def main() -> None:
         "dvc.data": dvc_hash(arguments.data),
         **provenance(),
     }
-    told = json.dumps([asdict(best), sections, tags], sort_keys=True)
-    tracker = Tracker(arguments.dataset)
-    key = f"train-{arguments.dataset}-{arguments.family}-{hashlib.sha256(told.encode()).hexdigest()[:12]}"
-    mlflow_run = tracker.start(key, f"train {arguments.family}", tags=tags)
+    digest = hashlib.sha256(json.dumps([asdict(best), sections, tags], sort_keys=True).encode()).hexdigest()
+    key = f"train-{arguments.dataset}-{arguments.family}-{digest[:12]}"
     work = Work("pipeline.models.rung:run", "pipeline.runtime:configure", {"backend": backend.backend, "threads": 1})
-    scratch = arguments.model.with_name(f".{arguments.model.name}.training.partial")
-    shutil.rmtree(scratch, ignore_errors=True)
-    scratch.mkdir(parents=True)
-    rungs = {
-        seed: Rung(
-            family=arguments.family,
-            settings=sections[arguments.family],
-            hyperparameters=best.hyperparameters,
-            data=arguments.data,
-            seed=seed,
-            span=models.Span(0, best.epochs, best.epochs),
-            folder=scratch / f"seed-{seed}",
-            ledger=scratch / "epochs.log",
-            export=True,
-        )
-        for seed in range(settings.seed, settings.seed + settings.seeds)
-    }
-    try:
+    with new_folder(arguments.model.with_name(f"{arguments.model.name}.training"), keep=False) as scratch:
+        rungs = {
+            seed: Rung(
+                family=arguments.family,
+                settings=sections[arguments.family],
+                hyperparameters=best.hyperparameters,
+                data=arguments.data,
+                seed=seed,
+                span=models.Span(0, best.epochs, best.epochs),
+                folder=scratch / f"seed-{seed}",
+                ledger=scratch / "epochs.log",
+                export=True,
+            )
+            for seed in range(settings.seed, settings.seed + settings.seeds)
+        }
         with LocalExecutor(work, runtime.worker_environments(backend.workers)) as executor:
-            result = run(executor, rungs, family.objective)
-        model_id = log(tracker, mlflow_run.run_id, result, data, exported_model(result.rung), backend.backend, sections)
-        ids = {"run_id": mlflow_run.run_id, "model_id": model_id}
-        save(result, data, backend.backend, ids, arguments.model, arguments.report)
-        tracker.finish(mlflow_run.run_id)
-    except KeyboardInterrupt:
-        tracker.finish(mlflow_run.run_id, "KILLED")
-        raise
-    except EngineError:
-        tracker.finish(mlflow_run.run_id, "FAILED")
-        raise
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+            for seed, rung in rungs.items():
+                executor.submit(seed, rung)
+            tracker = Tracker(arguments.dataset)  # importing MLflow takes seconds: workers start meanwhile
+            with tracker.running(key, f"train {arguments.family}", tags) as run_id:
+                result = collect(executor, rungs, family.objective)
+                model_id = log(tracker, run_id, result, data, backend.backend, sections)
+                ids = {"run_id": run_id, "model_id": model_id}
+                save(result, data, backend.backend, ids, arguments.model, arguments.report)
     print(f"{arguments.dataset} {arguments.family}: {family.objective} {result.value:.4f}, seeds {result.values}")
 
 

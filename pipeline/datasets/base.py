@@ -211,19 +211,25 @@ def load_test(folder: Path) -> TestSplit:
 
 
 @contextmanager
-def new_folder(folder: Path) -> Iterator[Path]:
-    """Yield a temporary folder that replaces `folder` when the block ends well and vanishes when it does not."""
+def new_folder(folder: Path, *, keep: bool = True) -> Iterator[Path]:
+    """Yield a temporary folder that replaces `folder` when the block ends well and vanishes when it does not.
+
+    Args:
+        folder: The folder to appear.
+        keep: False makes it vanish in any case: a place to work in, on the same disk as what is made there.
+    """
     folder.parent.mkdir(parents=True, exist_ok=True)
     partial = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)  # left by a killed run
     partial.mkdir()
     try:
         yield partial
-        for path in partial.rglob("*"):
-            if path.is_file():
-                _fsync(path)
-        shutil.rmtree(folder, ignore_errors=True)
-        partial.rename(folder)
+        if keep:
+            for path in partial.rglob("*"):
+                if path.is_file():
+                    _fsync(path)
+            shutil.rmtree(folder, ignore_errors=True)
+            partial.rename(folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 

@@ -165,7 +165,7 @@ def _serve(pipe: Connection, work: Work, environment: dict[str, str]) -> None:
             return
         try:
             answer = ("done", function(task, lambda message: pipe.send(("progress", message))))
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - whatever it is, the parent is told and decides
             answer = ("failed", _reason(error))
         pipe.send(answer)
 

@@ -16,8 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from pipeline import params
 from pipeline.datasets.base import Splits
 from pipeline.errors import ParamsError, PipelineError, nearest
-from pipeline.models import space
-from pipeline.models.space import Hyperparameters
+from pipeline.models.space import Hyperparameters, Space, Trial, override, sample
 
 if TYPE_CHECKING:
     import keras
@@ -82,17 +81,17 @@ class BaseFamily(ABC):
     """
 
     Settings: ClassVar[type[FamilySettings]] = FamilySettings
-    space: ClassVar[space.Space]
+    space: ClassVar[Space]
     objective: ClassVar[str] = "val_accuracy"
 
     def __init__(self, name: str, settings: FamilySettings) -> None:
         self.name = name
         self.settings = settings
-        self.dimensions = space.override(self.space, settings.space, f"{name}.space")
+        self.dimensions = override(self.space, settings.space, f"{name}.space")
 
-    def suggest(self, trial: space.Trial) -> Hyperparameters:
+    def suggest(self, trial: Trial) -> Hyperparameters:
         """Ask a trial for hyperparameters. A family with conditional dimensions overrides this."""
-        return space.sample(trial, self.dimensions)
+        return sample(trial, self.dimensions)
 
     @abstractmethod
     def build(self, hyperparameters: Hyperparameters, spec: Spec) -> keras.Model:

@@ -39,7 +39,7 @@ def restore(model: keras.Model, path: Path) -> None:
     expected = {name: tuple(variable.shape) for name, variable in variables.items()}
     found = {name: array.shape for name, array in arrays.items()}
     if expected != found:
-        different = sorted(set(expected.items()) ^ set(found.items()))[0]
+        different = min(set(expected.items()) ^ set(found.items()))
         raise DataError(f"{path} is another model's checkpoint", expected=f"{len(expected)} variables", found=different)
     for name, variable in variables.items():
         variable.assign(arrays[name])

@@ -33,7 +33,7 @@ TRAINING: Space = {
 
 
 class KerasClassifier(BaseFamily):
-    """A family whose `build` gives logits; trained by cross-entropy with AdamW on a cosine from `learning_rate` to 0."""
+    """A family whose `build` gives logits: cross-entropy, and AdamW on a cosine from `learning_rate` to 0."""
 
     space: ClassVar[Space] = TRAINING
 
@@ -50,6 +50,7 @@ class KerasClassifier(BaseFamily):
         """Train some epochs; see `BaseFamily.fit`. On a CPU, a training cut into spans gives identical weights."""
         import keras
 
+        keras.utils.clear_session(free_memory=False)  # a worker builds many models: what the last left must not pile up
         keras.utils.set_random_seed(seed)
         model = self.build(hyperparameters, Spec.of(data))
         batch_size = int(hyperparameters["batch_size"])

@@ -1,0 +1,77 @@
+"""Reads params.yaml as the stages will, so that a slip is told before anything runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from pipeline import params
+from pipeline.errors import ParamsError, nearest
+
+_OWN = ("datasets", "families")
+
+
+def check(path: Path = params.PARAMS_FILE) -> dict[str, Any]:
+    """Check every section of a params file against its owner's settings and return the file's content.
+
+    Raises:
+        ParamsError: The first thing that is wrong.
+    """
+    from pipeline.datasets.base import SourceSettings, source_format
+    from pipeline.models import base
+
+    content = params.read(path)
+    owners = _owners()
+    families = base.family_names()
+    known = {*_OWN, *owners, "download", *families}
+    for name in content:
+        if name not in known:
+            raise ParamsError(f"{path}: unknown section", expected=nearest(str(name), known), found=repr(name))
+    for name in sorted({*_OWN, *owners, "download"} - set(content)):
+        raise ParamsError(f"{path}: section {name} is missing", expected="a value", found="nothing")
+    for dataset in _names(content, "datasets", path):
+        if dataset not in content["download"]:
+            expected = nearest(dataset, content["download"])
+            raise ParamsError(f"{path}: datasets: unknown dataset", expected=expected, found=repr(dataset))
+    for dataset, section in content["download"].items():
+        source = source_format(params.parse(f"download.{dataset}", section, SourceSettings, path).format)
+        params.parse(f"download.{dataset}", section, source.Settings, path)
+    for family in _names(content, "families", path):
+        base.load(family, params.section(family, path))
+    for name, settings in owners.items():
+        params.parse(name, content[name], settings, path)
+    return content
+
+
+def _owners() -> dict[str, type[params.Settings]]:
+    """Return the settings model of each section that one module owns."""
+    from pipeline.evaluate import EvaluateSettings
+    from pipeline.prepare import PrepareSettings
+    from pipeline.register import RegisterSettings
+    from pipeline.runtime import RuntimeSettings
+    from pipeline.study import SearchSettings
+    from pipeline.train import TrainSettings
+    from pipeline.validate import ValidateSettings
+
+    return {
+        "runtime": RuntimeSettings,
+        "validate": ValidateSettings,
+        "prepare": PrepareSettings,
+        "search": SearchSettings,
+        "train": TrainSettings,
+        "evaluate": EvaluateSettings,
+        "register": RegisterSettings,
+    }
+
+
+def _names(content: dict[str, Any], section: str, path: Path) -> list[str]:
+    """Return a list of names that are all different."""
+    names = content[section]
+    if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
+        raise ParamsError(f"{path}: {section}", expected="a list of names such as [mnist]", found=repr(names))
+    twice = {name for name in names if names.count(name) > 1}
+    if twice:
+        raise ParamsError(
+            f"{path}: {section}", expected="every name once", found=f"{min(twice)!r} more than once"
+        )
+    return names
