@@ -25,7 +25,7 @@ PACKAGE = ROOT / "pipeline"
 BASE = {"errors", "params", "entry"}
 PARTS = {"datasets", "engine", "gate", "models", "progress", "runtime", "serving", "study", "tracking", "transfer"}
 STAGES = {"download", "validate", "prepare", "search", "train", "evaluate", "register", "report"}
-COMMANDS = {"doctor", "ingest", "retrain", "workspace"}
+COMMANDS = {"check", "doctor", "ingest", "retrain", "workspace"}
 
 # A new module of pipeline/ is placed here; a package counts as one.
 MAY_IMPORT: dict[str, set[str]] = {
@@ -44,6 +44,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "serving": BASE | {"datasets", "models", "runtime", "tracking"},
     **dict.fromkeys(STAGES, BASE | PARTS),  # stages never import stages
     **dict.fromkeys(COMMANDS, BASE | PARTS | COMMANDS),
+    "check": BASE | PARTS | STAGES,  # reads every section of params with its owner's settings
     "cli": BASE | PARTS | STAGES | COMMANDS,
 }
 
