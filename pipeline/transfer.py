@@ -76,10 +76,10 @@ def stream(url: str, limit: int, patience: Patience) -> Generator[bytes]:
             for chunk in response.raw.stream(_CHUNK, decode_content=False):
                 yield chunk
                 since = time.monotonic()
-        except urllib3.exceptions.IncompleteRead as error:
-            raise Unavailable(f"broke off after {error.partial:,} bytes") from None
+        except urllib3.exceptions.ReadTimeoutError:
+            raise patience.spent(host, since, "stopped sending") from None
         except (urllib3.exceptions.HTTPError, OSError) as error:
-            raise patience.spent(host, since, f"broke off: {_reason(error)}") from None
+            raise Unavailable(f"broke off: {_reason(error)}", unreachable=True) from None
 
 
 def _open(url: str, host: str, patience: Patience) -> requests.Response:

@@ -1,0 +1,341 @@
+"""Download from real HTTP servers on this machine: good, broken, silent and absent ones."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import http.server
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from pipeline import download, transfer
+from pipeline.errors import DownloadError
+
+ROOT = Path(__file__).resolve().parents[1]
+UNPACKED = {"a.gz": b"first file " * 1000, "b.gz": b"second file " * 2000}
+SERVED = {name: gzip.compress(content, mtime=0) for name, content in UNPACKED.items()}
+REPACKED = {name: gzip.compress(content, compresslevel=0, mtime=1) for name, content in UNPACKED.items()}
+
+
+def sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def pins(unpacked: bool = True) -> list[dict[str, object]]:
+    found: list[dict[str, object]] = []
+    for name, content in SERVED.items():
+        pin: dict[str, object] = {"name": name, "bytes": len(content), "sha256": sha256(content)}
+        if unpacked:
+            pin |= {"unpacked_bytes": len(UNPACKED[name]), "unpacked_sha256": sha256(UNPACKED[name])}
+        found.append(pin)
+    return found
+
+
+def settings(*mirrors: str, unpacked: bool = True) -> download.Settings:
+    section = {"format": "idx", "mirrors": mirrors, "files": pins(unpacked), "classes": ["0", "1"]}
+    return download.Settings.model_validate(section)
+
+
+@dataclass
+class Server:
+    """What a mirror serves, and what it was asked for."""
+
+    url: str
+    files: dict[str, bytes]
+    asked: list[str]
+    lie_about_length: int = 0
+
+
+@pytest.fixture
+def serve() -> Iterator[Callable[[dict[str, bytes]], Server]]:
+    servers: list[http.server.ThreadingHTTPServer] = []
+
+    def start(files: dict[str, bytes]) -> Server:
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                mirror.asked.append(self.path)
+                body = mirror.files.get(self.path.lstrip("/"))
+                if body is None:
+                    self.send_error(404)
+                    return
+                self.send_response(200)
+                if mirror.lie_about_length >= 0:
+                    self.send_header("Content-Length", str(len(body) + mirror.lie_about_length))
+                self.end_headers()
+                try:
+                    self.wfile.write(body)
+                except OSError:  # the client has heard enough
+                    self.close_connection = True
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+        servers.append(server)
+        mirror = Server(f"http://127.0.0.1:{server.server_port}/", files, [])
+        return mirror
+
+    yield start
+    for server in servers:
+        server.shutdown()
+        server.server_close()
+
+
+@pytest.fixture
+def silent() -> Iterator[str]:
+    """A host that accepts connections and never says a word."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}/"
+
+
+def dead_url() -> str:
+    """A port that nobody listens on."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        return f"http://127.0.0.1:{listening.getsockname()[1]}/"
+
+
+@dataclass
+class Place:
+    partial: Path
+    output: Path
+
+    def get(self, chosen: download.Settings, mirror: str | None = None) -> download.Result:
+        return download.run("toy", chosen, self.partial, self.output, mirror)
+
+    def contents(self) -> dict[str, bytes]:
+        return {path.name: path.read_bytes() for path in self.output.iterdir()}
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Place:
+    return Place(tmp_path / "partial" / "toy", tmp_path / "raw" / "toy")
+
+
+def test_files_arrive_as_served(serve, place: Place) -> None:
+    server = serve(SERVED)
+    place.get(settings(server.url))
+    assert place.contents() == SERVED
+    assert not place.partial.exists()
+    assert [path.name for path in place.output.parent.iterdir()] == ["toy"]
+
+
+def test_wrong_bytes_send_it_to_the_next_mirror(serve, place: Place, capsys) -> None:
+    wrong, right = serve({name: content[:-1] + b"!" for name, content in SERVED.items()}), serve(SERVED)
+    place.get(settings(wrong.url, right.url))
+    assert place.contents() == SERVED
+    told = capsys.readouterr().err
+    bad = SERVED["a.gz"][:-1] + b"!"
+    assert f"expected sha256 {sha256(SERVED['a.gz'])} found {sha256(bad)}" in told
+    assert f"file removed; next mirror: {right.url}a.gz" in told
+
+
+def test_404_sends_it_to_the_next_mirror(serve, place: Place, capsys) -> None:
+    place.get(settings(serve({}).url, serve(SERVED).url))
+    assert place.contents() == SERVED
+    assert "HTTP 404" in capsys.readouterr().err
+
+
+def test_a_repacked_gzip_meets_the_unpacked_pin(serve, place: Place) -> None:
+    assert len(REPACKED["b.gz"]) > len(SERVED["b.gz"])
+    place.get(settings(serve(REPACKED).url))
+    assert place.contents() == REPACKED
+
+
+def test_a_repacked_gzip_is_refused_without_an_unpacked_pin(serve, place: Place) -> None:
+    with pytest.raises(DownloadError, match="more than"):
+        place.get(settings(serve(REPACKED).url, unpacked=False))
+
+
+def test_a_bomb_is_not_unpacked_beyond_its_pin(place: Place, serve) -> None:
+    bomb = gzip.compress(bytes(50_000_000))
+    with pytest.raises(DownloadError, match="unpacked more than 11,000 bytes"):
+        place.get(settings(serve({"a.gz": bomb}).url))
+
+
+@pytest.mark.parametrize("announced", [True, False])
+def test_a_body_larger_than_the_pin_is_cut_off(serve, place: Place, announced: bool) -> None:
+    server = serve({"a.gz": os.urandom(1_000_000)})
+    server.lie_about_length = 0 if announced else -1
+    with pytest.raises(DownloadError, match="announces 1,000,000 bytes" if announced else "cut off"):
+        place.get(settings(server.url))
+    assert not list(place.partial.iterdir())
+
+
+def test_a_body_that_breaks_off_sends_it_to_the_next_mirror(serve, place: Place, capsys) -> None:
+    broken, right = serve(SERVED), serve(SERVED)
+    broken.lie_about_length = 10
+    place.get(settings(broken.url, right.url))
+    assert place.contents() == SERVED
+    assert "broke off: IncompleteRead" in capsys.readouterr().err
+
+
+def test_dead_mirrors_are_named_with_what_to_do(place: Place) -> None:
+    first, second = dead_url(), dead_url()
+    since = time.monotonic()
+    with pytest.raises(DownloadError) as caught:
+        place.get(settings(first, second))
+    told = str(caught.value)
+    assert time.monotonic() - since < 5
+    assert f"{first}a.gz (Connection refused)" in told
+    assert f"{second}a.gz (Connection refused)" in told
+    assert "offline? `make demo`" in told
+    assert "MIRROR=<folder or URL" in told
+    assert "\n" not in told
+    assert not place.output.exists()
+
+
+def test_missing_files_are_not_blamed_on_the_network(serve, place: Place) -> None:
+    with pytest.raises(DownloadError) as caught:
+        place.get(settings(serve({}).url))
+    assert "offline" not in str(caught.value)
+    assert "correct download's mirrors" in str(caught.value)
+
+
+def test_a_silent_host_is_asked_once_in_a_run(serve, place: Place, silent: str, monkeypatch) -> None:
+    monkeypatch.setattr(transfer, "READ_TIMEOUT_S", 1.0)
+    since = time.monotonic()
+    place.get(settings(silent, serve(SERVED).url))
+    assert place.contents() == SERVED
+    assert 0.9 < time.monotonic() - since < 1.9
+
+
+def test_waiting_is_budgeted_over_all_mirrors(place: Place, monkeypatch) -> None:
+    monkeypatch.setattr(transfer, "READ_TIMEOUT_S", 1.0)
+    monkeypatch.setattr(transfer.Patience.__init__, "__defaults__", (1.5, *transfer.Patience.__init__.__defaults__[1:]))
+    listening = [socket.create_server(("127.0.0.1", 0)) for _ in range(4)]
+    urls = [f"http://127.0.0.1:{server.getsockname()[1]}/" for server in listening]
+    since = time.monotonic()
+    with pytest.raises(DownloadError, match=r"no answer within 1 s.*the time for hosts that do not answer is spent"):
+        place.get(settings(*urls))
+    assert time.monotonic() - since < 2.5
+    for server in listening:
+        server.close()
+
+
+def test_the_real_budget_keeps_a_failure_within_30_seconds() -> None:
+    assert transfer.BUDGET_S + transfer.READ_TIMEOUT_S < 29
+
+
+def test_nothing_is_published_until_all_files_are_there_and_verified_ones_are_kept(serve, place: Place) -> None:
+    server = serve({"a.gz": SERVED["a.gz"]})
+    with pytest.raises(DownloadError, match=r"b\.gz"):
+        place.get(settings(server.url))
+    assert not place.output.exists()
+    assert [path.name for path in place.partial.iterdir()] == ["a.gz"]
+    server.files["b.gz"] = SERVED["b.gz"]
+    server.asked.clear()
+    result = place.get(settings(server.url))
+    assert server.asked == ["/b.gz"]
+    assert result.sources["a.gz"] == "kept"
+    assert place.contents() == SERVED
+
+
+def test_a_damaged_partial_is_fetched_again(serve, place: Place) -> None:
+    place.partial.mkdir(parents=True)
+    (place.partial / "a.gz").write_bytes(b"damaged")
+    place.get(settings(serve(SERVED).url))
+    assert place.contents() == SERVED
+
+
+def test_a_complete_output_is_left_alone_and_a_damaged_one_repaired(serve, place: Place) -> None:
+    server = serve(SERVED)
+    place.get(settings(server.url))
+    server.asked.clear()
+    place.get(settings(server.url))
+    assert server.asked == []
+    (place.output / "a.gz").unlink()
+    (place.output / "a.gz").write_bytes(b"damaged")
+    (place.output / "stray").write_bytes(b"not pinned")
+    place.get(settings(server.url))
+    assert server.asked == ["/a.gz"]
+    assert place.contents() == SERVED
+
+
+@pytest.mark.parametrize("form", ["folder", "file URL", "http URL"])
+def test_mirror_comes_first(serve, place: Place, tmp_path: Path, form: str) -> None:
+    folder = tmp_path / "mirror" / "toy"
+    folder.mkdir(parents=True)
+    for name, content in SERVED.items():
+        (folder / name).write_bytes(content)
+    by_http = serve({f"toy/{name}": content for name, content in SERVED.items()})
+    mirror = {"folder": str(folder.parent), "file URL": folder.parent.as_uri(), "http URL": by_http.url}[form]
+    other = serve(SERVED)
+    place.get(settings(other.url), mirror)
+    assert place.contents() == SERVED
+    assert other.asked == []
+
+
+def test_a_mirror_without_the_file_gives_way_to_the_next(serve, place: Place, tmp_path: Path) -> None:
+    place.get(settings(serve(SERVED).url), str(tmp_path / "nowhere"))
+    assert place.contents() == SERVED
+
+
+def test_a_relative_mirror_is_relative_to_where_one_stands(tmp_path: Path, place: Place, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "here" / "toy").mkdir(parents=True)
+    for name, content in SERVED.items():
+        (tmp_path / "here" / "toy" / name).write_bytes(content)
+    place.get(settings(dead_url()), "here")
+    assert place.contents() == SERVED
+
+
+def test_package_data_is_found_without_importing_the_package(tmp_path: Path) -> None:
+    found = "import sys; from pipeline import download; print(download.locate('package:sklearn/datasets/data/x'), "
+    told = subprocess.run(
+        [sys.executable, "-c", found + "'sklearn' in sys.modules)"],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=ROOT,
+    ).stdout.split()
+    assert told[0].endswith("sklearn/datasets/data/x")
+    assert told[1] == "False"
+
+
+@pytest.mark.parametrize("source", ["package:no_such_package_here/x", "ftp://host/x"])
+def test_sources_that_cannot_be_read_are_told(source: str) -> None:
+    with pytest.raises(transfer.Unavailable):
+        download.locate(source)
+
+
+@pytest.mark.timeout(120)
+def test_the_first_stages_load_nothing_that_trains(tmp_path: Path) -> None:
+    """The real stages, as dvc.yaml calls them, on the digits that ship inside scikit-learn."""
+    shutil.copy(ROOT / "params.yaml", tmp_path)
+    program = """
+import sys
+from pathlib import Path
+from pipeline import download, prepare, validate
+at = {"dataset": "digits", "raw": "raw", "report": "report.json", "docs": "docs", "validated": "report.json"}
+calls = {
+    download: {"dataset": "digits", "partial": "partial", "output": "raw"},
+    validate: {"dataset": "digits", "raw": "raw", "report": "report.json", "docs": "docs"},
+    prepare: {"dataset": "digits", "raw": "raw", "validated": "report.json", "output": "prepared", "test": "test"},
+}
+loaded = set()
+for stage, arguments in calls.items():
+    sys.argv = ["stage"] + [word for name, value in arguments.items() for word in (f"--{name}", value)]
+    stage.main()
+    if stage is download:
+        print("early", sorted({"great_expectations", "pandas", "sklearn"} & set(sys.modules)))
+print("loaded", sorted({"tensorflow", "keras", "mlflow", "torch", "jax", "optuna"} & set(sys.modules)))
+assert Path("prepared/train_images.npy").exists() and Path("test/test_images.npy").exists()
+"""
+    environment = {key: value for key, value in os.environ.items() if key != "MIRROR"} | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "early []" in done.stdout
+    assert "loaded []" in done.stdout
