@@ -45,22 +45,16 @@ def check(path: Path = params.PARAMS_FILE) -> dict[str, Any]:
 
 def _owners() -> dict[str, type[params.Settings]]:
     """Return the settings model of each section that one module owns."""
-    from pipeline.evaluate import EvaluateSettings
-    from pipeline.prepare import PrepareSettings
-    from pipeline.register import RegisterSettings
-    from pipeline.runtime import RuntimeSettings
-    from pipeline.study import SearchSettings
-    from pipeline.train import TrainSettings
-    from pipeline.validate import ValidateSettings
+    from pipeline import evaluate, gate, prepare, register, runtime, study, train
 
     return {
-        "runtime": RuntimeSettings,
-        "validate": ValidateSettings,
-        "prepare": PrepareSettings,
-        "search": SearchSettings,
-        "train": TrainSettings,
-        "evaluate": EvaluateSettings,
-        "register": RegisterSettings,
+        "runtime": runtime.Settings,
+        "validate": gate.Settings,
+        "prepare": prepare.Settings,
+        "search": study.Settings,
+        "train": train.Settings,
+        "evaluate": evaluate.Settings,
+        "register": register.Settings,
     }
 
 
@@ -71,7 +65,5 @@ def _names(content: dict[str, Any], section: str, path: Path) -> list[str]:
         raise ParamsError(f"{path}: {section}", expected="a list of names such as [mnist]", found=repr(names))
     twice = {name for name in names if names.count(name) > 1}
     if twice:
-        raise ParamsError(
-            f"{path}: {section}", expected="every name once", found=f"{min(twice)!r} more than once"
-        )
+        raise ParamsError(f"{path}: {section}", expected="every name once", found=f"{min(twice)!r} more than once")
     return names

@@ -27,7 +27,7 @@ Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
 
 
-class EvaluateSettings(params.Settings):
+class Settings(params.Settings):
     """Section `evaluate` of params.
 
     Attributes:
@@ -171,7 +171,7 @@ def main() -> None:
     parser.add_argument("--report", required=True, type=Path, help="folder for the figures")
     arguments = parser.parse_args()
     runtime.configure(runtime.load_settings().backend)
-    settings = params.load("evaluate", EvaluateSettings)
+    settings = params.load("evaluate", Settings)
     split, info = load_test(arguments.test), load_info(arguments.model)
     tracker = Tracker(arguments.dataset)
     tracker.require_run(info["run_id"])

@@ -25,7 +25,7 @@ from pipeline.tracking import CHALLENGER, CHAMPION, Tracker, Version, prediction
 Bools = npt.NDArray[np.bool_]
 
 
-class RegisterSettings(params.Settings):
+class Settings(params.Settings):
     """Section `register` of params.
 
     Attributes:
@@ -114,13 +114,13 @@ def decide(
 
 
 def find_candidate(families: list[str], models: Path, predictions: Path) -> Candidate:
-    """Return the family whose trained model has the best validation value; the first named of equals.
+    """Return the family whose trained model has the best validation value; of equals, the one with the lower loss.
 
     Raises:
         DataError: What train or evaluate should have written is missing or damaged.
     """
     infos = {family: _json(models / family / "model.json", "train") for family in families}
-    family = max(families, key=lambda name: infos[name]["value"])
+    family = max(families, key=lambda name: (infos[name]["value"], -infos[name]["loss"]))
     info, meta = infos[family], _json(predictions / family / "meta.json", "evaluate")
     if meta["model_id"] != info["model_id"]:
         raise DataError(
@@ -186,7 +186,7 @@ def main() -> None:
     parser.add_argument("--predictions", required=True, type=Path, help="folder of their predictions")
     parser.add_argument("--report", required=True, type=Path, help="JSON file for the decision")
     arguments = parser.parse_args()
-    settings = params.load("register", RegisterSettings)
+    settings = params.load("register", Settings)
     families = list(params.section("families"))
     candidate = find_candidate(families, arguments.models, arguments.predictions)
     name = registered_name(arguments.dataset)

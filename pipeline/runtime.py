@@ -21,7 +21,7 @@ from pipeline.errors import ParamsError
 Backend = Literal["tensorflow", "jax", "torch"]
 
 
-class RuntimeSettings(params.Settings):
+class Settings(params.Settings):
     """Section `runtime` of params.
 
     Attributes:
@@ -33,9 +33,9 @@ class RuntimeSettings(params.Settings):
     workers: int = pydantic.Field(default=0, ge=0)
 
 
-def load_settings() -> RuntimeSettings:
+def load_settings() -> Settings:
     """Return the section `runtime`, after checking that the environment does not contradict it."""
-    settings = params.load("runtime", RuntimeSettings)
+    settings = params.load("runtime", Settings)
     check_backend(settings.backend)
     return settings
 

@@ -23,7 +23,7 @@ from pipeline.errors import EngineError
 from pipeline.models import base as models
 from pipeline.models.rung import Rung
 from pipeline.progress import SearchProgress
-from pipeline.study import Best, Budget, Definition, SearchSettings, Study, history
+from pipeline.study import Best, Budget, Definition, Settings, Study, history
 from pipeline.tracking import PARENT, Run, Tracker, provenance
 
 if TYPE_CHECKING:
@@ -226,7 +226,7 @@ class Search:
 
 def run(
     definition: Definition,
-    settings: SearchSettings,
+    settings: Settings,
     family: models.BaseFamily,
     data: Path,
     studies: Path,
@@ -343,7 +343,7 @@ def main() -> None:
     parser.add_argument("--output", required=True, type=Path, help="folder for best.json, summary.json, trials.csv")
     arguments = parser.parse_args()
     backend = runtime.load_settings()
-    settings = params.load("search", SearchSettings)
+    settings = params.load("search", Settings)
     family = models.load(arguments.family)
     budget = settings.budget_for(arguments.dataset, arguments.family)
     definition = Definition(

@@ -42,7 +42,7 @@ class Budget(params.Settings):
     trial_epochs: int = pydantic.Field(ge=1)
 
 
-class SearchSettings(params.Settings):
+class Settings(params.Settings):
     """Section `search` of params; what the keys mean stands beside them there."""
 
     sampler: Literal["tpe", "random"] = "tpe"
@@ -121,7 +121,7 @@ class Study:
         objective: The epoch metric to maximise.
     """
 
-    def __init__(self, folder: Path, definition: Definition, settings: SearchSettings, objective: str) -> None:
+    def __init__(self, folder: Path, definition: Definition, settings: Settings, objective: str) -> None:
         import optuna
 
         optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -272,7 +272,7 @@ def _seed(seed: int, generation: int) -> int:
     return seed + 1_000_003 * (generation - 1)  # generations must not share seeds, however many trials one has
 
 
-def _sampler(settings: SearchSettings, seed: int) -> optuna.samplers.BaseSampler:
+def _sampler(settings: Settings, seed: int) -> optuna.samplers.BaseSampler:
     import optuna
 
     if settings.sampler == "random":
@@ -280,7 +280,7 @@ def _sampler(settings: SearchSettings, seed: int) -> optuna.samplers.BaseSampler
     return optuna.samplers.TPESampler(seed=seed, n_startup_trials=5)
 
 
-def _pruner(settings: SearchSettings) -> optuna.pruners.BasePruner:
+def _pruner(settings: Settings) -> optuna.pruners.BasePruner:
     import optuna
 
     if settings.pruner == "none":

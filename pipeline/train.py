@@ -11,6 +11,7 @@ import hashlib
 import importlib.metadata
 import importlib.util
 import json
+import math
 import shutil
 import statistics
 from collections.abc import Mapping
@@ -33,7 +34,7 @@ from pipeline.tracking import Tracker, dvc_hash, log_dataset, log_model, provena
 _EXAMPLES = 4
 
 
-class TrainSettings(params.Settings):
+class Settings(params.Settings):
     """Section `train` of params.
 
     Attributes:
@@ -98,8 +99,13 @@ def collect(executor: Executor, rungs: Mapping[int, Rung], objective: str) -> Re
             elif isinstance(event, Failed):
                 raise EngineError(f"training with seed {event.key} failed", found=event.reason)
     values = {seed: trained[seed].epochs[-1][objective] for seed in sorted(trained)}
-    best = max(values, key=lambda seed: values[seed])
+    best = max(values, key=lambda seed: (values[seed], -_loss(trained[seed])))
     return Result(rungs[best], trained[best], values, values[best])
+
+
+def _loss(trained: Trained) -> float:
+    """Return the last validation loss: it decides between equals, which are common on small validation splits."""
+    return trained.epochs[-1].get("val_loss", math.inf)
 
 
 def log(
@@ -167,6 +173,7 @@ def save(result: Result, data: Splits, backend: str, ids: Mapping[str, str], mod
         told = {
             "family": result.rung.family,
             "value": result.value,
+            "loss": _loss(result.trained),
             "parameters": result.trained.parameters,
             "hyperparameters": result.rung.hyperparameters,
             "class_names": data.class_names,
@@ -203,7 +210,7 @@ def main() -> None:
     parser.add_argument("--report", required=True, type=Path, help="folder for curves and summary")
     arguments = parser.parse_args()
     backend = runtime.load_settings()
-    settings = params.load("train", TrainSettings)
+    settings = params.load("train", Settings)
     family = models.load(arguments.family)
     best = load_best(arguments.best)
     data = load_splits(arguments.data)
