@@ -25,7 +25,7 @@ PACKAGE = ROOT / "pipeline"
 BASE = {"errors", "params", "entry"}
 PARTS = {"datasets", "engine", "gate", "models", "progress", "runtime", "serving", "study", "tracking", "transfer"}
 STAGES = {"download", "validate", "prepare", "search", "train", "evaluate", "register", "report"}
-COMMANDS = {"check", "doctor", "ingest", "retrain", "workspace"}
+COMMANDS = {"check", "doctor", "ingest", "leaderboard", "retrain", "workspace"}
 
 # A new module of pipeline/ is placed here; a package counts as one.
 MAY_IMPORT: dict[str, set[str]] = {
