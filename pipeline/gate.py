@@ -7,6 +7,7 @@ by which reports and tests know it, and a failure names the rows that did not me
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import shutil
 from collections.abc import Iterator, Mapping
@@ -198,8 +199,8 @@ def _among(name: str, values: list[Any]) -> Any:
 
 
 def _statistics(images: Images) -> dict[str, Any]:
-    flat = images.reshape(len(images), -1)
-    steps = [flat[start : start + _ROWS] for start in range(0, len(flat), _ROWS)]
+    flat = images.reshape(len(images), math.prod(images.shape[1:]))  # not -1: a split may be empty
+    steps = [flat[start : start + _ROWS] for start in range(0, max(len(flat), 1), _ROWS)]
     digests = [hashlib.sha256(np.ascontiguousarray(row).data).hexdigest() for row in flat]
     return {
         "mean": np.concatenate([step.mean(axis=1) for step in steps]),

@@ -1,0 +1,130 @@
+"""Prepare: a stratified, reproducible, disjoint split of data that the gate has passed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipeline import prepare
+from pipeline.datasets.base import Labelled, RawImages, load_splits, load_test, save_splits, save_test
+from pipeline.errors import DataError
+
+
+def labelled(counts: list[int], seed: int) -> Labelled:
+    labels = np.repeat(np.arange(len(counts)), counts)
+    generator = np.random.default_rng(seed)
+    generator.shuffle(labels)
+    return Labelled(generator.integers(0, 256, (len(labels), 6, 5, 1), dtype=np.uint8), labels)
+
+
+@pytest.fixture
+def raw() -> RawImages:
+    return RawImages(labelled([200, 100, 50], 1), labelled([20, 10, 5], 2), ("a", "b", "c"))
+
+
+def settings(fraction: float = 0.1, seed: int = 0) -> prepare.Settings:
+    return prepare.Settings(val_fraction=fraction, seed=seed)
+
+
+def pixels(data: Labelled) -> set[bytes]:
+    return {image.tobytes() for image in data.images}
+
+
+def test_every_class_is_split_by_the_fraction(raw: RawImages) -> None:
+    splits = prepare.run(raw, settings()).splits
+    assert np.bincount(splits.val.labels).tolist() == [20, 10, 5]
+    assert np.bincount(splits.train.labels).tolist() == [180, 90, 45]
+
+
+def test_no_image_is_lost_or_on_both_sides(raw: RawImages) -> None:
+    splits = prepare.run(raw, settings()).splits
+    assert pixels(splits.train) | pixels(splits.val) == pixels(raw.train)
+    assert not pixels(splits.train) & pixels(splits.val)
+
+
+def test_images_keep_their_labels(raw: RawImages) -> None:
+    label_of = {image.tobytes(): label for image, label in zip(raw.train.images, raw.train.labels, strict=True)}
+    splits = prepare.run(raw, settings()).splits
+    for side in (splits.train, splits.val):
+        assert [label_of[image.tobytes()] for image in side.images] == side.labels.tolist()
+
+
+def test_a_seed_always_draws_the_same_and_another_seed_does_not(raw: RawImages) -> None:
+    first, again, other = (prepare.run(raw, settings(seed=seed)).splits for seed in (0, 0, 1))
+    assert first.digest == again.digest
+    assert first.digest != other.digest
+    assert pixels(first.val) != pixels(other.val)
+
+
+def test_identical_images_stay_on_one_side() -> None:
+    train = labelled([40, 40], 3)
+    images = np.repeat(train.images, 3, axis=0)
+    copies = Labelled(images, np.repeat(train.labels, 3))
+    splits = prepare.run(RawImages(copies, train, ("a", "b")), settings(0.25)).splits
+    assert not pixels(splits.train) & pixels(splits.val)
+    assert np.bincount(splits.val.labels).tolist() == [30, 30]
+
+
+def test_saved_splits_come_back_memory_mapped_and_uint8(raw: RawImages, tmp_path: Path) -> None:
+    result = prepare.run(raw, settings())
+    save_splits(tmp_path / "prepared", result.splits)
+    save_test(tmp_path / "test", result.test)
+    splits, test = load_splits(tmp_path / "prepared"), load_test(tmp_path / "test")
+    for side in (splits.train, splits.val, test.test):
+        assert isinstance(side.images, np.memmap)
+        assert side.images.dtype == np.uint8
+        assert side.labels.dtype == np.int64
+        assert side.images.shape == (len(side), 6, 5, 1)
+    assert splits.digest == result.splits.digest
+    assert splits.train.digest() == result.splits.train.digest()
+    assert test.digest == raw.test.digest()
+    assert splits.class_names == ("a", "b", "c")
+
+
+def test_a_class_too_small_for_both_sides_is_refused() -> None:
+    small = RawImages(labelled([100, 3], 1), labelled([5, 5], 2), ("a", "b"))
+    with pytest.raises(DataError, match=r"class b cannot be split.*found 3 in train, 0 in validation"):
+        prepare.run(small, settings())
+
+
+def report_of(raw: RawImages) -> dict[str, object]:
+    return {"passed": True, "digest": {"train": raw.train.digest(), "test": raw.test.digest()}}
+
+
+def write(path: Path, report: object) -> Path:
+    path.write_text(report if isinstance(report, str) else json.dumps(report))
+    return path
+
+
+def test_validated_data_is_accepted(raw: RawImages, tmp_path: Path) -> None:
+    prepare.require_validated(write(tmp_path / "report.json", report_of(raw)), raw)
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (
+            lambda report: report | {"passed": False},
+            "did not pass this data: expected passed: true, found passed: false",
+        ),
+        (lambda report: {"digest": report["digest"]}, "found passed: null"),
+        (lambda report: report | {"passed": "yes"}, 'found passed: "yes"'),
+        (lambda report: {"passed": True}, "train is not the data that was validated: expected digest None"),
+        (lambda report: report | {"digest": report["digest"] | {"train": "00"}}, "train is not .* expected digest 00"),
+        (lambda report: report | {"digest": report["digest"] | {"test": "00"}}, "test is not .* expected digest 00"),
+        (lambda report: "{", "is no validation report"),
+        (lambda report: [], "is no validation report"),
+    ],
+)
+def test_damaged_reports_are_refused(raw: RawImages, tmp_path: Path, change, told: str) -> None:
+    path = write(tmp_path / "report.json", change(report_of(raw)))
+    with pytest.raises(DataError, match=f"{told}.*next: dvc repro validate"):
+        prepare.require_validated(path, raw)
+
+
+def test_a_missing_report_is_refused(raw: RawImages, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="is no validation report"):
+        prepare.require_validated(tmp_path / "none.json", raw)
