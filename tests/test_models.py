@@ -1,0 +1,163 @@
+"""Families really train, on real digits; their spaces obey params."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optuna
+import pytest
+
+from pipeline import runtime
+from pipeline.datasets.base import Splits, load_splits
+from pipeline.errors import DataError, ParamsError
+from pipeline.models import base, checkpoint
+from pipeline.models.base import Span, Spec, TrainingError
+from pipeline.models.rung import Rung, run
+from pipeline.models.space import Choice, Range, override
+
+POINTS: dict[str, dict[str, Any]] = {
+    "mlp": {
+        "layers": 2, "units": 64, "batch_norm": True, "dropout": 0.2,
+        "learning_rate": 3e-3, "weight_decay": 1e-4, "batch_size": 64,
+    },
+    "cnn": {
+        "filters": 8, "kernel": 3, "batch_norm": True, "units": 64, "dropout": 0.1,
+        "learning_rate": 3e-3, "weight_decay": 1e-4, "batch_size": 32,
+    },
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module", autouse=True)
+def keras_backend() -> None:
+    runtime.configure("tensorflow", threads=1)
+
+
+@pytest.fixture(scope="module")
+def data(prepared_digits: Path) -> Splits:
+    return load_splits(prepared_digits)
+
+
+def test_every_family_is_tried_here() -> None:
+    assert base.family_names() == set(POINTS)
+
+
+@pytest.mark.parametrize("name", sorted(POINTS))
+def test_the_loss_falls_and_unseen_digits_are_recognised(name: str, data: Splits) -> None:
+    family = base.load(name, {"space": {}})
+    seen: list[float] = []
+    fitted = family.fit(
+        POINTS[name], data, Span(0, 4, 4), seed=1, state=None, on_epoch=lambda m: seen.append(m["loss"])
+    )
+    losses = [epoch["loss"] for epoch in fitted.history]
+    assert seen == losses
+    assert losses[-1] < losses[0] / 2
+    assert fitted.history[-1][family.objective] > 0.6  # chance is 0.1
+    assert [epoch["epoch"] for epoch in fitted.history] == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("name", sorted(POINTS))
+def test_a_training_cut_into_rungs_gives_the_same_weights_as_one_run_through(
+    name: str, data: Splits, prepared_digits: Path, tmp_path: Path
+) -> None:
+    def rung(folder: str, start: int, stop: int) -> Rung:
+        return Rung(name, {"space": {}}, POINTS[name], prepared_digits, 5, Span(start, stop, 3), tmp_path / folder,
+                    tmp_path / "epochs.log")  # fmt: skip
+
+    whole = run(rung("whole", 0, 3), emit=lambda _: None)
+    cut = [*run(rung("cut", 0, 1), emit=lambda _: None).epochs, *run(rung("cut", 1, 3), emit=lambda _: None).epochs]
+    assert [epoch["loss"] for epoch in cut] == [epoch["loss"] for epoch in whole.epochs]
+    arrays = [np.load(tmp_path / folder / "epoch-0003" / "state.npz") for folder in ("whole", "cut")]
+    assert arrays[0].files == arrays[1].files
+    for key in arrays[0].files:
+        np.testing.assert_array_equal(arrays[0][key], arrays[1][key])
+    assert [path.name for path in (tmp_path / "cut").iterdir()] == ["epoch-0003"]  # older checkpoints are removed
+
+
+def test_a_finished_rung_is_never_computed_again(prepared_digits: Path, tmp_path: Path) -> None:
+    rung = Rung(
+        "mlp", {"space": {}}, POINTS["mlp"], prepared_digits, 5, Span(0, 2, 2), tmp_path / "t", tmp_path / "log"
+    )
+    first = run(rung, emit=lambda _: None)
+    assert run(rung, emit=lambda _: pytest.fail("trained again")) == first
+    assert (tmp_path / "log").read_text().splitlines() == ["t 1", "t 2"]
+
+
+def test_the_seed_decides_everything_and_another_seed_something_else(data: Splits) -> None:
+    family = base.load("mlp", {"space": {}})
+
+    def last_loss(seed: int) -> float:
+        fitted = family.fit(POINTS["mlp"], data, Span(0, 1, 1), seed=seed, state=None, on_epoch=lambda _: None)
+        return fitted.history[-1]["loss"]
+
+    assert last_loss(1) == last_loss(1) != last_loss(2)
+
+
+def test_a_diverging_loss_is_an_error_that_says_so(data: Splits) -> None:
+    family = base.load("mlp", {"space": {}})
+    wild = {**POINTS["mlp"], "learning_rate": 1e38, "batch_norm": False}
+    with pytest.raises(TrainingError, match="diverged in epoch 1"):
+        family.fit(wild, data, Span(0, 1, 1), seed=1, state=None, on_epoch=lambda _: None)
+
+
+def test_a_checkpoint_of_another_model_is_refused(tmp_path: Path) -> None:
+    import keras
+
+    def model(units: int) -> Any:
+        built = keras.Sequential([keras.Input((2,)), keras.layers.Dense(units)])
+        built.compile("adam", "mse")
+        built.optimizer.build(built.trainable_variables)
+        return built
+
+    checkpoint.save(model(3), tmp_path / "state.npz")
+    with pytest.raises(DataError, match="another model"):
+        checkpoint.restore(model(4), tmp_path / "state.npz")
+    (tmp_path / "state.npz").write_bytes(b"PK not really")
+    with pytest.raises(DataError, match="no checkpoint"):
+        checkpoint.restore(model(3), tmp_path / "state.npz")
+
+
+@pytest.mark.parametrize("name", sorted(POINTS))
+def test_models_take_raw_colour_images_of_any_size(name: str) -> None:
+    model = base.load(name, {"space": {}}).build(POINTS[name], Spec((32, 20, 3), 7))
+    assert model(np.zeros((2, 32, 20, 3), np.uint8)).shape == (2, 7)
+
+
+@pytest.mark.parametrize("name", sorted(POINTS))
+def test_every_point_of_a_space_builds(name: str) -> None:
+    family = base.load(name, {"space": {}})
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=3))
+    for _ in range(5):
+        hyperparameters = family.suggest(study.ask())
+        assert set(hyperparameters) == set(POINTS[name])
+        assert family.build(hyperparameters, Spec((28, 28, 1), 10)).count_params() > 0
+
+
+class TestSpace:
+    space = {"rate": Range(low=1e-4, high=1e-2, log=True), "units": Choice(choices=(64, 128))}
+
+    def test_params_fix_narrow_and_widen(self) -> None:
+        changed = override(self.space, {"units": 256, "rate": {"low": 1e-5, "high": 1e-3, "log": True}}, "mlp.space")
+        assert changed == {"units": Choice(choices=(256,)), "rate": Range(low=1e-5, high=1e-3, log=True)}
+
+    def test_an_unknown_dimension_is_told_with_the_nearest(self) -> None:
+        with pytest.raises(ParamsError, match=r"mlp.space: unknown dimension: expected 'units'\?.*found 'unit'"):
+            override(self.space, {"unit": 3}, "mlp.space")
+
+    @pytest.mark.parametrize(
+        ("value", "told"),
+        [
+            ({"low": 2, "high": 1}, "low <= high"),
+            ({"low": 0.0, "high": 1.0, "log": True}, "low > 0"),
+            ([], "at least 1"),
+        ],
+    )
+    def test_an_impossible_dimension_is_refused(self, value: Any, told: str) -> None:
+        with pytest.raises(ParamsError, match=told):
+            override(self.space, {"rate": value}, "mlp.space")
+
+
+def test_an_unknown_family_is_told_with_the_nearest() -> None:
+    with pytest.raises(ParamsError, match=r"unknown family: expected 'cnn'\?.*found 'cn'"):
+        base.load("cn", {"space": {}})
