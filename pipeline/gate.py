@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import math
 import os
-import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -239,10 +238,9 @@ def _checkpoint(
 
 
 def _only_site(context: Any, folder: Path) -> None:
-    """Make a folder the context's only site for Data Docs; the default one is a temporary one that nobody removes."""
-    for name, site in dict(context.variables.data_docs_sites or {}).items():
+    """Make a folder the context's only site for Data Docs; the default one would leave a temporary folder behind."""
+    for name in list(context.variables.data_docs_sites or {}):
         context.delete_data_docs_site(name)
-        shutil.rmtree(site["store_backend"]["base_directory"], ignore_errors=True)
     context.add_data_docs_site(
         _SITE,
         {

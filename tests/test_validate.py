@@ -148,7 +148,7 @@ def test_sound_data_meets_every_expectation(tmp_path: Path) -> None:
     assert len(pages) == 2
 
 
-@pytest.mark.parametrize(("name", "wrong"), DAMAGE, ids=" ".join)
+@pytest.mark.parametrize(("name", "wrong"), DAMAGE, ids=[f"{name}: {wrong}" for name, wrong in DAMAGE])
 def test_only_its_own_expectation_finds_a_damage(name: str, wrong: str, tmp_path: Path) -> None:
     damage_data, damage_table = DAMAGE[name, wrong]
     outcomes = judge(damage_data(sound()), tmp_path, damage_table)
