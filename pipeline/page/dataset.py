@@ -1,0 +1,132 @@
+"""A dataset's section of the page: the decision, the leaderboard, the data, and a section for every family."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pipeline import leaderboard
+from pipeline.page import charts
+from pipeline.page.family import duration, family_section, percent_digits, plural
+from pipeline.page.findings import OfDataset
+from pipeline.page.svg import percent
+from pipeline.page.written import Decision, Gate
+
+
+def section(found: OfDataset, rows: Sequence[leaderboard.Row], docs: str, confidence: float) -> dict[str, Any]:
+    """Return what the page shows of a dataset, its families included.
+
+    Args:
+        found: The findings.
+        rows: Its part of the leaderboard.
+        docs: Address of its Data Docs; empty if there are none.
+        confidence: Coverage of the intervals.
+    """
+    gate = found.gate
+    names = list(next(iter(gate.classes.values())))
+    digits = percent_digits(found.families)
+    return {
+        "name": found.name,
+        "headline": headline(found.decision),
+        "tiles": _tiles(found, confidence, digits),
+        "leaderboard": _leaderboard(rows, digits),
+        "gate_told": _gate_told(gate),
+        "docs": docs,
+        "splits": [_split(gate, split) for split in gate.images],
+        "expectations": [(name, _observed(observed)) for name, observed in gate.expectations.items()],
+        "families": [family_section(family, names, digits) for family in found.families],
+    }
+
+
+def headline(decision: Decision) -> str:
+    """Return the decision about a dataset's champion as a sentence."""
+    candidate = f"version {decision.version} ({decision.family})"
+    if decision.decision == "promoted":
+        return f"{decision.model} {candidate} is the new champion, because {decision.reason}."
+    if decision.decision == "unchanged":
+        return f"{decision.model} {candidate} stays the champion, because {decision.reason}."
+    return (
+        f"{decision.model} version {decision.champion} stays the champion, {candidate} is its challenger,"
+        f" because {decision.reason}."
+    )
+
+
+def _tiles(found: OfDataset, confidence: float, digits: int) -> list[dict[str, str]]:
+    """Return the figures of the candidate that the decision was about, and what all of it cost."""
+    candidate = next(family for family in found.families if family.name == found.decision.family)
+    scored, trained = candidate.scored, candidate.trained
+    interval = f"{percent(scored.low, digits)} to {percent(scored.high, digits)}"
+    seconds = sum(family.searched.seconds + family.trained.seconds for family in found.families)
+    trials = sum(len(family.trials) for family in found.families)
+    told = (
+        (
+            f"Test accuracy of version {found.decision.version}",
+            percent(scored.accuracy, digits),
+            f"{percent(confidence, 0)} interval {interval}, {scored.images:,} images",
+        ),
+        (
+            "Validation accuracy",
+            percent(trained.value, digits),
+            f"best of {plural(len(trained.seeds), 'seed')}, mean {percent(trained.mean, digits)}",
+        ),
+        (
+            "Data gate",
+            "passed",
+            f"{sum(found.gate.images.values()):,} images, {len(found.gate.expectations)} expectations",
+        ),
+        (
+            "Search and training",
+            duration(seconds),
+            f"{plural(trials, 'trial')}, {plural(len(found.families), 'family', 'families')}",
+        ),
+    )
+    return [{"name": name, "figure": figure, "told": more} for name, figure, more in told]
+
+
+def _leaderboard(rows: Sequence[leaderboard.Row], digits: int) -> list[dict[str, Any]]:
+    lowest, highest = min(row.low for row in rows), max(row.high for row in rows)
+    return [
+        {
+            "family": row.family,
+            "value": percent(row.value, digits),
+            "accuracy": percent(row.accuracy, digits),
+            "interval": f"{percent(row.low, digits)} to {percent(row.high, digits)}",
+            "picture": charts.interval(row.low, row.accuracy, row.high, lowest, highest),
+            "seconds": duration(row.seconds),
+            "version": row.version.removesuffix(" @champion") or "not registered",
+            "champion": row.version.endswith("@champion"),
+        }
+        for row in rows
+    ]
+
+
+def _gate_told(gate: Gate) -> str:
+    images = " and ".join(f"{count:,} {split}" for split, count in gate.images.items())
+    repeats = ", ".join(f"{count:,} in {split}" for split, count in gate.duplicates.items())
+    classes = len(next(iter(gate.classes.values())))
+    return (
+        f"Passed: {images} images in {classes} classes meet all {len(gate.expectations)} expectations. Images that"
+        f" repeat an earlier one of their split: {repeats}. Test images that occur in train: {gate.leaked:,}."
+    )
+
+
+def _split(gate: Gate, split: str) -> dict[str, Any]:
+    counts = gate.classes[split]
+    bars = [charts.Bar(name, count, f"{count:,}") for name, count in counts.items()]
+    label = f"Bars: images per class in {split}, from {min(counts.values()):,} to {max(counts.values()):,}"
+    told = f"{gate.images[split]:,} images; largest class over smallest: {gate.imbalance[split]:.2f}"
+    return {"name": split, "told": told, "picture": charts.bars(bars, max(counts.values()), label)}
+
+
+def _observed(observed: Mapping[str, float]) -> str:
+    """Return what an expectation saw: a range, a share of rows that do not meet it, or a count."""
+    if set(observed) == {"low", "high"}:
+        low, high = (f"{observed[end]:,.4g}" for end in ("low", "high"))
+        return low if low == high else f"{low} to {high}"
+    if set(observed) == {"unexpected"}:
+        return (
+            f"{percent(observed['unexpected'])} of rows do not meet it"
+            if observed["unexpected"]
+            else "every row meets it"
+        )
+    return ", ".join(f"{value:,.4g} {name}" for name, value in observed.items()) or "nothing to judge"

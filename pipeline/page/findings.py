@@ -1,0 +1,109 @@
+"""What the stages report, as the page needs it: the JSON and CSV files under reports/, read and checked.
+
+A file that is missing or is not what its stage writes
+is told in one line, with that stage's name.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pydantic
+
+from pipeline.errors import DataError
+from pipeline.page.written import Best, Decision, Epoch, Gate, Pair, Scored, Searched, Trained, Trial, Written
+
+W = TypeVar("W", bound=Written)
+
+
+@dataclass(frozen=True)
+class OfFamily:
+    """All that is known of a family on a dataset; `confusion` counts test images by (actual, predicted) class name."""
+
+    name: str
+    searched: Searched
+    best: Best
+    trials: tuple[Trial, ...]
+    trained: Trained
+    curves: tuple[Epoch, ...]
+    scored: Scored
+    confusion: Counter[tuple[str, str]]
+
+
+@dataclass(frozen=True)
+class OfDataset:
+    """All that is known of a dataset."""
+
+    name: str
+    gate: Gate
+    decision: Decision
+    families: tuple[OfFamily, ...]
+
+
+def of_dataset(reports: Path, dataset: str, families: list[str]) -> OfDataset:
+    """Read what the stages wrote about a dataset and some families; whatever else lies there is left alone.
+
+    Raises:
+        DataError: A file is missing or is not what its stage writes.
+    """
+    gate = _json(reports / "validate" / f"{dataset}.json", "validate", Gate)
+    path = reports / "register" / f"{dataset}.json"
+    decision = _json(path, "register", Decision)
+    if decision.family not in families:
+        raise DataError(f"{path}", expected=f"one of {families}", found=decision.family, next_step="dvc repro register")
+    return OfDataset(dataset, gate, decision, tuple(_of_family(reports, dataset, name) for name in families))
+
+
+def _of_family(reports: Path, dataset: str, family: str) -> OfFamily:
+    search, train, evaluate = (reports / stage / dataset / family for stage in ("search", "train", "evaluate"))
+    pairs = _rows(evaluate / "confusion.csv", "evaluate", Pair)
+    return OfFamily(
+        name=family,
+        searched=_json(search / "summary.json", "search", Searched),
+        best=_json(search / "best.json", "search", Best),
+        trials=_rows(search / "trials.csv", "search", Trial),
+        trained=_json(train / "summary.json", "train", Trained),
+        curves=_rows(train / "curves.csv", "train", Epoch),
+        scored=_json(evaluate / "summary.json", "evaluate", Scored),
+        confusion=Counter((pair.actual, pair.predicted) for pair in pairs),
+    )
+
+
+def _json(path: Path, stage: str, model: type[W]) -> W:
+    with _told(path, stage):
+        return model.model_validate(json.loads(path.read_text(encoding="utf-8")))
+
+
+def _rows(path: Path, stage: str, model: type[W]) -> tuple[W, ...]:
+    """Return the rows of a CSV file, of which there must be some."""
+    with _told(path, stage), path.open(encoding="utf-8", newline="") as file:
+        rows = tuple(model.model_validate(row) for row in csv.DictReader(file, restval="", strict=True))
+        if not rows:
+            raise ValueError("no rows")
+        return rows
+
+
+@contextmanager
+def _told(path: Path, stage: str) -> Iterator[None]:
+    """Tell what is wrong with a file in one line."""
+    try:
+        yield
+    except FileNotFoundError:
+        found: Any = "none"
+    except pydantic.ValidationError as error:
+        first = error.errors()[0]
+        found = f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}"
+    except (OSError, ValueError, csv.Error) as error:
+        found = error
+    else:
+        return
+    raise DataError(
+        f"{path} cannot be used", expected=f"the file that {stage} writes", found=found, next_step=f"dvc repro {stage}"
+    )

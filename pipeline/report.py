@@ -1,0 +1,55 @@
+"""Stage report: one page with everything that the stages found, readable offline and the same for the same figures."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from pipeline import entry, leaderboard, params
+from pipeline.datasets.base import write_text
+from pipeline.page import dataset, findings, markup
+
+
+def run(reports: Path, page: Path, datasets: Iterable[str], families: list[str], confidence: float) -> str:
+    """Return the page as HTML.
+
+    Args:
+        reports: Folder of what the stages report.
+        page: Where the page will lie; its links to Data Docs start there.
+        datasets: The datasets to show; whatever else the folder holds is left alone.
+        families: The families to show.
+        confidence: Coverage of the intervals that evaluate gives.
+
+    Raises:
+        DataError: A stage has not reported, or its report is damaged.
+    """
+    shown = []
+    for name in datasets:
+        found = findings.of_dataset(reports, name, families)
+        rows = leaderboard.rows(reports, [name], families)
+        shown.append(dataset.section(found, rows, _docs(reports, page, name), confidence))
+    return markup.render(shown, confidence)
+
+
+def _docs(reports: Path, page: Path, name: str) -> str:
+    """Return the address of a dataset's Data Docs as seen from the page; empty if there are none."""
+    index = reports / "docs" / name / "index.html"
+    return Path(os.path.relpath(index, page.parent)).as_posix() if index.exists() else ""
+
+
+def main() -> None:
+    """Run the stage as dvc.yaml calls it."""
+    parser = argparse.ArgumentParser(prog="python -m pipeline.report", description=__doc__)
+    parser.add_argument("--reports", required=True, type=Path, help="folder of what the other stages report")
+    parser.add_argument("--output", required=True, type=Path, help="HTML file")
+    arguments = parser.parse_args()
+    datasets, families = (list(params.section(name)) for name in ("datasets", "families"))
+    confidence = float(params.section("evaluate.confidence"))
+    write_text(arguments.output, run(arguments.reports, arguments.output, datasets, families, confidence))
+    print(f"{arguments.output}: {', '.join(datasets)}, with {', '.join(families)}; open it in a browser")
+
+
+if __name__ == "__main__":
+    entry.stage(main)

@@ -1,0 +1,204 @@
+import csv
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from pipeline import params, report
+from pipeline.datasets.base import write_json, write_text
+from pipeline.errors import DataError
+
+ROOT = Path(__file__).parents[1]
+NASTY = '</svg><script>alert("1")</script>'
+CLASSES = ["cat", NASTY]
+
+
+class Read(HTMLParser):
+    """What a browser would see: elements, where they lead, and text outside of style and script."""
+
+    VOID = {"meta", "hr"}
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.elements: list[tuple[str, dict[str, str]]] = []
+        self.text = ""
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list) -> None:
+        self.elements.append((tag, dict(attrs)))
+        self.open += [] if tag in self.VOID else [tag]
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag, f"</{tag}> closes another element"
+
+    def handle_data(self, data: str) -> None:
+        if self.open and self.open[-1] not in ("style", "script"):
+            self.text += data.replace("\N{NO-BREAK SPACE}", " ")
+
+    def classes(self, *names: str) -> list[dict[str, str]]:
+        return [attrs for _, attrs in self.elements if set(names) <= set(attrs.get("class", "").split())]
+
+
+def write_csv(path: Path, rows: list[list]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="") as file:
+        csv.writer(file, lineterminator="\n").writerows(rows)
+
+
+def write_family(reports: Path, family: str, right: int, run: str) -> None:
+    """Write what the stages say of a family: `right` of 20 cats and all of 20 others were labelled right."""
+    search, train, evaluate = (reports / stage / "pets" / family for stage in ("search", "train", "evaluate"))
+    counts = {"complete": 2, "pruned": 1, "failed": 1}
+    summary = {"study": "s", "run": "5ea7c4", "best_trial": 3, "trials": counts, "epochs": 19, "seconds": 61.5}
+    write_json(search / "summary.json", summary)
+    write_json(search / "best.json", {"family": family, "hyperparameters": {"units": 64, "rate": 0.0029967}})
+    trials = [
+        ["trial", "state", "value", "epochs", "seconds", "reason", "units", "rate"],
+        [0, "complete", 0.8, 9, 20.1, "", 32, 0.01],
+        [1, "failed", "", 0, 0.4, "worker died", 64, ""],
+        [2, "pruned", 0.5, 1, 2.2, "not among the best", 64, 0.1],
+        [3, "complete", 0.9125, 9, 21.0, "", 64, 0.0029967],
+    ]
+    write_csv(search / "trials.csv", trials)
+    trained = {"run": run, "value": right / 40, "mean": 0.9, "seeds": {"0": 0.9}, "parameters": 12345, "epochs": 2}
+    write_json(train / "summary.json", {**trained, "seconds": 1.4})
+    curves = [
+        ["epoch", "loss", "accuracy", "val_loss", "val_accuracy"],
+        [1, 0.9, 0.4, 0.8, 0.5],
+        [2, 0.3, 0.8, 0.4, 0.7],
+    ]
+    write_csv(train / "curves.csv", curves)
+    scored = {"run": run, "accuracy": (right + 20) / 40, "low": 0.7, "high": 0.99, "loss": 0.2, "images": 40}
+    write_json(evaluate / "summary.json", {**scored, "recall": {CLASSES[0]: right / 20, CLASSES[1]: 1.0}})
+    pairs = [["cat", "cat"]] * right + [["cat", NASTY]] * (20 - right) + [[NASTY, NASTY]] * 20
+    write_csv(evaluate / "confusion.csv", [["actual", "predicted"], *pairs])
+
+
+@pytest.fixture
+def reports(tmp_path: Path) -> Path:
+    """What the stages report of two families, of which cnn was registered, and of one that is no longer chosen."""
+    folder = tmp_path / "reports"
+    gate = {
+        "images": {"train": 1300, "test": 40},
+        "classes": {"train": {"cat": 701, NASTY: 599}, "test": {"cat": 20, NASTY: 20}},
+        "imbalance": {"train": 1.1703, "test": 1.0},
+        "duplicates": {"train": 3, "test": 0},
+        "leaked": 0,
+        "expectations": {"mean": {"low": 24.5, "high": 54.25}, "sha256": {"unexpected": 0.0}},
+    }
+    write_json(folder / "validate" / "pets.json", gate)
+    write_family(folder, "mlp", 15, "a11ce")
+    write_family(folder, "cnn", 19, "c0ffee")
+    write_text(folder / "train" / "pets" / "old" / "summary.json", "left behind")
+    decision = {
+        "model": "pets-classifier",
+        "decision": "kept",
+        "reason": "p = 0.3 >= 0.05",
+        "version": 4,
+        "champion": 2,
+    }
+    write_json(folder / "register" / "pets.json", {**decision, "family": "cnn", "run": "c0ffee"})
+    return folder
+
+
+def page(reports: Path) -> str:
+    return report.run(reports, reports / "index.html", ["pets"], ["mlp", "cnn"], 0.95)
+
+
+def test_the_page_holds_the_figures_of_the_files(reports: Path):
+    read = Read(page(reports))
+    for figure in (
+        "pets-classifier version 2 stays the champion, version 4 (cnn) is its challenger, because p = 0.3 >= 0.05.",
+        "97.5 %",  # cnn's test accuracy, with its interval
+        "95 % interval 70.0 % to 99.0 %, 40 images",
+        "pets-classifier v4 @challenger",
+        "1,300 train and 40 test images in 2 classes meet all 2 expectations",
+        "24.5 to 54.25",
+        "12,345 parameters",
+        "4 trials (2 complete, 1 pruned, 1 failed), 19 epochs, 61.5 s",
+        "91.25 %",  # the best trial
+        "worker died",
+        "c0ffee",
+        "5ea7c4",
+    ):
+        assert figure in read.text, figure
+    assert read.text.index("75.0 %") > read.text.index("97.5 %"), "the best family on validation comes first"
+    assert len(read.classes("cell", "hit")) == 4
+    assert len(read.classes("cell", "miss")) == 2
+
+
+def test_a_trial_without_a_value_stands_on_the_axis(reports: Path):
+    read = Read(page(reports))
+    assert len(read.classes("mark", "failed")) == 4, "one in the chart and one in the key of each family"
+    assert read.text.count("trial 1: failed, no value, 0 epochs. worker died") == 2
+
+
+def test_a_class_name_is_text_wherever_it_stands(reports: Path):
+    read = Read(page(reports))  # which sees that every element is closed by its own end
+    assert [tag for tag, _ in read.elements].count("script") == 1
+    assert f"actual cat, predicted {NASTY}: 1 of 20 images (5.00 %)" in read.text
+    assert f"cat taken for {NASTY}" in read.text
+
+
+def test_the_page_needs_nothing_but_itself(reports: Path):
+    html = page(reports)
+    docs = reports / "docs" / "pets" / "index.html"
+    assert "docs/pets" not in html
+    docs.parent.mkdir(parents=True)
+    docs.touch()
+    html = page(reports)
+    elements = [attrs for _, attrs in Read(html).elements]
+    leads = {attrs[key] for attrs in elements for key in ("href", "src", "data", "action") if key in attrs}
+    inside = {address for address in leads if address.startswith("#")}
+    assert {address[1:] for address in inside} <= {attrs.get("id") for attrs in elements}
+    runs = {f"http://127.0.0.1:5000/#/runs/{run}" for run in ("a11ce", "c0ffee", "5ea7c4")}
+    assert leads - inside == {"docs/pets/index.html", *runs}
+    assert not re.search(r"url\(|@import|@font-face|import\(", html)
+    assert str(reports) not in html
+
+
+def test_the_same_figures_give_the_same_page(reports: Path, tmp_path: Path):
+    elsewhere = tmp_path / "elsewhere" / "reports"
+    elsewhere.parent.mkdir()
+    first = page(reports)
+    reports.rename(elsewhere)
+    assert page(elsewhere) == first
+
+
+@pytest.mark.parametrize(
+    ("file", "stage"),
+    [
+        ("validate/pets.json", "validate"),
+        ("search/pets/mlp/trials.csv", "search"),
+        ("train/pets/cnn/curves.csv", "train"),
+        ("evaluate/pets/mlp/confusion.csv", "evaluate"),
+        ("register/pets.json", "register"),
+    ],
+)
+@pytest.mark.parametrize("damage", ["missing", "empty", "of something else"])
+def test_a_file_that_cannot_be_used_is_named_with_its_stage(reports: Path, file: str, stage: str, damage: str):
+    path = reports / file
+    path.unlink()
+    if damage != "missing":
+        path.write_text("" if damage == "empty" else json.dumps({"x": 1}) if path.suffix == ".json" else "x\n1\n")
+    with pytest.raises(DataError) as caught:
+        page(reports)
+    told = str(caught.value)
+    assert re.search(rf"{re.escape(str(path))} .*expected the file that {stage} writes.*next: dvc repro {stage}$", told)
+    assert "\n" not in told
+
+
+def test_the_stage_writes_where_it_is_told(
+    reports: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+):
+    monkeypatch.chdir(reports.parent)
+    settings = params.read(ROOT / "params.yaml")
+    settings |= {"datasets": ["pets"], "families": ["mlp", "cnn"]}
+    Path("params.yaml").write_text(json.dumps(settings))
+    monkeypatch.setattr("sys.argv", ["report", "--reports", "reports", "--output", "reports/index.html"])
+    report.main()
+    assert (reports / "index.html").read_text() == page(reports)
+    assert "reports/index.html" in capsys.readouterr().out
