@@ -69,6 +69,8 @@ class SearchProgress:
 
 def _left(elapsed_s: float, share: float, budget: Budget) -> str:
     """Estimate the time left from the limit that is nearest; time itself is always one of the limits."""
+    if share >= 1:
+        return "finishing what was started"
     most = budget.minutes * 60 - elapsed_s
     guess = elapsed_s * (1 - share) / share if share > 0 else most
     seconds = max(0, int(min(most, guess)))

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from pipeline import entry, params, runtime
 from pipeline.datasets.base import load_splits, write_json, write_text
@@ -93,11 +93,11 @@ class Record:
         self._children[key] = Run(run.run_id, wanted, len(epochs))
         self._logged[key] = len(epochs)
 
-    def interrupt(self) -> None:
+    def interrupt(self, status: Literal["KILLED", "FAILED"]) -> None:
         """Say of the runs that are going on that they do not any more; the next search resumes them."""
         for run in (*self._children.values(), self.parent):
             if run.status == "RUNNING":
-                self.tracker.finish(run.run_id, "KILLED")
+                self.tracker.finish(run.run_id, status)
 
     def close(self, result: Result, files: list[Path]) -> None:
         """Put the summary on the parent run and end it."""
@@ -178,13 +178,12 @@ class Search:
         return over_time or promised + epochs > self._budget.epochs
 
     def _advance(self, trial: optuna.Trial) -> None:
-        """Prune a trial, end it, or send its next rung to a worker."""
-        if history(trial) and trial.should_prune():
-            self._end(trial, "pruned", f"not among the best after {len(history(trial))} epochs")
-            return
+        """End a trial that is trained or not good enough, or send its next rung to a worker."""
         rung = self._study.next_rung(trial)
         if rung is None:
             self._end(trial, "complete")
+        elif history(trial) and trial.should_prune():
+            self._end(trial, "pruned", f"not among the best after {len(history(trial))} epochs")
         elif history(trial) and self._spent(rung[1] - rung[0]):
             self._end(trial, "pruned", "the budget of the search was met")
         else:
@@ -275,11 +274,14 @@ def run(
         with LocalExecutor(work, environments) as executor, SearchProgress(label) as progress:
             try:
                 Search(study, budget, family, executor, record, rung, progress).run()
+                best = study.require_best()
             except KeyboardInterrupt:
-                record.interrupt()
+                record.interrupt("KILLED")
+                raise
+            except EngineError:
+                record.interrupt("FAILED")
                 raise
         shutil.rmtree(folder / "checkpoints", ignore_errors=True)  # every trial has ended
-        best = study.require_best()
         result = Result(definition.name, best, study.counts(), study.epochs(), study.elapsed_s, record.parent.run_id)
         return result, study, record
 

@@ -22,7 +22,6 @@ class Classifier(PythonModel):
         """Load the model; safe mode refuses files that carry code."""
         os.environ.setdefault("KERAS_BACKEND", context.model_config["backend"])
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-        os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
         import keras
 
         self._model = keras.saving.load_model(context.artifacts["model"], compile=False, safe_mode=True)

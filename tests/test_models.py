@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import optuna
@@ -15,7 +15,7 @@ from pipeline.errors import DataError, ParamsError
 from pipeline.models import base, checkpoint
 from pipeline.models.base import Span, Spec, TrainingError
 from pipeline.models.rung import Rung, run
-from pipeline.models.space import Choice, Range, override
+from pipeline.models.space import Choice, Range, Space, override
 
 POINTS: dict[str, dict[str, Any]] = {
     "mlp": {
@@ -135,7 +135,7 @@ def test_every_point_of_a_space_builds(name: str) -> None:
 
 
 class TestSpace:
-    space = {"rate": Range(low=1e-4, high=1e-2, log=True), "units": Choice(choices=(64, 128))}
+    space: ClassVar[Space] = {"rate": Range(low=1e-4, high=1e-2, log=True), "units": Choice(choices=(64, 128))}
 
     def test_params_fix_narrow_and_widen(self) -> None:
         changed = override(self.space, {"units": 256, "rate": {"low": 1e-5, "high": 1e-3, "log": True}}, "mlp.space")

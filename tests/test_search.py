@@ -1,0 +1,251 @@
+"""The search, for real: real workers, real studies, real kills. What a kill leaves, the next run finishes."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import optuna
+import pandas as pd
+import psutil
+import pytest
+from mlflow import MlflowClient
+from mlflow.entities import Run
+
+from pipeline import workspace
+from pipeline.study import rungs
+
+TRIALS, TRIAL_EPOCHS = 4, 3
+SETTINGS = [
+    "datasets=[digits]",
+    "families=[mlp]",
+    "runtime.workers=2",
+    f"search.budget.digits={{trials: {TRIALS}, epochs: 100, minutes: 10, trial_epochs: {TRIAL_EPOCHS}}}",
+]
+COMMAND = (
+    "-m pipeline.search --dataset digits --family mlp --data {data} --studies data/studies --output reports/search"
+)
+
+
+@dataclass
+class Project:
+    """A workspace in which the search stage is run as DVC would run it."""
+
+    folder: Path
+    data: Path
+
+    def start(self) -> subprocess.Popen[str]:
+        """Start the stage in a process group of its own."""
+        env = {**workspace.environment(self.folder), "CUDA_VISIBLE_DEVICES": ""}
+        env.pop("MLFLOW_TRACKING_URI", None)
+        command = [sys.executable, *COMMAND.format(data=self.data).split()]
+        return subprocess.Popen(
+            command, cwd=self.folder, env=env, stderr=subprocess.PIPE, text=True, start_new_session=True
+        )
+
+    def finish(self) -> None:
+        """Run the stage to its end."""
+        process = self.start()
+        _, errors = process.communicate(timeout=300)
+        assert process.returncode == 0, errors
+
+    @property
+    def study_folder(self) -> Path:
+        """The folder of the one study."""
+        [folder] = (self.folder / "data" / "studies").iterdir()
+        return folder
+
+    def ledger(self) -> list[str]:
+        """Every epoch that was computed, by whatever run of the search, as ``trial epoch``."""
+        files = list((self.folder / "data").glob("studies/*/epochs.log"))
+        return files[0].read_text().splitlines() if files else []
+
+    def trials(self) -> list[optuna.trial.FrozenTrial]:
+        """The trials of the study, read from its storage."""
+        storage = f"sqlite:///{self.study_folder / 'study.db'}"
+        [name] = optuna.study.get_all_study_names(storage)
+        return optuna.load_study(study_name=name, storage=storage).trials
+
+    def runs(self) -> list[Run]:
+        """Every MLflow run."""
+        client = MlflowClient(f"sqlite:///{self.folder / 'mlflow.db'}")
+        experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+        return list(client.search_runs(experiments))
+
+    def metric_steps(self, run: Run, name: str) -> list[int]:
+        """The steps at which a run has a metric, in order, doubles included."""
+        client = MlflowClient(f"sqlite:///{self.folder / 'mlflow.db'}")
+        return sorted(metric.step for metric in client.get_metric_history(run.info.run_id, name))
+
+
+@pytest.fixture
+def project(tmp_path: Path, prepared_digits: Path) -> Project:
+    workspace.prepare(tmp_path / "workspace", SETTINGS)
+    return Project(tmp_path / "workspace", prepared_digits)
+
+
+def assert_complete(project: Project, *, lost_epochs: int) -> None:
+    """Assert that a study met its budget, and that study, MLflow and reports tell the same story.
+
+    Args:
+        project: Where.
+        lost_epochs: The most epochs that kills may have cost: epochs that were computed and not kept.
+    """
+    trials = project.trials()
+    assert len(trials) == TRIALS
+    ends = {trial.number: len(trial.intermediate_values) for trial in trials}
+    for trial in trials:
+        assert trial.state.name in ("COMPLETE", "PRUNED")
+        assert sorted(trial.intermediate_values) == list(range(1, ends[trial.number] + 1))
+        assert ends[trial.number] in rungs(TRIAL_EPOCHS, 3)
+        assert (trial.state.name == "COMPLETE") == (ends[trial.number] == TRIAL_EPOCHS)
+    computed = Counter(project.ledger())
+    reported = {f"trial-{number:05d} {epoch}" for number, end in ends.items() for epoch in range(1, end + 1)}
+    assert reported == set(computed)
+    assert sum(computed.values()) - len(reported) <= lost_epochs
+
+    runs = project.runs()
+    parents = [run for run in runs if "mlflow.parentRunId" not in run.data.tags]
+    children = [run for run in runs if "mlflow.parentRunId" in run.data.tags]
+    assert [run.info.status for run in runs] == ["FINISHED"] * (TRIALS + 1)
+    assert len(parents) == 1
+    by_number = {int(run.data.tags["pipeline.key"].rpartition("-")[2]): run for run in children}
+    assert set(by_number) == set(ends)
+    for number, run in by_number.items():
+        assert project.metric_steps(run, "val_accuracy") == list(range(1, ends[number] + 1))
+        assert run.data.params == {name: str(value) for name, value in trials[number].params.items()}
+        assert run.data.tags["trial.state"] == trials[number].state.name.lower()
+
+    best = json.loads((project.folder / "reports/search/best.json").read_text())
+    finished = [trial for trial in trials if trial.state.name == "COMPLETE"]
+    assert best["value"] == max(trial.value for trial in finished if trial.value is not None)
+    assert parents[0].data.metrics["best_value"] == best["value"]
+    table = pd.read_csv(project.folder / "reports/search/trials.csv")
+    assert table["epochs"].tolist() == list(ends.values())
+    assert not (project.study_folder / "checkpoints").exists()
+
+
+def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str]) -> None:
+    """Wait until a condition holds or the process has ended."""
+    deadline = time.monotonic() + 120
+    while not condition() and process.poll() is None:
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.02)
+
+
+def workers_of(process: subprocess.Popen[str]) -> list[psutil.Process]:
+    """Return the worker processes of a search that runs."""
+    try:
+        children = psutil.Process(process.pid).children(recursive=True)
+        return [child for child in children if "spawn_main" in " ".join(child.cmdline())]
+    except psutil.Error:
+        return []
+
+
+def test_a_search_survives_kills_of_a_worker_and_of_itself(project: Project) -> None:
+    first = project.start()
+    wait_for(lambda: len(project.ledger()) >= 1, first)
+    [victim, *_] = workers_of(first)
+    victim.kill()
+    wait_for(lambda: len(project.ledger()) >= 3, first)
+    assert first.poll() is None, "the search should outlive its worker, and be at work"
+    family = workers_of(first)
+    first.kill()
+    first.communicate()
+    _, alive = psutil.wait_procs(family, timeout=20)
+    assert not alive, "workers outlived their parent"
+
+    second = project.start()
+    wait_for(lambda: len(project.ledger()) >= 5, second)
+    second.send_signal(signal.SIGINT)
+    _, told = second.communicate(timeout=30)
+    if second.returncode != 0:  # it may have been done already
+        assert second.returncode == 130
+        assert "interrupted" in told
+        assert "Traceback" not in told
+        assert {run.info.status for run in project.runs()} <= {"KILLED", "FINISHED"}
+
+    project.finish()
+    longest = max(b - a for a, b in zip([0, *rungs(TRIAL_EPOCHS, 3)], rungs(TRIAL_EPOCHS, 3), strict=False))
+    assert_complete(project, lost_epochs=(1 + 2 + 2) * longest)
+
+    before = {path: path.read_bytes() for path in (project.folder / "reports/search").iterdir()}
+    epochs = project.ledger()
+    project.finish()  # the budget is met: nothing is trained, and what is written is the same
+    assert project.ledger() == epochs
+    assert {path: path.read_bytes() for path in before} == before
+    assert_complete(project, lost_epochs=(1 + 2 + 2) * longest)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_a_search_survives_ten_kills_at_random_moments(project: Project) -> None:
+    seed = int(os.environ.get("KILL_SEED", random.SystemRandom().randrange(10**6)))
+    print(f"KILL_SEED={seed}")
+    chance = random.Random(seed)
+    killed = 0
+    for round_number in range(40):
+        process = project.start()
+        until = time.monotonic() + chance.uniform(1, 16)
+        wait_for(lambda until=until: time.monotonic() > until, process)  # type: ignore[misc]
+        if process.poll() is not None:
+            process.communicate()
+            break
+        family = workers_of(process)
+        if family and chance.random() < 0.4:
+            chance.choice(family).kill()  # a worker; the search goes on for a moment
+            killed += 1
+            until = time.monotonic() + chance.uniform(0, 8)
+            wait_for(lambda until=until: time.monotonic() > until, process)  # type: ignore[misc]
+            family = workers_of(process) or family
+        process.kill()
+        process.communicate()
+        killed += 1
+        _, alive = psutil.wait_procs(family, timeout=20)
+        assert not alive, f"orphans in round {round_number}"
+        if killed >= 12:
+            break
+    assert killed >= 10, f"the search was done after {killed} kills: KILL_SEED={seed}"
+    project.finish()
+    assert_complete(project, lost_epochs=4 * killed)
+
+
+def test_a_search_in_which_every_trial_fails_says_why(project: Project) -> None:
+    text = (project.folder / "params.yaml").read_text()
+    settings = ["mlp.space={learning_rate: 1.0e+38, batch_norm: false}", f"search.budget.digits.trials={2}"]
+    (project.folder / "params.yaml").write_text(workspace.override(text, settings))
+    process = project.start()
+    _, told = process.communicate(timeout=120)
+    assert process.returncode == 1
+    assert re.search(r"error: digits-mlp-g1-\w+: every trial failed.*2 failed, most with: the loss diverged", told)
+    assert "Traceback" not in told
+    children = [run for run in project.runs() if "mlflow.parentRunId" in run.data.tags]
+    assert [run.info.status for run in children] == ["FAILED", "FAILED"]
+    assert all("diverged" in run.data.tags["reason"] for run in children)
+    assert not [run for run in project.runs() if run.info.status == "RUNNING"]
+
+
+def test_two_searches_of_one_study_do_not_mix(project: Project) -> None:
+    text = (project.folder / "params.yaml").read_text()
+    endless = workspace.override(text, ["search.budget.digits.trials=10000", "search.budget.digits.epochs=1000000"])
+    (project.folder / "params.yaml").write_text(endless)
+    first = project.start()
+    try:
+        wait_for(lambda: len(project.ledger()) >= 1, first)
+        second = project.start()
+        _, told = second.communicate(timeout=60)
+    finally:
+        first.kill()
+        first.communicate()
+    assert second.returncode == 1
+    assert "another search is at work on this study" in told
