@@ -37,7 +37,9 @@ def check(path: Path = params.PARAMS_FILE) -> dict[str, Any]:
         source = source_format(params.parse(f"download.{dataset}", section, SourceSettings, path).format)
         params.parse(f"download.{dataset}", section, source.Settings, path)
     for family in _names(content, "families", path):
-        base.load(family, params.section(family, path))
+        if family in families and family not in content:
+            raise ParamsError(f"{path}: section {family} is missing", expected="the family's settings", found="nothing")
+        base.load(family, content.get(family, {}))
     for name, settings in owners.items():
         params.parse(name, content[name], settings, path)
     return content

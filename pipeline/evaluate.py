@@ -8,6 +8,8 @@ compare the two image by image.
 from __future__ import annotations
 
 import argparse
+import csv
+import io
 import json
 import tempfile
 from dataclasses import dataclass
@@ -143,8 +145,11 @@ def load_info(model: Path) -> dict[str, Any]:
 def save(scores: Scores, split: TestSplit, info: dict[str, Any], report: Path) -> None:
     """Write the figures, and the labels that the confusion plot is drawn from."""
     names = split.class_names
-    rows = [f"{names[a]},{names[p]}" for a, p in zip(scores.actual, scores.predicted, strict=True)]
-    write_text(report / "confusion.csv", "\n".join(["actual,predicted", *rows]) + "\n")
+    rows = io.StringIO()
+    writer = csv.writer(rows, lineterminator="\n")  # it quotes: a class name may hold a comma
+    writer.writerow(("actual", "predicted"))
+    writer.writerows((names[a], names[p]) for a, p in zip(scores.actual, scores.predicted, strict=True))
+    write_text(report / "confusion.csv", rows.getvalue())
     write_json(
         report / "summary.json",
         {

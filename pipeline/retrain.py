@@ -82,8 +82,8 @@ def _run(started: float, *, force: bool) -> Answer:
     after = _registrations()
     decided = [dataset for dataset in content["datasets"] if after.get(dataset) != before.get(dataset)]
     decisions = {dataset: _decision(dataset) for dataset in decided}
-    if not decisions:
-        return Answer("nothing to do", seconds, generation)
+    if not decisions:  # a new generation that finds the same model again leaves nothing to decide
+        return Answer("not promoted" if force else "nothing to do", seconds, generation)
     promoted = any(decision["decision"] == "promoted" for decision in decisions.values())
     return Answer("promoted" if promoted else "not promoted", seconds, generation, decisions)
 

@@ -11,9 +11,9 @@ import hashlib
 import shutil
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from pipeline import entry, params, runtime
 from pipeline.datasets.base import load_splits, write_json, write_text
@@ -23,15 +23,15 @@ from pipeline.errors import EngineError
 from pipeline.models import base as models
 from pipeline.models.rung import Rung
 from pipeline.progress import SearchProgress
+from pipeline.record import Record
 from pipeline.study import Best, Budget, Definition, Settings, Study, history
-from pipeline.tracking import PARENT, Run, Tracker, provenance
+from pipeline.tracking import Tracker, provenance
 
 if TYPE_CHECKING:
     import optuna
 
 # What decides the numbers that training gives, beside its settings; part of a study's identity.
 _TRAINING_CODE = ("base.py", "checkpoint.py", "classifier.py", "rung.py", "space.py")
-_RUN_STATUS = {"COMPLETE": "FINISHED", "PRUNED": "FINISHED", "FAIL": "FAILED", "RUNNING": "RUNNING"}
 
 
 @dataclass(frozen=True)
@@ -44,73 +44,6 @@ class Result:
     epochs: int
     seconds: float
     parent_run: str
-
-
-@dataclass
-class Record:
-    """Mirrors a study into MLflow: a parent run for the search, a child for each trial.
-
-    The study is the truth. `mirror` brings a trial's run in line with it, from whatever state a kill has left.
-    """
-
-    tracker: Tracker
-    study_name: str
-    label: str
-    tags: Mapping[str, str]
-    parent: Run = field(init=False)
-    _children: dict[str, Run] = field(init=False)
-    _logged: dict[str, int] = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.parent = self.tracker.start(self.study_name, f"search {self.label}", tags=self.tags)
-        self._children = self.tracker.runs(f"tags.`{PARENT}` = '{self.parent.run_id}'")
-        self._logged = {key: run.epoch for key, run in self._children.items()}
-
-    def mirror(self, trial: optuna.trial.FrozenTrial) -> None:
-        """Create, complete and end the run of a trial, as far as that is still to be done."""
-        key = f"{self.study_name}-{trial.number}"
-        wanted = _RUN_STATUS[trial.state.name]
-        run = self._children.get(key)
-        epochs = history(trial)
-        logged = self._logged.get(key, 0)
-        if run is not None and run.status == wanted != "RUNNING" and logged == len(epochs):
-            return
-        if run is None:
-            started = trial.datetime_start.timestamp() if trial.datetime_start else None
-            tags = {**self.tags, PARENT: self.parent.run_id}
-            run = self.tracker.start(key, f"{self.label} trial {trial.number}", tags=tags, started=started)
-            self.tracker.log_params(run.run_id, trial.params)
-        elif wanted == "RUNNING" != run.status:
-            self.tracker.resume(run.run_id)
-        if logged < len(epochs):
-            self.tracker.log_epochs(run.run_id, epochs[logged:])
-        if wanted != "RUNNING":
-            reason = {"reason": str(trial.user_attrs["reason"])} if "reason" in trial.user_attrs else {}
-            told = {f"trial.{name}": str(trial.user_attrs.get(name, "")) for name in ("worker", "parameters")}
-            self.tracker.tag(run.run_id, {"trial.state": trial.state.name.lower(), **told, **reason})
-            ended = trial.datetime_complete.timestamp() if trial.datetime_complete else None
-            self.tracker.finish(run.run_id, wanted, ended)
-        self._children[key] = Run(run.run_id, wanted, len(epochs))
-        self._logged[key] = len(epochs)
-
-    def interrupt(self, status: Literal["KILLED", "FAILED"]) -> None:
-        """Say of the runs that are going on that they do not any more; the next search resumes them."""
-        for run in (*self._children.values(), self.parent):
-            if run.status == "RUNNING":
-                self.tracker.finish(run.run_id, status)
-
-    def close(self, result: Result, files: list[Path]) -> None:
-        """Put the summary on the parent run and end it."""
-        best = {f"best.{name}": value for name, value in result.best.hyperparameters.items()}
-        counts = {f"trials_{state}": float(count) for state, count in result.counts.items()}
-        self.tracker.tag(
-            self.parent.run_id, {"best.trial": str(result.best.number), **{k: str(v) for k, v in best.items()}}
-        )
-        self.tracker.log_metrics(
-            self.parent.run_id, {"best_value": result.best.value, "epochs": result.epochs, **counts}
-        )
-        self.tracker.log_artifacts(self.parent.run_id, files)
-        self.tracker.finish(self.parent.run_id)
 
 
 class Search:
@@ -360,7 +293,7 @@ def main() -> None:
     )
     environments = runtime.worker_environments(backend.workers)
     result, study, record = run(definition, settings, family, arguments.data, arguments.studies, environments)
-    record.close(result, save(result, study, definition, arguments.output))
+    record.close(result.best, result.counts, result.epochs, save(result, study, definition, arguments.output))
     counts = ", ".join(f"{count} {state}" for state, count in result.counts.items() if count)
     print(
         f"{arguments.dataset} {arguments.family}: best {family.objective} {result.best.value:.4f} (trial"

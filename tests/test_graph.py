@@ -24,7 +24,7 @@ PACKAGE = ROOT / "pipeline"
 
 BASE = {"errors", "params", "entry"}
 PARTS = {"datasets", "engine", "gate", "leaderboard", "models", "page", "progress", "runtime", "serving", "study"}
-PARTS |= {"tracking", "transfer"}
+PARTS |= {"record", "tracking", "transfer"}
 STAGES = {"download", "validate", "prepare", "search", "train", "evaluate", "register", "report"}
 COMMANDS = {"check", "doctor", "ingest", "retrain", "workspace"}
 
@@ -42,6 +42,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "engine": BASE | {"engine", "runtime"},  # gets its tasks by name
     "study": BASE | {"models", "datasets", "engine"},
     "tracking": BASE | {"datasets"},  # knows no family
+    "record": BASE | {"study", "tracking"},  # mirrors one into the other
     "leaderboard": BASE,
     "page": BASE | {"page", "leaderboard"},  # shows what files say, and computes nothing that they do not
     "serving": BASE | {"datasets", "models", "runtime", "tracking"},

@@ -1,0 +1,115 @@
+"""What a person types, mistyped: one line that tells what was expected and found, and nothing half done."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pipeline import check, params, retrain, workspace
+from pipeline.errors import ParamsError, TrackingError
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def run(*arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "pipeline.cli", *arguments]
+    environment = {**os.environ, **env}
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120, check=False)
+
+
+def test_help_loads_nothing_heavy() -> None:
+    heavy = "{'numpy', 'pandas', 'keras', 'tensorflow', 'mlflow', 'optuna', 'rich', 'pydantic', 'great_expectations'}"
+    script = f"import sys, pipeline.cli; pipeline.cli._parser().format_help(); print({heavy} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
+
+
+@pytest.mark.parametrize(
+    ("setting", "told"),
+    [
+        ("datasets=[mnits]", r"datasets: unknown dataset: expected 'mnist'\? .*found 'mnits'"),
+        ("datasets=[]", r"datasets: expected a list of names .*found \[\]"),
+        ("datasets=[digits, digits]", r"datasets: expected every name once, found 'digits' more than once"),
+        ("families=[cn]", r"unknown family: expected 'cnn'\? .*found 'cn'"),
+        ("serach.seed=1", r"-S serach.seed=1: no such section: expected 'search'\? .*found 'serach'"),
+        ("search.sed=1", r"unknown key search.sed: expected 'seed'\? .*found 'sed'"),
+        ("search.budget.default.trails=3", r"unknown key .*trails: expected 'trials'\? .*found 'trails'"),
+        ("search.seed=many", r"search.seed is wrong: expected .*integer.*found 'many'"),
+        ("search.budget.default.trials=0", r"trials is wrong: expected .*greater than or equal to 1, found 0"),
+        ("runtime.backend=tensorflw", r"runtime.backend is wrong: expected .*'tensorflow'.*found 'tensorflw'"),
+        ("mlp.space={unit: 3}", r"mlp.space: unknown dimension: expected 'units'\? .*found 'unit'"),
+        ("mlp.space={units: {low: 9, high: 1}}", r"mlp.space.units is wrong: expected .*low <= high"),
+        ("download.mnist.format=idxx", r"unknown format: expected 'idx'\? .*found 'idxx'"),
+        ("extra=1", r"unknown section: .*found 'extra'"),
+        ("search.seed", r"-S: expected key=value, found 'search.seed'"),
+        ("search.seed=[1", r"-S search.seed=\[1: not a value: expected YAML"),
+    ],
+)
+def test_a_wrong_setting_is_one_line_and_starts_nothing(setting: str, told: str, tmp_path: Path) -> None:
+    done = run("run", "--workspace", str(tmp_path / "w"), "-S", setting)
+    assert done.returncode == 1
+    assert re.fullmatch(rf"error: .*{told}.*\n", done.stderr), done.stderr
+    assert not (tmp_path / "w" / "params.yaml").exists()
+    assert not (tmp_path / "w" / "data").exists()
+
+
+def test_the_projects_own_params_are_fine() -> None:
+    assert run("check").stdout == "params.yaml is fine: datasets mnist; families mlp, cnn\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("datasets: [mnist\n", "not valid YAML"),
+        ("- a\n- b\n", "expected a mapping of sections, found list"),
+        ("datasets: [mnist]\n", "section download is missing"),
+    ],
+)
+def test_a_broken_params_file_is_told(text: str, told: str, tmp_path: Path) -> None:
+    (tmp_path / "params.yaml").write_text(text)
+    with pytest.raises(ParamsError, match=told):
+        check.check(tmp_path / "params.yaml")
+    with pytest.raises(ParamsError, match="is missing"):
+        params.read(tmp_path / "none.yaml")
+
+
+def test_a_contradicting_backend_is_told_by_both_names(tmp_path: Path) -> None:
+    options = [part for name in ("dataset", "data", "studies", "output") for part in (f"--{name}", "digits")]
+    command = [sys.executable, "-m", "pipeline.search", "--family", "mlp", *options]
+    env = {**os.environ, "KERAS_BACKEND": "torch"}
+    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert re.fullmatch(
+        r"error: two backends .*runtime.backend=tensorflow from params.yaml, found KERAS_BACKEND=torch .*\n",
+        done.stderr,
+    )
+
+
+def test_a_workspace_is_never_made_of_somebodys_folder(tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("years of work")
+    done = run("run", "--workspace", str(tmp_path))
+    assert done.returncode == 1
+    assert "is not empty and not a workspace" in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+    assert "is the project itself" in run("run", "--workspace", ".").stderr
+
+
+def test_settings_keep_comments_and_touch_no_other_line() -> None:
+    text = (ROOT / "params.yaml").read_text()
+    changed = workspace.override(text, ["search.generation=2"])
+    different = [(a, b) for a, b in zip(text.splitlines(), changed.splitlines(), strict=True) if a != b]
+    assert len(different) == 1
+    assert "generation: 2" in different[0][1]
+    assert different[0][0].partition("#")[2].strip() == different[0][1].partition("#")[2].strip()
+
+
+@pytest.mark.parametrize("uri", ["", "sqlite:///mlflow.db", "file:///tmp/runs"])
+def test_scheduled_retraining_refuses_what_would_be_forgotten(uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    with pytest.raises(TrackingError, match="would be forgotten"):
+        retrain.require_persistent()

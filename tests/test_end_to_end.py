@@ -1,0 +1,396 @@
+"""The main job, as a user runs it: `pipeline run` on real digits, killed once on the way, then used in every way."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import filelock
+import numpy as np
+import psutil
+import pytest
+from mlflow import MlflowClient
+from ruamel.yaml import YAML
+
+from pipeline import workspace
+
+SETTINGS = [
+    "datasets=[digits]",
+    "families=[mlp,cnn]",
+    "search.budget.digits={trials: 2, epochs: 20, minutes: 5, trial_epochs: 2}",
+    "train.seeds=1",
+    "cnn.space={filters: 8, kernel: 3, units: 64}",
+]
+POINT = (
+    "{layers: 1, units: 128, batch_norm: true, dropout: 0.1,"
+    " learning_rate: 0.003, weight_decay: 0.0001, batch_size: 64}"
+)
+PYTHON = [sys.executable]
+PIPELINE = [sys.executable, "-m", "pipeline.cli"]
+DVC = [sys.executable, "-m", "dvc"]
+
+
+@dataclass
+class Demo:
+    """A workspace and what is known of the run that filled it."""
+
+    folder: Path
+    output: str = ""
+    orphans: tuple[psutil.Process, ...] = ()
+
+    def environment(self, **more: str) -> dict[str, str]:
+        """Return the environment for commands in the workspace."""
+        env = {**workspace.environment(self.folder), **more}
+        env.pop("MLFLOW_TRACKING_URI", None)
+        return env
+
+    def command(self, command: list[str], **more: str) -> subprocess.CompletedProcess[str]:
+        """Run a command in the workspace."""
+        return subprocess.run(
+            command,
+            cwd=self.folder,
+            env=self.environment(**more),
+            capture_output=True,
+            text=True,
+            timeout=600,
+            check=False,
+        )
+
+    def repro(self) -> set[str]:
+        """Run `dvc repro` and return the stages that really ran."""
+        done = self.command([*DVC, "repro"])
+        assert done.returncode == 0, done.stdout + done.stderr
+        return set(re.findall(r"Running stage '([^']+)'", done.stdout))
+
+    def set(self, *settings: str) -> None:
+        """Change params.yaml of the workspace."""
+        path = self.folder / "params.yaml"
+        path.write_text(workspace.override(path.read_text(), settings))
+
+    def json(self, path: str) -> Any:
+        """Return the content of a report."""
+        return json.loads((self.folder / "reports" / path).read_text())
+
+    @property
+    def client(self) -> MlflowClient:
+        """MLflow's client for the workspace's database."""
+        return MlflowClient(f"sqlite:///{self.folder / 'mlflow.db'}")
+
+
+def run_arguments(folder: Path, settings: list[str]) -> list[str]:
+    """Return the command line of `pipeline run`."""
+    return [*PIPELINE, "run", "--workspace", str(folder), *(part for s in settings for part in ("-S", s))]
+
+
+def descendants(process: subprocess.Popen[str]) -> list[psutil.Process]:
+    """Return every process below one."""
+    return psutil.Process(process.pid).children(recursive=True)
+
+
+def wait_for_epochs(folder: Path, process: subprocess.Popen[str]) -> None:
+    """Wait until a search has trained an epoch."""
+    deadline = time.monotonic() + 180
+    while not list((folder / "data" / "studies").glob("*/epochs.log")):
+        assert process.poll() is None, "it ended before it trained"
+        assert time.monotonic() < deadline, "no epoch was trained"
+        time.sleep(0.1)
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Demo:
+    """A finished run that had been killed, with SIGKILL from the top, while it searched."""
+    demo = Demo(tmp_path_factory.mktemp("end-to-end") / "workspace")
+    arguments, env = run_arguments(demo.folder, SETTINGS), {**os.environ}
+    env.pop("MLFLOW_TRACKING_URI", None)
+    first = subprocess.Popen(arguments, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, text=True)
+    wait_for_epochs(demo.folder, first)
+    family = descendants(first)
+    for process in (psutil.Process(first.pid), *[p for p in family if "dvc" in p.cmdline()]):
+        process.kill()  # the search and its workers are left to find out for themselves
+    first.wait()
+    _, alive = psutil.wait_procs(family, timeout=20)
+    demo.orphans = tuple(alive)
+    second = subprocess.run(arguments, env=env, capture_output=True, text=True, timeout=600, check=False)
+    assert second.returncode == 0, second.stdout + second.stderr
+    demo.output = second.stdout
+    return demo
+
+
+def test_nothing_outlives_a_run_that_is_killed_from_the_top(demo: Demo) -> None:
+    assert demo.orphans == ()
+
+
+def test_a_run_ends_with_the_figures_and_where_to_look(demo: Demo) -> None:
+    for family in ("mlp", "cnn"):
+        scores = demo.json(f"evaluate/digits/{family}/summary.json")
+        line = next(line for line in demo.output.splitlines() if re.match(rf"digits\s+{family}\s", line))
+        assert f"{scores['accuracy']:.2%}" in line
+        assert f"{scores['low']:.2%} to {scores['high']:.2%}" in line
+        assert scores["low"] < scores["accuracy"] < scores["high"]
+    assert "digits-classifier v1 @champion" in demo.output
+    assert "index.html" in demo.output
+    page = (demo.folder / "reports/index.html").read_text()
+    assert f"{demo.json('register/digits.json')['accuracy']:.2%}" in page
+
+
+def test_the_candidate_is_the_family_best_on_validation_not_on_test(demo: Demo) -> None:
+    infos = {
+        family: json.loads((demo.folder / f"data/models/digits/{family}/model.json").read_text())
+        for family in ("mlp", "cnn")
+    }
+    best = max(infos, key=lambda family: (infos[family]["value"], -infos[family]["loss"]))
+    assert demo.json("register/digits.json")["family"] == best
+
+
+def test_a_second_repro_runs_nothing(demo: Demo) -> None:
+    assert demo.repro() == set()
+
+
+def test_runs_tell_where_they_come_from(demo: Demo) -> None:
+    info = json.loads((demo.folder / "data/models/digits/cnn/model.json").read_text())
+    run = demo.client.get_run(info["run_id"])
+    assert run.info.status == "FINISHED"
+    assert re.match(r"[0-9a-f]{40}(-dirty)?$|none$", run.data.tags["git.commit"])
+    lock = YAML(typ="safe").load(demo.folder / "dvc.lock")
+    assert run.data.tags["dvc.data"] == lock["stages"]["prepare@digits"]["outs"][0]["md5"]
+    assert json.loads(run.data.tags["dvc.params"])["cnn"]["space"]["filters"] == 8
+    assert {entry.dataset.name for entry in run.inputs.dataset_inputs} == {"digits-train", "digits-val", "digits-test"}
+    steps = [metric.step for metric in demo.client.get_metric_history(info["run_id"], "val_accuracy")]
+    assert steps == [1, 2]
+
+
+SERVED = """
+import json, sys
+import mlflow, numpy as np
+model = mlflow.pyfunc.load_model("models:/digits-classifier@champion")
+answers = model.predict(np.load(sys.argv[1]))
+print(json.dumps([answers["label"].tolist(), answers["class_name"].tolist(), answers["probabilities"].tolist()]))
+"""
+
+
+def predictions(demo: Demo) -> tuple[Mapping[str, Any], str]:
+    """Return what evaluate has stored of the champion's predictions, and the path of the images."""
+    family = demo.json("register/digits.json")["family"]
+    stored = np.load(demo.folder / f"data/predictions/digits/{family}/predictions.npz")
+    return stored, str(demo.folder / "data/test/digits/test_images.npy")
+
+
+def test_the_champion_loads_and_predicts_outside_the_project(demo: Demo, tmp_path: Path) -> None:
+    stored, images = predictions(demo)
+    env = {**os.environ, "MLFLOW_TRACKING_URI": f"sqlite:///{demo.folder / 'mlflow.db'}", "PYTHONSAFEPATH": "1"}
+    command = [*PYTHON, "-c", SERVED, images]
+    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    labels, names, probabilities = json.loads(done.stdout.splitlines()[-1])
+    assert labels == stored["predicted"].tolist()
+    assert names == [str(label) for label in labels]
+    np.testing.assert_allclose(probabilities, stored["probabilities"], atol=1e-5)
+    np.testing.assert_allclose(np.sum(probabilities, axis=1), 1, atol=1e-9)
+
+
+@pytest.fixture
+def server(demo: Demo, tmp_path: Path) -> Iterator[str]:
+    """`mlflow models serve` of the champion, on a free port of this machine."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    env = {**demo.environment(), "MLFLOW_TRACKING_URI": f"sqlite:///{demo.folder / 'mlflow.db'}"}
+    uri = "models:/digits-classifier@champion"
+    command = [*PYTHON, "-m", "mlflow", "models", "serve", "-m", uri, "-h", "127.0.0.1", "-p", str(port)]
+    log = (tmp_path / "serve.log").open("w")
+    process = subprocess.Popen(
+        [*command, "--env-manager", "local"], cwd=tmp_path, env=env, stdout=log, stderr=log, text=True
+    )
+    url = f"http://127.0.0.1:{port}"
+    deadline = time.monotonic() + 120
+    while True:
+        try:
+            urllib.request.urlopen(f"{url}/ping", timeout=5).close()
+            break
+        except OSError:
+            assert process.poll() is None, (tmp_path / "serve.log").read_text()
+            assert time.monotonic() < deadline, (tmp_path / "serve.log").read_text()
+            time.sleep(0.2)
+    yield url
+    family = descendants(process)
+    for started in (psutil.Process(process.pid), *family):
+        started.kill()
+    process.wait()
+    psutil.wait_procs(family, timeout=20)
+
+
+def test_the_champion_answers_over_http(demo: Demo, server: str) -> None:
+    stored, images = predictions(demo)
+    few = np.load(images)[:20]
+    request = urllib.request.Request(
+        f"{server}/invocations",
+        data=json.dumps({"inputs": few.tolist()}).encode(),
+        headers={"Content-Type": "application/json"},
+    )
+    with urllib.request.urlopen(request, timeout=60) as answer:
+        answers = json.loads(answer.read())["predictions"]
+    assert [row["label"] for row in answers] == stored["predicted"][:20].tolist()
+    np.testing.assert_allclose([row["probabilities"] for row in answers], stored["probabilities"][:20], atol=1e-5)
+    wrong = urllib.request.Request(
+        request.full_url, data=json.dumps({"inputs": [[1, 2]]}).encode(), headers=dict(request.header_items())
+    )
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        urllib.request.urlopen(wrong, timeout=60)
+    assert refused.value.code == 400
+
+
+def test_the_module_that_runs_is_the_file_that_dvc_hashed(demo: Demo) -> None:
+    module = demo.folder / "pipeline/register.py"
+    module.write_text(
+        module.read_text().replace("def main()", "Path('ran.txt').write_text(__file__)\n\n\ndef main()", 1)
+    )
+    assert "register@digits" in demo.repro()
+    assert Path((demo.folder / "ran.txt").read_text()).resolve() == module.resolve()
+    lock = YAML(typ="safe").load(demo.folder / "dvc.lock")
+    hashed = {dep["path"]: dep["md5"] for dep in lock["stages"]["register@digits"]["deps"]}
+    assert hashed["pipeline/register.py"] == hashlib.md5(module.read_bytes(), usedforsecurity=False).hexdigest()
+    # With a safe path, Python finds the installed package first: that is refused, not run.
+    refused = demo.command([*PYTHON, "-P", "-m", "pipeline.register", "--help"])
+    assert refused.returncode == 1
+    assert re.fullmatch(r"error: the code that runs is not the code that DVC hashed: .*\n", refused.stderr)
+
+
+WITHOUT_KERAS = """
+import runpy, sys
+sys.argv = ["pipeline.register", *sys.argv[1:]]
+try:
+    runpy.run_module("pipeline.register", run_name="__main__")
+except SystemExit as ended:
+    assert not ended.code, ended.code
+assert "mlflow" in sys.modules
+print(sorted({"tensorflow", "keras", "jax", "torch"} & set(sys.modules)))
+"""
+
+
+def test_register_loads_no_keras(demo: Demo) -> None:
+    command = "--dataset digits --models data/models/digits --predictions data/predictions/digits --report again.json"
+    done = demo.command([*PYTHON, "-c", WITHOUT_KERAS, *command.split()])
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "[]"
+    assert json.loads((demo.folder / "again.json").read_text())["decision"] == "unchanged"
+
+
+def test_params_from_a_to_b_and_back_leave_the_registry_right(demo: Demo) -> None:
+    before = demo.json("register/digits.json")
+    a = (demo.folder / "params.yaml").read_text()
+    demo.set("cnn.space.dropout=0.45")
+    of_cnn = {"search@digits-cnn", "train@digits-cnn", "evaluate@digits-cnn"}
+    ran = demo.repro()
+    assert of_cnn <= ran <= of_cnn | {"register@digits", "report"}
+    in_between = demo.json("register/digits.json")
+
+    (demo.folder / "params.yaml").write_text(a)
+    assert not demo.repro() & of_cnn  # their outputs come from the run cache, the decision does not
+    after = demo.json("register/digits.json")
+    assert after["run"] == before["run"]
+    assert after["version"] == before["version"]  # the same model is the same version
+    versions = demo.client.search_model_versions("name = 'digits-classifier'")
+    assert len(versions) == len({before["version"], in_between["version"]})
+    champion = demo.client.get_model_version_by_alias("digits-classifier", "champion")
+    assert int(champion.version) == after["champion"] == in_between["champion"]
+    assert after["decision"] in ("unchanged", "kept")
+    assert demo.repro() == set()
+
+
+def test_dvc_shows_metrics_and_plots(demo: Demo) -> None:
+    metrics = demo.command([*DVC, "metrics", "show", "--json"])
+    shown = json.loads(metrics.stdout)[""]["data"]
+    scored = shown["reports/evaluate/digits/mlp/summary.json"]["data"]
+    assert scored["accuracy"] == demo.json("evaluate/digits/mlp/summary.json")["accuracy"]
+    plots = demo.command([*DVC, "plots", "show", "--json"])
+    assert plots.returncode == 0
+    drawn = json.loads(plots.stdout)
+    assert any("curves.csv" in name for name in drawn["data"])
+    assert any("confusion.csv" in name for name in drawn["data"])
+
+
+def test_an_interrupted_run_leaves_nobody_behind(tmp_path: Path) -> None:
+    folder = tmp_path / "workspace"
+    arguments = run_arguments(folder, [*SETTINGS, "families=[mlp]", "search.budget.digits.trials=1000"])
+    process = subprocess.Popen(
+        arguments, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+    )
+    wait_for_epochs(folder, process)
+    family = descendants(process)
+    os.killpg(process.pid, signal.SIGINT)  # Ctrl-C reaches everything that runs in a terminal
+    told, _ = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "Traceback" not in told
+    _, alive = psutil.wait_procs(family, timeout=20)
+    assert not alive
+    statuses = {run.info.status for run in Demo(folder).client.search_runs(["1"])}
+    assert statuses <= {"KILLED", "FINISHED"}
+
+
+@pytest.fixture(scope="module")
+def fixed(tmp_path_factory: pytest.TempPathFactory) -> Demo:
+    """A finished run whose search space is one point: searched anew, it gives an equal model."""
+    demo = Demo(tmp_path_factory.mktemp("fixed") / "workspace")
+    settings = [*SETTINGS, "families=[mlp]", f"mlp.space={POINT}"]
+    workspace.prepare(demo.folder, settings)
+    return demo
+
+
+def answer(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
+    """Return the line for machines: all that a retraining prints on standard output."""
+    [line] = done.stdout.splitlines()
+    loaded: dict[str, Any] = json.loads(line)
+    return loaded
+
+
+def test_retraining_promotes_then_has_nothing_to_do_then_keeps_the_champion(fixed: Demo) -> None:
+    retrain = [*PIPELINE, "retrain"]
+    first = fixed.command(retrain)
+    assert first.returncode == 0, first.stderr
+    assert answer(first)["outcome"] == "promoted"
+    assert "digits-classifier v1 @champion" in first.stderr
+
+    second = fixed.command(retrain)
+    assert (second.returncode, answer(second)["outcome"]) == (11, "nothing to do")
+
+    with filelock.FileLock(fixed.folder / "data/retrain.lock"):
+        locked = fixed.command(retrain)
+    assert (locked.returncode, answer(locked)["outcome"]) == (12, "locked")
+
+    prepared = (fixed.folder / "data/prepared/digits/meta.json").stat().st_mtime_ns
+    forced = fixed.command([*retrain, "--force"])
+    assert (forced.returncode, answer(forced)["outcome"]) == (10, "not promoted"), forced.stderr
+    assert answer(forced)["generation"] == 2
+    assert len(list((fixed.folder / "data/studies").iterdir())) == 2  # a new study, beside the old one
+    assert (fixed.folder / "data/prepared/digits/meta.json").stat().st_mtime_ns == prepared
+    champion = fixed.client.get_model_version_by_alias("digits-classifier", "champion")
+    assert int(champion.version) == 1
+    decision = fixed.json("register/digits.json")
+    assert (decision["decision"], decision["version"]) == ("kept", 2)
+    assert decision["comparison"] == {"candidate_only": 0, "champion_only": 0, "p_value": 1.0}
+
+
+def test_retraining_that_fails_says_so(fixed: Demo) -> None:
+    fixed.set("runtime.backend=jax" if not _installed("jax") else "search.seed=-1")
+    failed = fixed.command([*PIPELINE, "retrain"])
+    assert failed.returncode == 1
+    assert "Traceback" not in failed.stderr
+
+
+def _installed(name: str) -> bool:
+    import importlib.util
+
+    return importlib.util.find_spec(name) is not None
