@@ -23,7 +23,8 @@ import pydantic
 from pipeline import entry, params, runtime
 from pipeline.datasets.base import TestSplit, load_test, new_folder, write_json, write_text
 from pipeline.errors import DataError
-from pipeline.tracking import CHAMPION, Tracker, load_model, log_dataset, predictions_path, registered_name
+from pipeline.registry import CHAMPION, Registry, load_model, registered_name
+from pipeline.tracking import Tracker, log_dataset, predictions_path
 
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
@@ -99,7 +100,7 @@ def predict(model: Any, split: TestSplit) -> tuple[Integers, Floats]:
 
 def score_champion(tracker: Tracker, dataset: str, split: TestSplit) -> str | None:
     """Score the champion on this test split where nobody has yet; return its version if that was so."""
-    champion = tracker.version(registered_name(dataset), CHAMPION)
+    champion = Registry(tracker).version(registered_name(dataset), CHAMPION)
     if champion is None or tracker.has_artifact(champion.run_id, predictions_path(split.digest)):
         return None
     predicted, probabilities = predict(load_model(f"models:/{champion.name}/{champion.version}"), split)

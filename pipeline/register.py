@@ -20,7 +20,8 @@ import pydantic
 from pipeline import entry, params
 from pipeline.datasets.base import write_json
 from pipeline.errors import DataError, TrackingError
-from pipeline.tracking import CHALLENGER, CHAMPION, Tracker, Version, predictions_path, registered_name
+from pipeline.registry import CHALLENGER, CHAMPION, Registry, Version, registered_name
+from pipeline.tracking import Tracker, predictions_path
 
 Bools = npt.NDArray[np.bool_]
 
@@ -151,15 +152,15 @@ def champion_right(tracker: Tracker, champion: Version, test_digest: str) -> Boo
         return _right(file)
 
 
-def apply(tracker: Tracker, version: Version, decision: Decision) -> None:
+def apply(registry: Registry, version: Version, decision: Decision) -> None:
     """Point the aliases where the decision wants them."""
-    tracker.tag_version(version, {"decision": decision.decision, "decision.reason": decision.reason})
+    registry.tag_version(version, {"decision": decision.decision, "decision.reason": decision.reason})
     if decision.decision == "promoted":
-        tracker.set_alias(version, CHAMPION)
+        registry.set_alias(version, CHAMPION)
     if decision.decision == "kept":
-        tracker.set_alias(version, CHALLENGER)
+        registry.set_alias(version, CHALLENGER)
     else:
-        tracker.remove_alias(version.name, CHALLENGER)  # the latest candidate is the champion: nobody challenges
+        registry.remove_alias(version.name, CHALLENGER)  # the latest candidate is the champion: nobody challenges
 
 
 def _json(path: Path, stage: str) -> dict[str, Any]:
@@ -192,14 +193,15 @@ def main() -> None:
     name = registered_name(arguments.dataset)
     tracker = Tracker(arguments.dataset)
     tracker.require_run(candidate.run_id)
-    champion = tracker.version(name, CHAMPION)
+    registry = Registry(tracker)
+    champion = registry.version(name, CHAMPION)
     tags = {"family": candidate.family, "value": str(candidate.value), "accuracy": str(candidate.right.mean())}
-    version = tracker.register(name, candidate.model_id, candidate.run_id, tags)
+    version = registry.register(name, candidate.model_id, candidate.run_id, tags)
     compared = None
     if champion is not None and champion.version != version.version:
         compared = champion_right(tracker, champion, candidate.test_digest)
     decision = decide(version, candidate.right, champion, compared, settings.alpha)
-    apply(tracker, version, decision)
+    apply(registry, version, decision)
     kept = version if champion is None or decision.decision == "promoted" else champion
     report = {
         "model": name,

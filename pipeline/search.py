@@ -23,9 +23,10 @@ from pipeline.errors import EngineError
 from pipeline.models import base as models
 from pipeline.models.rung import Rung
 from pipeline.progress import SearchProgress
+from pipeline.provenance import code_tags
 from pipeline.record import Record
 from pipeline.study import Best, Budget, Definition, Settings, Study, history
-from pipeline.tracking import Tracker, provenance
+from pipeline.tracking import Tracker
 
 if TYPE_CHECKING:
     import optuna
@@ -227,7 +228,7 @@ def _record(definition: Definition) -> Record:
         "generation": str(definition.search["generation"]),
         "backend": definition.backend,
         "data.digest": definition.data,
-        **provenance(),
+        **code_tags(),
     }
     label = f"{definition.family} g{definition.search['generation']}"
     return Record(Tracker(definition.dataset), definition.name, label, tags)

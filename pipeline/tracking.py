@@ -1,4 +1,4 @@
-"""The only writer to MLflow: runs, their metrics and inputs, models, versions and aliases.
+"""Runs in MLflow: their metrics, inputs and files. With registry.py the only writer to MLflow.
 
 Whatever is written here can be written again after a crash: a run is found by its key before one is created, and an
 epoch that was logged is not logged twice.
@@ -7,7 +7,6 @@ epoch that was logged is not logged twice.
 from __future__ import annotations
 
 import os
-import subprocess
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,20 +16,14 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
-
 from pipeline.errors import TrackingError
 
 if TYPE_CHECKING:
     from mlflow.entities import Metric
-    from mlflow.entities.model_registry import ModelVersion
 
 DEFAULT_URI = "sqlite:///mlflow.db"
 KEY = "pipeline.key"  # tag: what a run stands for, unique within its experiment
 PARENT = "mlflow.parentRunId"
-CHAMPION = "champion"
-CHALLENGER = "challenger"
 _METRICS_PER_CALL = 1000  # MLflow's limit for one batch
 
 
@@ -47,22 +40,6 @@ class Run:
     run_id: str
     status: str
     epoch: int
-
-
-@dataclass(frozen=True)
-class Version:
-    """A registered version of a model and the run that trained it."""
-
-    name: str
-    version: str
-    run_id: str
-    model_id: str
-    tags: Mapping[str, str]
-
-
-def registered_name(dataset: str) -> str:
-    """Return the name of a dataset's registered model."""
-    return f"{dataset}-classifier"
 
 
 def predictions_path(test_digest: str) -> str:
@@ -82,42 +59,6 @@ def shown_uri() -> str:
     return uri.replace(parts.netloc, parts.netloc.rpartition("@")[2]) if "@" in parts.netloc else uri
 
 
-def provenance() -> dict[str, str]:
-    """Return tags that say which code ran: the git commit, and whether files differ from it.
-
-    A workspace is a copy outside git; `pipeline run` tells it the commit that it was copied from.
-    """
-    told = os.environ.get("PIPELINE_GIT_COMMIT")
-    if told:
-        return {"git.commit": told}
-    commit = _git("rev-parse", "HEAD")
-    if not commit:
-        return {"git.commit": "none"}
-    return {"git.commit": commit + ("-dirty" if _git("status", "--porcelain", "--untracked-files=no") else "")}
-
-
-def dvc_hash(path: Path) -> str:
-    """Return the hash under which DVC knows an output, ``none`` where it knows none."""
-    try:
-        lock = YAML(typ="safe").load(Path("dvc.lock"))
-    except (OSError, YAMLError):
-        return "none"
-    for stage in (lock or {}).get("stages", {}).values():
-        for output in stage.get("outs", []):
-            if Path(output["path"]) == path:
-                return str(output.get("md5", "none"))
-    return "none"
-
-
-def _git(*arguments: str) -> str:
-    """Return what git prints; nothing where there is no git or no repository."""
-    try:
-        answer = subprocess.run(["git", *arguments], capture_output=True, text=True, timeout=10, check=False)
-    except OSError:
-        return ""
-    return answer.stdout.strip() if answer.returncode == 0 else ""
-
-
 class Tracker:
     """Runs of one experiment, and the registry of the server that holds it.
 
@@ -129,7 +70,7 @@ class Tracker:
     """
 
     def __init__(self, experiment: str) -> None:
-        mlflow = _mlflow()
+        mlflow = load_mlflow()
         mlflow.set_tracking_uri(tracking_uri())
         self.experiment = experiment
         self.client = mlflow.MlflowClient()
@@ -252,52 +193,13 @@ class Tracker:
         """
         try:
             self.client.get_run(run_id)
-        except _mlflow().exceptions.MlflowException as error:
+        except load_mlflow().exceptions.MlflowException as error:
             raise TrackingError(
                 f"run {run_id} is not on the tracking server",
                 expected=f"the run that trained the model, at {shown_uri()}",
                 found=str(error).splitlines()[0][:200],
                 next_step="point MLFLOW_TRACKING_URI at the server it was trained with, or `dvc repro --force train`",
             ) from None
-
-    def version(self, name: str, alias: str) -> Version | None:
-        """Return the version that an alias of a registered model names, None where there is none."""
-        try:
-            return _version(self.client.get_model_version_by_alias(name, alias))
-        except _mlflow().exceptions.MlflowException as error:
-            if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
-                return None
-            raise TrackingError("the registry cannot be read", found=str(error).splitlines()[0][:300]) from None
-
-    def register(self, name: str, model_id: str, run_id: str, tags: Mapping[str, str]) -> Version:
-        """Return the version of a registered model that holds a logged model; a new one where none does."""
-        exceptions = _mlflow().exceptions
-        try:
-            self.client.create_registered_model(name)
-        except exceptions.MlflowException as error:
-            if error.error_code != "RESOURCE_ALREADY_EXISTS":
-                raise TrackingError("the registry cannot be written", found=str(error).splitlines()[0][:300]) from None
-        for version in self.client.search_model_versions(f"name = '{name}' and run_id = '{run_id}'"):
-            if version.model_id == model_id:
-                return _version(version)
-        created = self.client.create_model_version(
-            name, source=f"models:/{model_id}", run_id=run_id, tags=dict(tags), model_id=model_id
-        )
-        return _version(created)
-
-    def set_alias(self, version: Version, alias: str) -> None:
-        """Point an alias of a registered model at a version."""
-        self.client.set_registered_model_alias(version.name, alias, version.version)
-
-    def remove_alias(self, name: str, alias: str) -> None:
-        """Remove an alias where it exists."""
-        if self.version(name, alias) is not None:
-            self.client.delete_registered_model_alias(name, alias)
-
-    def tag_version(self, version: Version, tags: Mapping[str, str]) -> None:
-        """Set tags on a version."""
-        for key, value in tags.items():
-            self.client.set_model_version_tag(version.name, version.version, key, value)
 
 
 def log_dataset(tracker: Tracker, run_id: str, name: str, digest: str, images: Any, labels: Any, context: str) -> None:
@@ -311,61 +213,8 @@ def log_dataset(tracker: Tracker, run_id: str, name: str, digest: str, images: A
     tracker.client.log_inputs(run_id, [DatasetInput(entity, [InputTag("mlflow.data.context", context)])])
 
 
-def log_model(
-    run_id: str,
-    *,
-    code: Path,
-    files: Mapping[str, Path],
-    config: Mapping[str, Any],
-    shape: Sequence[int],
-    example: Any,
-    requirements: Sequence[str],
-) -> str:
-    """Log a model as code that loads files, with a signature from raw uint8 images to answers; return its model id.
-
-    Args:
-        run_id: The run that trained it.
-        code: Python file that calls `mlflow.models.set_model`.
-        files: Artifacts by name; the code finds them in its context.
-        config: What the code gets as ``context.model_config``.
-        shape: Shape of one image, (H, W, C).
-        example: A few images, uint8 (n, H, W, C).
-        requirements: What the model needs, pinned; naming them saves MLflow the 11 s in which it would find out.
-    """
-    import numpy as np
-    from mlflow.models import ModelSignature
-    from mlflow.types import ColSpec, DataType, Schema, TensorSpec
-    from mlflow.types.schema import Array
-
-    mlflow = _mlflow()
-    images = TensorSpec(np.dtype("uint8"), (-1, *shape), name=None)
-    answers = [
-        ColSpec(DataType.long, "label"),
-        ColSpec(DataType.string, "class_name"),
-        ColSpec(Array(DataType.double), "probabilities"),
-    ]
-    mlflow.set_tracking_uri(tracking_uri())
-    with mlflow.start_run(run_id=run_id):
-        logged = mlflow.pyfunc.log_model(
-            name="model",
-            python_model=str(code),
-            artifacts={name: str(path) for name, path in files.items()},
-            model_config=dict(config),
-            signature=ModelSignature(inputs=Schema([images]), outputs=Schema(answers)),
-            input_example=example,
-            pip_requirements=list(requirements),
-        )
-    return str(logged.model_id)
-
-
-def load_model(uri: str) -> Any:
-    """Return a model as MLflow serves it: ``models:/<model id>`` or ``models:/<name>/<version>``."""
-    mlflow = _mlflow()
-    mlflow.set_tracking_uri(tracking_uri())
-    return mlflow.pyfunc.load_model(uri)
-
-
-def _mlflow() -> ModuleType:
+def load_mlflow() -> ModuleType:
+    """Import MLflow, which takes 3 s, without telemetry and chatter."""
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
@@ -401,13 +250,3 @@ def _epoch_metrics(epoch: Mapping[str, float]) -> list[Metric]:
 
     step, at = int(epoch["epoch"]), int(epoch["at"] * 1000)
     return [Metric(name, float(value), at, step) for name, value in epoch.items() if name != "at"]
-
-
-def _version(version: ModelVersion) -> Version:
-    return Version(
-        name=version.name,
-        version=str(version.version),
-        run_id=str(version.run_id),
-        model_id=str(version.model_id),
-        tags=dict(version.tags or {}),
-    )

@@ -29,7 +29,9 @@ from pipeline.engine.local import LocalExecutor
 from pipeline.errors import DataError, EngineError
 from pipeline.models import base as models
 from pipeline.models.rung import Rung, Trained, exported_model
-from pipeline.tracking import Tracker, dvc_hash, log_dataset, log_model, provenance
+from pipeline.provenance import code_tags, dvc_hash
+from pipeline.registry import log_model
+from pipeline.tracking import Tracker, log_dataset
 
 _EXAMPLES = 4
 
@@ -222,7 +224,7 @@ def main() -> None:
         "backend": backend.backend,
         "data.digest": data.digest,
         "dvc.data": dvc_hash(arguments.data),
-        **provenance(),
+        **code_tags(),
     }
     digest = hashlib.sha256(json.dumps([asdict(best), sections, tags], sort_keys=True).encode()).hexdigest()
     key = f"train-{arguments.dataset}-{arguments.family}-{digest[:12]}"

@@ -21,7 +21,7 @@ from ruamel.yaml.error import YAMLError
 from pipeline import check, params
 from pipeline.datasets.base import write_text
 from pipeline.errors import ParamsError, PipelineError, nearest
-from pipeline.tracking import provenance
+from pipeline.provenance import code_tags
 
 _MARKER = ".pipeline-workspace"
 _DVC_CONFIG = "[core]\n    no_scm = true\n    analytics = false\n"
@@ -138,7 +138,7 @@ def environment(folder: Path) -> dict[str, str]:
     if mirror and "://" not in mirror and not mirror.startswith("file:"):
         env["MIRROR"] = str(Path(mirror).resolve())
     if folder.resolve() != project_root():
-        env["PIPELINE_GIT_COMMIT"] = provenance()["git.commit"]
+        env["PIPELINE_GIT_COMMIT"] = code_tags()["git.commit"]
     return env
 
 

@@ -24,7 +24,7 @@ PACKAGE = ROOT / "pipeline"
 
 BASE = {"errors", "params", "entry"}
 PARTS = {"datasets", "engine", "gate", "leaderboard", "models", "page", "progress", "runtime", "serving", "study"}
-PARTS |= {"record", "tracking", "transfer"}
+PARTS |= {"provenance", "record", "registry", "tracking", "transfer"}
 STAGES = {"download", "validate", "prepare", "search", "train", "evaluate", "register", "report"}
 COMMANDS = {"check", "doctor", "ingest", "retrain", "workspace"}
 
@@ -43,6 +43,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "study": BASE | {"models", "datasets", "engine"},
     "tracking": BASE | {"datasets"},  # knows no family
     "record": BASE | {"study", "tracking"},  # mirrors one into the other
+    "provenance": BASE,
+    "registry": BASE | {"tracking"},
     "leaderboard": BASE,
     "page": BASE | {"page", "leaderboard"},  # shows what files say, and computes nothing that they do not
     "serving": BASE | {"datasets", "models", "runtime", "tracking"},
@@ -55,7 +57,7 @@ MAY_IMPORT: dict[str, set[str]] = {
 # A heavy or replaceable library has owners; nobody else imports it.
 OWNERS: dict[str, set[str]] = {
     "great_expectations": {"gate"},
-    "mlflow": {"tracking", "serving"},
+    "mlflow": {"tracking", "registry", "serving"},
     "optuna": {"study", "search"},
     "keras": {"models", "runtime", "serving", "evaluate"},
     "tensorflow": {"models", "runtime", "serving", "evaluate"},

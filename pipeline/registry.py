@@ -1,0 +1,147 @@
+"""The model registry: versions of a dataset's registered model, and which of them is champion."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline.errors import TrackingError
+from pipeline.tracking import Tracker, load_mlflow, tracking_uri
+
+if TYPE_CHECKING:
+    from mlflow.entities.model_registry import ModelVersion
+
+CHAMPION = "champion"
+CHALLENGER = "challenger"
+
+
+@dataclass(frozen=True)
+class Version:
+    """A registered version of a model and the run that trained it."""
+
+    name: str
+    version: str
+    run_id: str
+    model_id: str
+    tags: Mapping[str, str]
+
+
+def registered_name(dataset: str) -> str:
+    """Return the name of a dataset's registered model."""
+    return f"{dataset}-classifier"
+
+
+class Registry:
+    """The registry of the server that a tracker writes to.
+
+    Args:
+        tracker: Of any experiment: the registry is the same.
+    """
+
+    def __init__(self, tracker: Tracker) -> None:
+        self._client = tracker.client
+
+    def version(self, name: str, alias: str) -> Version | None:
+        """Return the version that an alias of a registered model names, None where there is none."""
+        try:
+            return _version(self._client.get_model_version_by_alias(name, alias))
+        except load_mlflow().exceptions.MlflowException as error:
+            if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+                return None
+            raise TrackingError("the registry cannot be read", found=str(error).splitlines()[0][:300]) from None
+
+    def register(self, name: str, model_id: str, run_id: str, tags: Mapping[str, str]) -> Version:
+        """Return the version of a registered model that holds a logged model; a new one where none does."""
+        exceptions = load_mlflow().exceptions
+        try:
+            self._client.create_registered_model(name)
+        except exceptions.MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise TrackingError("the registry cannot be written", found=str(error).splitlines()[0][:300]) from None
+        for version in self._client.search_model_versions(f"name = '{name}' and run_id = '{run_id}'"):
+            if version.model_id == model_id:
+                return _version(version)
+        created = self._client.create_model_version(
+            name, source=f"models:/{model_id}", run_id=run_id, tags=dict(tags), model_id=model_id
+        )
+        return _version(created)
+
+    def set_alias(self, version: Version, alias: str) -> None:
+        """Point an alias of a registered model at a version."""
+        self._client.set_registered_model_alias(version.name, alias, version.version)
+
+    def remove_alias(self, name: str, alias: str) -> None:
+        """Remove an alias where it exists."""
+        if self.version(name, alias) is not None:
+            self._client.delete_registered_model_alias(name, alias)
+
+    def tag_version(self, version: Version, tags: Mapping[str, str]) -> None:
+        """Set tags on a version."""
+        for key, value in tags.items():
+            self._client.set_model_version_tag(version.name, version.version, key, value)
+
+
+def log_model(
+    run_id: str,
+    *,
+    code: Path,
+    files: Mapping[str, Path],
+    config: Mapping[str, Any],
+    shape: Sequence[int],
+    example: Any,
+    requirements: Sequence[str],
+) -> str:
+    """Log a model as code that loads files, with a signature from raw uint8 images to answers; return its model id.
+
+    Args:
+        run_id: The run that trained it.
+        code: Python file that calls `mlflow.models.set_model`.
+        files: Artifacts by name; the code finds them in its context.
+        config: What the code gets as ``context.model_config``.
+        shape: Shape of one image, (H, W, C).
+        example: A few images, uint8 (n, H, W, C).
+        requirements: What the model needs, pinned; naming them saves MLflow the 11 s in which it would find out.
+    """
+    import numpy as np
+    from mlflow.models import ModelSignature
+    from mlflow.types import ColSpec, DataType, Schema, TensorSpec
+    from mlflow.types.schema import Array
+
+    mlflow = load_mlflow()
+    images = TensorSpec(np.dtype("uint8"), (-1, *shape), name=None)
+    answers = [
+        ColSpec(DataType.long, "label"),
+        ColSpec(DataType.string, "class_name"),
+        ColSpec(Array(DataType.double), "probabilities"),
+    ]
+    mlflow.set_tracking_uri(tracking_uri())
+    with mlflow.start_run(run_id=run_id):
+        logged = mlflow.pyfunc.log_model(
+            name="model",
+            python_model=str(code),
+            artifacts={name: str(path) for name, path in files.items()},
+            model_config=dict(config),
+            signature=ModelSignature(inputs=Schema([images]), outputs=Schema(answers)),
+            input_example=example,
+            pip_requirements=list(requirements),
+        )
+    return str(logged.model_id)
+
+
+def load_model(uri: str) -> Any:
+    """Return a model as MLflow serves it: ``models:/<model id>`` or ``models:/<name>/<version>``."""
+    mlflow = load_mlflow()
+    mlflow.set_tracking_uri(tracking_uri())
+    return mlflow.pyfunc.load_model(uri)
+
+
+def _version(version: ModelVersion) -> Version:
+    return Version(
+        name=version.name,
+        version=str(version.version),
+        run_id=str(version.run_id),
+        model_id=str(version.model_id),
+        tags=dict(version.tags or {}),
+    )
