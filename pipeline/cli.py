@@ -76,7 +76,7 @@ def _run(arguments: argparse.Namespace) -> int:
     found = leaderboard.rows(arguments.workspace / "reports", params["datasets"], params["families"])
     console.print()
     console.print(leaderboard.table(found))
-    _say_where_next(console, arguments.workspace)
+    _say_where_next(console, arguments.workspace, params["datasets"])
     return 0
 
 
@@ -98,9 +98,11 @@ def _announce(console: Any, params: dict[str, Any], folder: Path) -> None:
     )
 
 
-def _say_where_next(console: Any, folder: Path) -> None:
+def _say_where_next(console: Any, folder: Path, datasets: list[str]) -> None:
+    champions = ", ".join(f"models:/{dataset}-classifier@champion" for dataset in datasets)
     console.print(
-        f"\nReport:   {folder / 'reports' / 'index.html'}\n"
+        f"\nModel:    {champions}\n"
+        f"Report:   {folder / 'reports' / 'index.html'}\n"
         f"Runs:     make ui WORKSPACE={folder}\n"
         f"Again:    the same command; with -S search.seed=1 only what depends on it runs",
         highlight=False,

@@ -67,7 +67,7 @@ def _standing(decision: dict[str, Any], run_id: str) -> str:
     if decision.get("run") != run_id:
         return ""
     alias = "champion" if decision["champion"] == decision["version"] else "challenger"
-    return f"{decision['model']} v{decision['version']} @{alias}"
+    return f"v{decision['version']} @{alias}"
 
 
 def _json(path: Path) -> dict[str, Any]:
@@ -84,10 +84,10 @@ def table(found: Iterable[Row]) -> Table:
 
     shown = Table(box=None, pad_edge=False, header_style="bold")
     for name in ("dataset", "family"):
-        shown.add_column(name)
-    for name in ("validation", "test accuracy", "95 % interval", "seconds"):
-        shown.add_column(name, justify="right")
-    shown.add_column("registered as")
+        shown.add_column(name, no_wrap=True)
+    for name in ("validation", "test", "interval", "seconds"):
+        shown.add_column(name, justify="right", no_wrap=True)
+    shown.add_column("registered", no_wrap=True)
     for row in found:
         interval = f"{row.low:.2%} to {row.high:.2%}"
         figures = (f"{row.value:.2%}", f"{row.accuracy:.2%}", interval, f"{row.seconds:.0f}")

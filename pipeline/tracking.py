@@ -88,7 +88,8 @@ class Tracker:
         found = self.client.get_experiment_by_name(name)
         if found is not None:
             return str(found.experiment_id)
-        return str(self.client.create_experiment(name, artifact_location=_artifacts_beside_database()))
+        tags = {"mlflow.experimentKind": "custom_model_development"}  # the UI shows what matters for training
+        return str(self.client.create_experiment(name, artifact_location=_artifacts_beside_database(), tags=tags))
 
     def runs(self, filter_string: str) -> dict[str, Run]:
         """Return the runs that match an MLflow filter, by key."""

@@ -140,7 +140,7 @@ def test_a_run_ends_with_the_figures_and_where_to_look(demo: Demo) -> None:
         assert f"{scores['accuracy']:.2%}" in line
         assert f"{scores['low']:.2%} to {scores['high']:.2%}" in line
         assert scores["low"] < scores["accuracy"] < scores["high"]
-    assert "digits-classifier v1 @champion" in demo.output
+    assert "v1 @champion" in demo.output
     assert "index.html" in demo.output
     page = (demo.folder / "reports/index.html").read_text()
     assert f"{demo.json('register/digits.json')['accuracy']:.2%}" in page
@@ -361,7 +361,7 @@ def test_retraining_promotes_then_has_nothing_to_do_then_keeps_the_champion(fixe
     first = fixed.command(retrain)
     assert first.returncode == 0, first.stderr
     assert answer(first)["outcome"] == "promoted"
-    assert "digits-classifier v1 @champion" in first.stderr
+    assert "v1 @champion" in first.stderr
 
     second = fixed.command(retrain)
     assert (second.returncode, answer(second)["outcome"]) == (11, "nothing to do")
