@@ -24,7 +24,6 @@ class Version:
     name: str
     version: str
     run_id: str
-    model_id: str
     tags: Mapping[str, str]
 
 
@@ -55,16 +54,17 @@ class Registry:
     def register(self, name: str, model_id: str, run_id: str, tags: Mapping[str, str]) -> Version:
         """Return the version of a registered model that holds a logged model; a new one where none does."""
         exceptions = load_mlflow().exceptions
+        source = f"models:/{model_id}"
         try:
             self._client.create_registered_model(name)
         except exceptions.MlflowException as error:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise TrackingError("the registry cannot be written", found=str(error).splitlines()[0][:300]) from None
         for version in self._client.search_model_versions(f"name = '{name}' and run_id = '{run_id}'"):
-            if version.model_id == model_id:
+            if version.source == source:  # its model_id is not filled in by a search
                 return _version(version)
         created = self._client.create_model_version(
-            name, source=f"models:/{model_id}", run_id=run_id, tags=dict(tags), model_id=model_id
+            name, source=source, run_id=run_id, tags=dict(tags), model_id=model_id
         )
         return _version(created)
 
@@ -142,6 +142,5 @@ def _version(version: ModelVersion) -> Version:
         name=version.name,
         version=str(version.version),
         run_id=str(version.run_id),
-        model_id=str(version.model_id),
         tags=dict(version.tags or {}),
     )
