@@ -26,6 +26,7 @@ from mlflow import MlflowClient
 from ruamel.yaml import YAML
 
 from pipeline import workspace
+from pipeline.datasets.base import TestSplit, load_test, save_test
 
 SETTINGS = [
     "datasets=[digits]",
@@ -306,6 +307,23 @@ def test_params_from_a_to_b_and_back_leave_the_registry_right(demo: Demo) -> Non
     assert int(champion.version) == after["champion"] == in_between["champion"]
     assert after["decision"] in ("unchanged", "kept")
     assert demo.repro() == set()
+
+
+def test_a_new_test_split_scores_the_champion_anew(demo: Demo) -> None:
+    decision = demo.json("register/digits.json")
+    other = next(family for family in ("mlp", "cnn") if family != decision["family"])
+    split = load_test(demo.folder / "data/test/digits")
+    fewer = split.test.take(np.arange(100))
+    save_test(demo.folder / "fewer", TestSplit(fewer, split.class_names, fewer.digest()))
+    champion = demo.client.get_model_version_by_alias("digits-classifier", "champion")
+    options = f"--dataset digits --family {other} --model data/models/digits/{other} --test fewer"
+    outputs = "--predictions other-predictions --report other-report"
+    done = demo.command([*PYTHON, "-m", "pipeline.evaluate", *options.split(), *outputs.split()])
+    assert done.returncode == 0, done.stderr
+    assert f"digits-classifier version {champion.version}, the champion, was scored on this test split" in done.stdout
+    kept = demo.client.download_artifacts(champion.run_id, f"predictions/{fewer.digest()[:16]}.npz", str(demo.folder))
+    stored, _ = predictions(demo)
+    np.testing.assert_array_equal(np.load(kept)["predicted"], stored["predicted"][:100])
 
 
 def test_dvc_shows_metrics_and_plots(demo: Demo) -> None:
