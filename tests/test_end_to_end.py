@@ -39,6 +39,7 @@ POINT = (
     "{layers: 1, units: 128, batch_norm: true, dropout: 0.1,"
     " learning_rate: 0.003, weight_decay: 0.0001, batch_size: 64}"
 )
+pytestmark = pytest.mark.timeout(900)  # a test that needs the finished run may have to wait for it
 PYTHON = [sys.executable]
 PIPELINE = [sys.executable, "-m", "pipeline.cli"]
 DVC = [sys.executable, "-m", "dvc"]
