@@ -220,13 +220,11 @@ def load_mlflow() -> ModuleType:
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
     import logging
-    import warnings
 
     import mlflow
     import mlflow.exceptions
     import mlflow.pyfunc
 
-    warnings.filterwarnings("ignore", message=".*[Tt]ype hints", module=r"mlflow\.pyfunc")  # serving.py says why
     for chatty in ("alembic", "mlflow.store.db.utils", "mlflow.pyfunc"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
     logging.getLogger("mlflow.utils.environment").setLevel(logging.ERROR)  # an environment by uv has no pip to pin

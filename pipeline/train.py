@@ -125,6 +125,7 @@ def log(
     log_dataset(tracker, run_id, f"{name}-train", digest, data.train.images, data.train.labels, "training")
     log_dataset(tracker, run_id, f"{name}-val", digest, data.val.images, data.val.labels, "validation")
     return log_model(
+        tracker,
         run_id,
         code=serving_code(),
         files={"model": exported_model(result.rung)},
