@@ -222,7 +222,7 @@ def load_mlflow() -> ModuleType:
     import mlflow.exceptions
     import mlflow.pyfunc
 
-    for chatty in ("alembic", "mlflow.store.db.utils", "mlflow.pyfunc"):
+    for chatty in ("alembic", "mlflow.store", "mlflow.pyfunc"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
     logging.getLogger("mlflow.utils.environment").setLevel(logging.ERROR)  # an environment by uv has no pip to pin
     module: ModuleType = mlflow
