@@ -114,7 +114,7 @@ def test_the_page_holds_the_figures_of_the_files(reports: Path):
         "pets-classifier version 2 stays the champion, version 4 (cnn) is its challenger, because p = 0.3 >= 0.05.",
         "97.5 %",  # cnn's test accuracy, with its interval
         "95 % interval 70.0 % to 99.0 %, 40 images",
-        "pets-classifier v4 @challenger",
+        "v4 @challenger",
         "1,300 train and 40 test images in 2 classes meet all 2 expectations",
         "24.5 to 54.25",
         "12,345 parameters",
