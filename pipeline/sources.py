@@ -52,7 +52,10 @@ def _places(url: str, around: Environment) -> list[str]:
     """Return what a source's URL or path may mean: a relative path lies in MIRROR, or where the command was typed."""
     if ":" in url.partition("/")[0] or Path(url).is_absolute():
         return [url]
-    return [*([f"{around.mirror.rstrip('/')}/{url}"] if around.mirror else []), str(around.typed_in / url)]
+    typed = str(around.typed_in / url)
+    if not around.mirror or url.startswith(".."):
+        return [typed]
+    return [f"{around.mirror.rstrip('/')}/{url}", typed]
 
 
 def locate(source: str) -> Path | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import gzip
 import hashlib
@@ -57,10 +58,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
         acts = self.mirror.acts
         act = acts.pop(0) if len(acts) > 1 else acts[0]
         self.close_connection = True
-        try:
+        with contextlib.suppress(OSError):  # the client has heard enough
             act(self)
-        except OSError:  # the client has heard enough
-            pass
 
     def say(self, status: int, **headers: str) -> None:
         self.send_response(status)

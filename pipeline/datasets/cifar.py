@@ -16,7 +16,7 @@ import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import BinaryIO, Protocol, cast
+from typing import BinaryIO, cast
 
 import numpy as np
 import pydantic
@@ -43,10 +43,6 @@ class Settings(SourceSettings):
     batch_images: pydantic.PositiveInt  # in each of the six batches
 
 
-class _Readable(Protocol):
-    def read(self, size: int = ..., /) -> bytes: ...
-
-
 def read(folder: Path, settings: Settings) -> RawImages:
     """Return the images as (N, 32, 32, 3).
 
@@ -61,7 +57,7 @@ def read(folder: Path, settings: Settings) -> RawImages:
     try:
         with path.open("rb") as file, _Bounded(path, file, limit) as bounded:
             with tarfile.open(fileobj=cast(BinaryIO, bounded), mode="r|") as archive:
-                _walk(archive, content)
+                _walk(archive, content, limit)
             bounded.drain()
     except FileNotFoundError:
         raise DataError(f"{path} is missing", next_step="dvc repro download") from None
@@ -72,12 +68,15 @@ def read(folder: Path, settings: Settings) -> RawImages:
     return content.finish()
 
 
-def _walk(archive: tarfile.TarFile, content: _Content) -> None:
+def _walk(archive: tarfile.TarFile, content: _Content, limit: int) -> None:
     """Hand the wanted members over, in the order in which they come; refuse what an honest archive does not hold."""
     for count, member in enumerate(archive, start=1):
         place = PurePosixPath(member.name)
         if count > _MAX_MEMBERS:
             raise content.error("holds too many members", expected=f"at most {_MAX_MEMBERS}", found="more")
+        if archive.offset > limit:  # of the next header: tarfile would step there, for ever where the file is shorter
+            found = f"{member.size:,} in {member.name}"
+            raise content.error("declares too much", expected=f"at most {limit:,} bytes", found=found)
         if place.is_absolute() or ".." in place.parts:
             raise content.error("has a member outside of its folder", expected=_FOLDER, found=repr(member.name))
         if member.isdir():
@@ -96,7 +95,7 @@ class _Bounded:
         self.path, self._file, self._limit, self._count = path, file, limit, 0
         packed = file.read(2) == b"\x1f\x8b"
         file.seek(0)
-        self._source: _Readable = gzip.GzipFile(fileobj=file) if packed else file
+        self._source = gzip.GzipFile(fileobj=file) if packed else file
 
     def __enter__(self) -> _Bounded:
         return self
@@ -147,15 +146,15 @@ class _Content:
         if name in self._seen:
             raise self.error(f"holds {name} twice", expected="every member once", found="another one")
         self._seen.add(name)
-        expected = self.settings.batch_images * _RECORD
+        images = self.settings.batch_images
         if name == _META and member.size > _MAX_META:
             raise self.error(f"{name} is too large", expected=f"at most {_MAX_META:,} bytes", found=f"{member.size:,}")
         if name != _META and member.size % _RECORD:
             wanted = f"a multiple of {_RECORD:,} bytes"
             raise self.error(f"{name} is no whole number of records", expected=wanted, found=f"{member.size:,}")
-        if name != _META and member.size != expected:
-            wanted, found = f"{self.settings.batch_images:,} images", f"{member.size // _RECORD:,}"
-            raise self.error(f"{name} has the wrong number of images", expected=wanted, found=found)
+        if name != _META and member.size != images * _RECORD:
+            found = f"{member.size // _RECORD:,}"
+            raise self.error(f"{name} has the wrong number of images", expected=f"{images:,} images", found=found)
         source = archive.extractfile(member)
         self.readers[name](name, source.read(member.size) if source else b"")
 
@@ -194,8 +193,7 @@ class _Content:
         """Return the whole dataset, or tell which members are missing."""
         missing = [name for name in (*_TRAIN, _TEST, _META) if name not in self._seen]
         if missing or self.classes is None:
-            raise self.error(
-                f"lacks {', '.join(missing)}", expected="five batches, a test batch and names", found="less"
-            )
+            found = ", ".join(sorted(self._seen)) or "none of them"
+            raise self.error(f"lacks {', '.join(missing)}", expected="six batches and their names", found=found)
         train = Labelled(self.train, np.concatenate([self.labels[name] for name in _TRAIN]))
         return RawImages(train, Labelled(self.images[_TEST], self.labels[_TEST]), self.classes)
