@@ -192,6 +192,10 @@ REFUSED: dict[str, tuple[Callable[[], bytes], str]] = {
         lambda: packed(whole(), member(f"{FOLDER}/zero", b"", tarfile.CHRTYPE)),
         "member .*/zero is no plain file",
     ),
+    "sparse file": (
+        lambda: packed(whole(), member(f"{FOLDER}/hole", b"", tarfile.GNUTYPE_SPARSE)),
+        "member .*/hole is no plain file",
+    ),
     "pipe": (
         lambda: packed(whole(), member(f"{FOLDER}/fifo", b"", tarfile.FIFOTYPE)),
         "member .*/fifo is no plain file",
