@@ -24,7 +24,7 @@ PACKAGE = ROOT / "pipeline"
 
 BASE = {"errors", "params", "entry"}
 PARTS = {"datasets", "engine", "gate", "leaderboard", "models", "page", "progress", "runtime", "serving", "study"}
-PARTS |= {"provenance", "record", "registry", "tracking", "transfer"}
+PARTS |= {"bars", "fetch", "patience", "provenance", "record", "registry", "sources", "tracking", "transfer"}
 STAGES = {"download", "validate", "prepare", "search", "train", "evaluate", "register", "report"}
 COMMANDS = {"check", "doctor", "ingest", "retrain", "workspace"}
 
@@ -35,7 +35,11 @@ MAY_IMPORT: dict[str, set[str]] = {
     "entry": {"errors"},
     "runtime": BASE,
     "progress": BASE,
-    "transfer": BASE | {"datasets", "progress"},
+    "bars": BASE,
+    "patience": BASE,
+    "sources": BASE | {"datasets", "patience"},
+    "transfer": BASE | {"patience"},
+    "fetch": BASE | {"datasets", "patience", "sources", "transfer"},
     "datasets": BASE | {"datasets"},
     "gate": BASE | {"datasets"},
     "models": BASE | {"models", "datasets"},  # families know neither the study nor MLflow

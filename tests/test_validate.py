@@ -276,7 +276,7 @@ def test_a_failure_names_all_that_failed(tmp_path: Path) -> None:
 
 
 def test_the_real_digits_pass(tmp_path: Path) -> None:
-    from pipeline.download import locate
+    from pipeline.sources import locate
 
     chosen = params.load("download.digits", digits.Settings, PARAMS)
     folder = locate(chosen.mirrors[0])
