@@ -94,7 +94,9 @@ def image_table(parts: Mapping[str, Labelled], near: Pairs = NONE) -> pd.DataFra
     return table.image_table(parts, near)
 
 
-def suites(settings: Settings, scale: Reference, classes: int, splits: tuple[str, ...] = SPLITS) -> dict[str, list[Any]]:
+def suites(
+    settings: Settings, scale: Reference, classes: int, splits: tuple[str, ...] = SPLITS
+) -> dict[str, list[Any]]:
     """Return the named expectations on the table of images and on the table of classes."""
     shape = "×".join(map(str, scale.shape))
     images = [
@@ -111,7 +113,10 @@ def suites(settings: Settings, scale: Reference, classes: int, splits: tuple[str
     if splits == (BATCH,):  # a batch need not hold every class
         return {"images": images, "classes": [shift]}
     count = expect.within("class-count", "images", settings.min_per_class, None)
-    return {"images": images, "classes": [count, expect.within("class-balance", "imbalance", None, settings.max_imbalance), shift]}
+    return {
+        "images": images,
+        "classes": [count, expect.within("class-balance", "imbalance", None, settings.max_imbalance), shift],
+    }
 
 
 def check(

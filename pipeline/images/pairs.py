@@ -76,7 +76,10 @@ def load(path: Path, split: str, size: int) -> Pairs:
             raise ValueError(f"an index outside of {size:,} images, or a pair the wrong way round")
     except (OSError, ValueError, csv.Error) as error:
         raise DataError(
-            f"{path} tells no pairs", expected=f"rows of {', '.join(HEADER)}", found=error, next_step="dvc repro validate"
+            f"{path} tells no pairs",
+            expected=f"rows of {', '.join(HEADER)}",
+            found=error,
+            next_step="dvc repro validate",
         ) from None
     table = np.array(inside, dtype=np.float64).reshape(-1, 3)
     return Pairs(table[:, 0].astype(np.int64), table[:, 1].astype(np.int64), table[:, 2])

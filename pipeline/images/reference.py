@@ -52,7 +52,7 @@ def learn(images: pd.DataFrame, split: str = "train") -> Reference:
     height, width, channels = (int(size) for size in str(rows["shape"].iloc[0]).split("×"))
     bounds = {name: _bounds(rows[name], _SCALE.get(name, 255.0)) for name in _JUDGED if name in rows}
     names = [f"channel{channel}" for channel in range(channels)]
-    levels = {int(label): _levels(found[names]) for label, found in rows.groupby("label")}  # type: ignore[call-overload]
+    levels = {int(str(label)): _levels(found[names]) for label, found in rows.groupby("label")}
     return Reference(shape=(height, width, channels), bounds=bounds, levels=levels)
 
 

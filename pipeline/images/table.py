@@ -33,8 +33,8 @@ def image_columns(channels: int) -> tuple[str, ...]:
 def image_table(parts: Mapping[str, Labelled], near: Pairs = NONE, scored: str = "test") -> pd.DataFrame:
     """Return one row per image of the named splits, with `image_columns`.
 
-    ``mean`` and ``std`` are over an image's values (all channels), 0..255; ``ink`` is the share of values above 0, which
-    is the background of drawn datasets and black elsewhere; ``clipped`` the share at 255; ``saturation`` the mean
+    ``mean`` and ``std`` are over an image's values (all channels), 0..255; ``ink`` is the share of values above 0, the
+    background of drawn datasets and black elsewhere; ``clipped`` the share at 255; ``saturation`` the mean
     distance of a pixel's lowest channel from its highest, 0..255; ``channel0`` … the mean of each channel.
     ``repeats``: the same pixels occur earlier in the split; ``near``: nearly the same pattern does. ``leaked`` and
     ``near_leaked``: that occurs across the line between what is learnt from and what is scored on: for an image of
@@ -66,9 +66,7 @@ def image_table(parts: Mapping[str, Labelled], near: Pairs = NONE, scored: str =
     return table
 
 
-def class_table(
-    images: pd.DataFrame, classes: int, splits: tuple[str, ...], reference: Reference
-) -> pd.DataFrame:
+def class_table(images: pd.DataFrame, classes: int, splits: tuple[str, ...], reference: Reference) -> pd.DataFrame:
     """Return one row per class of each split, with `CLASS_COLUMNS`; ``index`` is the class.
 
     ``imbalance`` is how many times larger the split's largest class is; empty for a class without images, which is
