@@ -96,8 +96,8 @@ def rarely(name: str, column: str, split: str, share: float, severity: Severity 
     )
 
 
-def run(tables: Mapping[str, pd.DataFrame], suites: Mapping[str, list[Any]], docs_folder: Path) -> list[Outcome]:
-    """Return the outcome of every expectation, in the order of the suites; write Data Docs into a folder."""
+def run(tables: Mapping[str, pd.DataFrame], suites: Mapping[str, list[Any]], docs_folder: Path | None) -> list[Outcome]:
+    """Return the outcome of every expectation, in the order of the suites; write Data Docs into a folder, if any."""
     by_name = {
         result.expectation_config.meta["name"]: _outcome(which, result, tables[which])
         for which, result in _checkpoint(tables, suites, docs_folder)
@@ -119,14 +119,14 @@ def _of_split(split: str) -> Any:
 
 
 def _checkpoint(
-    tables: Mapping[str, pd.DataFrame], suites: Mapping[str, list[Any]], docs_folder: Path
+    tables: Mapping[str, pd.DataFrame], suites: Mapping[str, list[Any]], docs_folder: Path | None
 ) -> Iterator[tuple[str, Any]]:
     """Run one validation per table in a context that leaves nothing behind but Data Docs; yield (table, result)."""
     gx = _gx()
     context = gx.get_context(mode="ephemeral")
     context.variables.progress_bars = {"globally": False}
     _only_site(context, docs_folder)
-    action = gx.checkpoint.UpdateDataDocsAction(name="docs", site_names=[_SITE])
+    actions = [gx.checkpoint.UpdateDataDocsAction(name="docs", site_names=[_SITE])] if docs_folder else []
     result_format = {
         "result_format": "SUMMARY",
         "unexpected_index_column_names": ["split", "index"],
@@ -138,16 +138,18 @@ def _checkpoint(
         added = context.suites.add(gx.ExpectationSuite(name, expectations=suite))
         validation = context.validation_definitions.add(gx.ValidationDefinition(name=name, data=batch, suite=added))
         checkpoint = gx.Checkpoint(
-            name=name, validation_definitions=[validation], actions=[action], result_format=result_format
+            name=name, validation_definitions=[validation], actions=actions, result_format=result_format
         )
         ran = context.checkpoints.add(checkpoint).run(batch_parameters={"dataframe": tables[name]})
         yield from ((name, result) for validated in ran.run_results.values() for result in validated.results)
 
 
-def _only_site(context: Any, folder: Path) -> None:
-    """Make a folder the context's only site for Data Docs; the default one would leave a temporary folder behind."""
+def _only_site(context: Any, folder: Path | None) -> None:
+    """Make a folder, or none, the context's only site for Data Docs; the default one leaves a temporary folder."""
     for name in list(context.variables.data_docs_sites or {}):
         context.delete_data_docs_site(name)
+    if folder is None:
+        return
     context.add_data_docs_site(
         _SITE,
         {

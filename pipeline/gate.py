@@ -123,17 +123,17 @@ def check(
     images: pd.DataFrame,
     settings: Settings,
     classes: int,
-    docs_folder: Path,
+    docs_folder: Path | None,
     splits: tuple[str, ...] = SPLITS,
     scale: Reference | None = None,
 ) -> list[Outcome]:
-    """Return the outcome of every expectation on a table of images, and write Data Docs into a folder.
+    """Return the outcome of every expectation on a table of images; write Data Docs into a folder.
 
     Args:
         images: See `image_table`.
         settings: What is allowed.
         classes: Labels are 0 up to this.
-        docs_folder: Where Data Docs go.
+        docs_folder: Where Data Docs go; None writes none.
         splits: The splits of the table; ``("batch",)`` for a batch.
         scale: What images are like; None learns that from the table's train split.
 
@@ -146,7 +146,13 @@ def check(
 
 
 def check_batch(
-    batch: Labelled, test: Labelled, scale: Reference, settings: Settings, dataset: str, classes: int, docs_folder: Path
+    batch: Labelled,
+    test: Labelled,
+    scale: Reference,
+    settings: Settings,
+    dataset: str,
+    classes: int,
+    docs_folder: Path | None,
 ) -> list[Outcome]:
     """Return the outcome of every expectation on a batch of labelled images that wants to join train.
 
@@ -160,7 +166,7 @@ def check_batch(
         settings: Section ``validate`` of params.
         dataset: The dataset that the batch wants to join.
         classes: Labels are 0 up to this.
-        docs_folder: Where Data Docs go.
+        docs_folder: Where Data Docs go; None writes none.
     """
     parts = {"test": test, BATCH: batch}
     near = near_duplicates(parts, settings, dataset, since=len(test)).within(settings.distance_of(dataset))

@@ -122,19 +122,19 @@ def _near_duplicates(further: Pairs, distance: float, train: int) -> dict[str, A
 
 
 def _doubts(outcomes: tuple[Outcome, ...]) -> list[doubtful.Doubt]:
-    """Return what names images, what failed first; the same images are not shown once more for their warning."""
-    found = [
-        doubtful.Doubt(
-            outcome.name,
-            outcome.expected,
-            "failed" if outcome.stops else "allowed" if outcome.passed else "warned",
-            outcome.unexpected_count,
-            outcome.rows,
-        )
-        for outcome in outcomes
-        if outcome.rows and not outcome.of_classes and not (outcome.severity == "warning" and outcome.passed)
-    ]
-    return sorted(found, key=lambda doubt: ("failed", "warned", "allowed").index(doubt.state))
+    """Return what names images, what failed first; a warning and a failure about the same images are shown once."""
+    states = ("failed", "warned", "allowed")
+    found: dict[tuple[str, tuple[tuple[str, int], ...]], doubtful.Doubt] = {}
+    for state in states:
+        for outcome in outcomes:
+            if outcome.rows and not outcome.of_classes and _state(outcome) == state:
+                told = doubtful.Doubt(outcome.name, outcome.expected, state, outcome.unexpected_count, outcome.rows)
+                found.setdefault((outcome.column, outcome.rows), told)
+    return list(found.values())
+
+
+def _state(outcome: Outcome) -> str:
+    return "failed" if outcome.stops else "allowed" if outcome.passed else "warned"
 
 
 def _per_class(data: Labelled, class_names: tuple[str, ...]) -> dict[str, int]:

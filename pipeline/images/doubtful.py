@@ -29,7 +29,7 @@ p{margin:.2rem 0 .7rem}.soft,figcaption{opacity:.78;font-size:.8rem}
 .row{display:flex;flex-wrap:wrap;gap:.7rem}.row.wide img.plot{max-width:100%;background:#fff}
 figure{margin:0;padding:.35rem;border:1px solid #8886;border-radius:8px}
 figure img{width:72px;height:72px;object-fit:contain;image-rendering:pixelated;vertical-align:top}
-figcaption{max-width:150px;overflow-wrap:anywhere}.single figcaption{max-width:78px}
+figcaption{max-width:150px;overflow-wrap:anywhere}.single figcaption{max-width:6.4rem}
 .failed{color:#b3261e;font-weight:600}.warned{color:#a15c00;font-weight:600}.over{border-color:#b3261e;border-width:2px}
 @media (prefers-color-scheme:dark){.failed,.warned{color:#ffab91}}
 </style></head><body>

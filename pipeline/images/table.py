@@ -116,8 +116,9 @@ def _statistics(images: Images) -> dict[str, Any]:
 
 
 def _of_step(images: Images) -> dict[str, Any]:
-    size = math.prod(images.shape[1:])  # not -1: a split may be empty
-    planes = np.ascontiguousarray(images.transpose(3, 0, 1, 2)).reshape(images.shape[3], len(images), -1)
+    height, width, channels = images.shape[1:]
+    size = height * width * channels
+    planes = np.ascontiguousarray(images.transpose(3, 0, 1, 2)).reshape(channels, len(images), height * width)
     levels = planes.mean(axis=2, dtype=np.float32)
     mean = levels.mean(axis=0)
     squares = sum(np.einsum("nv,nv->n", away, away) for away in (plane - mean[:, None] for plane in planes))
