@@ -16,6 +16,7 @@ import pydantic
 from pipeline import entry, params
 from pipeline.datasets.base import (
     Images,
+    Labelled,
     Labels,
     RawImages,
     Splits,
@@ -25,6 +26,8 @@ from pipeline.datasets.base import (
     source_format,
 )
 from pipeline.errors import DataError
+from pipeline.images import pairs
+from pipeline.images.pairs import NONE, Indices, Pairs
 
 
 class Settings(params.Settings):
@@ -42,13 +45,20 @@ class Result:
     test: TestSplit
 
 
-def run(raw: RawImages, settings: Settings) -> Result:
+def run(raw: RawImages, settings: Settings, near: Pairs = NONE) -> Result:
     """Split the official train split in two, images in their official order; pass the test split on as it is.
+
+    Args:
+        raw: What the publisher split.
+        settings: How to split.
+        near: Near duplicates within train, as validate found them; they stay on one side.
 
     Raises:
         DataError: A class has too few images for both sides.
     """
-    in_val = choose_val(raw.train.images, raw.train.labels, settings.val_fraction, settings.seed)
+    group = groups_of(raw.train.images, near)
+    in_val = choose_val(group, raw.train.labels, settings.val_fraction, settings.seed)
+    require_disjoint(raw.train, in_val, near)
     train, val = raw.train.take(np.flatnonzero(~in_val)), raw.train.take(np.flatnonzero(in_val))
     for label, name in enumerate(raw.class_names):
         sides = {"train": int((train.labels == label).sum()), "validation": int((val.labels == label).sum())}
@@ -66,22 +76,48 @@ def run(raw: RawImages, settings: Settings) -> Result:
     )
 
 
-def choose_val(images: Images, labels: Labels, fraction: float, seed: int) -> npt.NDArray[np.bool_]:
-    """Return which images are for validation: a fraction of every class, to the nearest whole image.
-
-    Images with the same pixels stay on one side: validation must not contain what was learnt by heart. They are drawn
-    as one, under the label of the first, so a class with many copies is met less exactly.
-    """
+def groups_of(images: Images, near: Pairs) -> Indices:
+    """Return for each image the first one that it equals, or that a chain of near duplicates leads to."""
     flat = np.ascontiguousarray(images.reshape(len(images), -1))
     digests = b"".join(hashlib.sha256(row.data).digest() for row in flat)  # to sort the pixels would copy them twice
     _, first, same_as = np.unique(np.frombuffer(digests, "V32"), return_index=True, return_inverse=True)
+    equal = first[same_as]
+    everyone = np.arange(len(images))
+    again = np.flatnonzero(equal != everyone)
+    return pairs.groups(np.append(again, near.first), np.append(equal[again], near.second), len(images))
+
+
+def choose_val(group: Indices, labels: Labels, fraction: float, seed: int) -> npt.NDArray[np.bool_]:
+    """Return which images are for validation: a fraction of every class, to the nearest whole image.
+
+    A group stays on one side: validation must not contain what was learnt by heart. It is drawn as one, under the
+    label of its first image, so a class with many copies is met less exactly.
+    """
     chosen = np.zeros(len(labels), dtype=bool)
+    originals = np.flatnonzero(group == np.arange(len(group)))
     for label in np.unique(labels):
-        originals = np.sort(first[labels[first] == label])
-        shuffled = np.random.default_rng([seed, int(label)]).permutation(originals)
-        chosen[shuffled[: round(len(originals) * fraction)]] = True
-    in_val: npt.NDArray[np.bool_] = chosen[first][same_as]
+        inside = originals[labels[originals] == label]
+        shuffled = np.random.default_rng([seed, int(label)]).permutation(inside)
+        chosen[shuffled[: round(len(inside) * fraction)]] = True
+    in_val: npt.NDArray[np.bool_] = chosen[group]
     return in_val
+
+
+def require_disjoint(train: Labelled, in_val: npt.NDArray[np.bool_], near: Pairs) -> None:
+    """Make sure of what a score on validation rests on: no image, nor a near duplicate of one, is on both sides.
+
+    Raises:
+        DataError: One is.
+    """
+    apart = np.flatnonzero(in_val[near.first] != in_val[near.second])
+    sides = [{image.tobytes() for image in train.images[side]} for side in (~in_val, in_val)]
+    if len(apart) or sides[0] & sides[1]:
+        raise DataError(
+            "prepare: train and validation are not disjoint",
+            expected="no image, nor a near duplicate of one, on both sides",
+            found=f"{len(sides[0] & sides[1]):,} images and {len(apart):,} near duplicates on both",
+            next_step="report a bug",
+        )
 
 
 def require_validated(path: Path, raw: RawImages) -> None:
@@ -131,6 +167,7 @@ def main() -> None:
     parser.add_argument("--dataset", required=True)
     parser.add_argument("--raw", required=True, type=Path)
     parser.add_argument("--validated", required=True, type=Path)
+    parser.add_argument("--near-duplicates", required=True, type=Path)
     parser.add_argument("--output", required=True, type=Path)
     parser.add_argument("--test", required=True, type=Path)
     args = parser.parse_args()
@@ -138,7 +175,7 @@ def main() -> None:
     source = source_format(params.section(f"download.{args.dataset}.format"))
     raw = source.read(args.raw, params.load(f"download.{args.dataset}", source.Settings))
     require_validated(args.validated, raw)
-    result = run(raw, settings)
+    result = run(raw, settings, pairs.load(args.near_duplicates, "train", len(raw.train)))
     save_splits(args.output, result.splits)
     save_test(args.test, result.test)
     train, val, test = len(result.splits.train), len(result.splits.val), len(result.test.test)

@@ -24,7 +24,8 @@ PACKAGE = ROOT / "pipeline"
 
 BASE = {"errors", "params", "entry"}
 PARTS = {"datasets", "engine", "gate", "leaderboard", "models", "page", "progress", "runtime", "serving", "study"}
-PARTS |= {"bars", "fetch", "patience", "provenance", "record", "registry", "sources", "tracking", "transfer"}
+PARTS |= {"bars", "expectations", "fetch", "images", "patience", "provenance", "record", "registry", "sources"}
+PARTS |= {"tracking", "transfer"}
 STAGES = {"download", "validate", "prepare", "search", "train", "evaluate", "register", "report"}
 COMMANDS = {"check", "doctor", "ingest", "retrain", "workspace"}
 
@@ -41,7 +42,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "transfer": BASE | {"patience"},
     "fetch": BASE | {"datasets", "patience", "sources", "transfer"},
     "datasets": BASE | {"datasets"},
-    "gate": BASE | {"datasets"},
+    "images": BASE | {"images", "datasets"},
+    "expectations": BASE,  # knows tables, not images
+    "gate": BASE | {"datasets", "expectations", "images"},
     "models": BASE | {"models", "datasets"},  # families know neither the study nor MLflow
     "engine": BASE | {"engine", "runtime"},  # gets its tasks by name
     "study": BASE | {"models", "datasets", "engine"},
@@ -60,7 +63,7 @@ MAY_IMPORT: dict[str, set[str]] = {
 
 # A heavy or replaceable library has owners; nobody else imports it.
 OWNERS: dict[str, set[str]] = {
-    "great_expectations": {"gate"},
+    "great_expectations": {"expectations"},
     "mlflow": {"tracking", "registry", "serving"},
     "optuna": {"study", "search"},
     "keras": {"models", "runtime", "serving", "evaluate"},
@@ -68,6 +71,7 @@ OWNERS: dict[str, set[str]] = {
     "jax": {"models", "runtime"},
     "torch": {"models", "runtime"},
     "ray": {"engine"},
+    "matplotlib": {"images"},
 }
 
 # `pipeline --help` loads these modules, and must not load these libraries.
