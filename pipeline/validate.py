@@ -21,6 +21,7 @@ from pipeline.images.pairs import Pairs
 _FAILED = "failed.json"  # in the folder of Data Docs: a report that exists is a report that passed
 _IMAGES = "images.html"
 _SEED = 0  # of the sample that is shown
+_LISTED_PAIRS = 1000  # in the report, so that it stays small; all are in near_duplicates.csv
 _STEPS = (1 / 3, 2 / 3, 1, 4 / 3)  # of the distance: at which near duplicates are counted
 
 
@@ -58,7 +59,7 @@ def run(dataset: str, raw: RawImages, settings: Settings, docs_folder: Path) -> 
         "imbalance": {split: _imbalance(data) for split, data in parts.items()},
         "duplicates": {split: int(table.loc[table["split"] == split, "repeats"].sum()) for split in parts},
         "leaked": int(table["leaked"].sum()),
-        "near_duplicates": _near_duplicates(further, distance, len(raw.train)),
+        "near_duplicates": _near_duplicates(further, distance, {split: len(data) for split, data in parts.items()}),
         "digest": {split: data.digest() for split, data in parts.items()},
         "expectations": {outcome.name: dict(outcome.observed) for outcome in outcomes},
         "reference": scale.model_dump(mode="json"),
@@ -108,9 +109,9 @@ def summary(result: Result, docs: Path) -> list[str]:
     return lines
 
 
-def _near_duplicates(further: Pairs, distance: float, train: int) -> dict[str, Any]:
-    """Return how many pairs there are up to several distances, by where their two images are."""
-    counts = {}
+def _near_duplicates(further: Pairs, distance: float, sizes: dict[str, int]) -> dict[str, Any]:
+    """Return the threshold, how many pairs there are up to several distances, and the nearest within the threshold."""
+    counts, train = {}, sizes["train"]
     for step in _STEPS:
         some = further.within(round(distance * step, 6) + 1e-9)
         counts[f"{distance * step:.3g}"] = {
@@ -118,7 +119,8 @@ def _near_duplicates(further: Pairs, distance: float, train: int) -> dict[str, A
             "test": int((some.second >= train).sum()),
             "across": int(((some.first >= train) & (some.second < train)).sum()),
         }
-    return {"distance": distance, "pairs": counts}
+    nearest = [" ".join(map(str, row)) for row in pairs.rows(further.within(distance), sizes)[:_LISTED_PAIRS]]
+    return {"threshold": distance, "counts": counts, "pairs": nearest}
 
 
 def _doubts(outcomes: tuple[Outcome, ...]) -> list[doubtful.Doubt]:

@@ -313,8 +313,9 @@ from pipeline import download, prepare, validate
 at = {"dataset": "digits", "raw": "raw", "report": "report.json", "docs": "docs", "validated": "report.json"}
 calls = {
     download: {"dataset": "digits", "partial": "partial", "output": "raw"},
-    validate: {"dataset": "digits", "raw": "raw", "report": "report.json", "docs": "docs"},
-    prepare: {"dataset": "digits", "raw": "raw", "validated": "report.json", "output": "prepared", "test": "test"},
+    validate: {"dataset": "digits", "raw": "raw", "report": "report.json", "details": "details", "docs": "docs"},
+    prepare: {"dataset": "digits", "raw": "raw", "validated": "report.json",
+              "near-duplicates": "details/near_duplicates.csv", "output": "prepared", "test": "test"},
 }
 loaded = set()
 for stage, arguments in calls.items():

@@ -349,8 +349,13 @@ def test_the_report_is_about_the_data_and_nothing_else(workspace: Path) -> None:
     assert report["classes"]["test"] == {"a": 12, "b": 12, "c": 12}
     assert report["imbalance"] == {"train": 1.0, "test": 1.0}
     assert report["expectations"]["class-count"] == {"low": 12.0, "high": 20.0}
-    assert report["near_duplicates"]["distance"] == 0.05
-    assert report["near_duplicates"]["pairs"]["0.05"] == {"train": 1, "test": 0, "across": 2}
+    assert report["near_duplicates"]["threshold"] == 0.05
+    assert report["near_duplicates"]["counts"]["0.05"] == {"train": 1, "test": 0, "across": 2}
+    assert sorted(pair.split()[:4] for pair in report["near_duplicates"]["pairs"]) == [
+        ["train", "0", "test", "1"],
+        ["train", "0", "train", "1"],
+        ["train", "1", "test", "1"],
+    ]
     assert reference.Reference.model_validate(report["reference"]).shape == (10, 10, 1)
     assert str(workspace) not in written["toy.json"].decode()
     rows = written["toy/near_duplicates.csv"].decode().splitlines()

@@ -39,24 +39,34 @@ class Pairs:
 NONE = Pairs(np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0))
 
 
-def save(path: Path, pairs: Pairs, sizes: Mapping[str, int]) -> None:
-    """Write pairs with the split and the index of each image.
+Row = tuple[str, int, str, int, float]
+
+
+def rows(pairs: Pairs, sizes: Mapping[str, int]) -> list[Row]:
+    """Return split and index of both images of each pair, and their distance.
 
     Args:
-        path: CSV file.
         pairs: Positions in all splits, one after another.
         sizes: Images of every split, in that order.
     """
     names, starts = list(sizes), np.cumsum([0, *sizes.values()])
+
+    def place(position: int) -> tuple[str, int]:
+        split = int(np.searchsorted(starts, position, side="right")) - 1
+        return names[split], int(position - starts[split])
+
+    return [
+        (*place(second), *place(first), round(float(distance), 4))
+        for first, second, distance in zip(pairs.first, pairs.second, pairs.distance, strict=True)
+    ]
+
+
+def save(path: Path, pairs: Pairs, sizes: Mapping[str, int]) -> None:
+    """Write pairs as a CSV file; arguments as for `rows`."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(HEADER)
-    for first, second, distance in zip(pairs.first, pairs.second, pairs.distance, strict=True):
-        row: list[object] = []
-        for position in (second, first):
-            split = int(np.searchsorted(starts, position, side="right")) - 1
-            row += [names[split], int(position - starts[split])]
-        writer.writerow([*row, f"{distance:.4f}"])
+    writer.writerows((*ends, f"{distance:.4f}") for *ends, distance in rows(pairs, sizes))
     write_text(path, text.getvalue())
 
 
