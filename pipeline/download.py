@@ -24,6 +24,7 @@ from pipeline.errors import DownloadError
 from pipeline.patience import Patience, Unavailable
 from pipeline.sources import Candidate, Environment, candidates
 
+_NOTHING_TO_FETCH = "This dataset is drawn from its settings in params.yaml.\n"
 _AT_ONCE = 4  # files; chosen: more would be impolite to a mirror
 _NOTHING = Environment()
 _OFFLINE = (
@@ -68,6 +69,10 @@ def run(dataset: str, settings: Settings, partial: Path, output: Path, around: E
     Raises:
         DownloadError: No source has a file, or only files that do not match the pin.
     """
+    if not settings.files:
+        with new_folder(output) as folder:
+            (folder / "README.txt").write_text(_NOTHING_TO_FETCH)  # DVC warns of an empty output
+        return Result(output, {})
     partial.mkdir(parents=True, exist_ok=True)
     got = _get_all(dataset, settings, partial, output, around)
     if {one.path.parent for one in got.values()} != {output} or {path.name for path in output.iterdir()} != set(got):

@@ -81,8 +81,8 @@ class SourceSettings(Settings):
     """
 
     format: str
-    mirrors: tuple[Annotated[str, pydantic.Field(pattern="^(https?://|file:|package:)")], ...]
-    files: Annotated[tuple[PinnedFile, ...], pydantic.Field(min_length=1)]
+    mirrors: tuple[Annotated[str, pydantic.Field(pattern="^(https?://|file:|package:)")], ...] = ()
+    files: tuple[PinnedFile, ...] = ()  # none for a format that draws its images
     classes: Annotated[tuple[str, ...], pydantic.Field(min_length=2)]
     sources: tuple[Source, ...] = ()
 
