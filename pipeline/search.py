@@ -7,7 +7,6 @@ by the next: what the study and the checkpoints hold is enough to go on, and MLf
 from __future__ import annotations
 
 import argparse
-import hashlib
 import shutil
 import time
 from collections.abc import Callable, Mapping
@@ -30,9 +29,6 @@ from pipeline.tracking import Tracker
 
 if TYPE_CHECKING:
     import optuna
-
-# What decides the numbers that training gives, beside its settings; part of a study's identity.
-_TRAINING_CODE = ("base.py", "checkpoint.py", "classifier.py", "rung.py", "space.py")
 
 
 @dataclass(frozen=True)
@@ -234,15 +230,6 @@ def _record(definition: Definition) -> Record:
     return Record(Tracker(definition.dataset), definition.name, label, tags)
 
 
-def code_digest(family: str) -> str:
-    """Return the digest of the code that decides what training a family gives."""
-    folder = Path(models.__file__).parent
-    sha = hashlib.sha256()
-    for name in (*_TRAINING_CODE, f"{family}.py"):
-        sha.update((folder / name).read_bytes())
-    return sha.hexdigest()
-
-
 def save(result: Result, study: Study, definition: Definition, output: Path) -> list[Path]:
     """Write what train needs, the summary and the table of trials.
 
@@ -286,7 +273,7 @@ def main() -> None:
         dataset=arguments.dataset,
         family=arguments.family,
         data=load_splits(arguments.data).digest,
-        code=code_digest(arguments.family),
+        code=models.code_digest(arguments.family),
         settings=family.settings.model_dump(mode="json"),
         search=settings.model_dump(exclude={"budget"}),
         trial_epochs=budget.trial_epochs,
