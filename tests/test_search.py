@@ -45,6 +45,7 @@ class Project:
     folder: Path
     data: Path
     reports: str = "reports/search"
+    budget: int = TRIALS
 
     def start(self) -> subprocess.Popen[str]:
         """Start the stage in a process group of its own."""
@@ -104,7 +105,7 @@ def assert_complete(project: Project, *, lost_epochs: int) -> None:
         lost_epochs: The most epochs that kills may have cost: epochs that were computed and not kept.
     """
     trials = project.trials()
-    assert len(trials) == TRIALS
+    assert len(trials) == project.budget
     ends = {trial.number: len(trial.intermediate_values) for trial in trials}
     for trial in trials:
         assert trial.state.name in ("COMPLETE", "PRUNED")
@@ -119,7 +120,7 @@ def assert_complete(project: Project, *, lost_epochs: int) -> None:
     runs = [run for run in project.runs() if run.data.tags["stage"] == "search"]
     parents = [run for run in runs if "mlflow.parentRunId" not in run.data.tags]
     children = [run for run in runs if "mlflow.parentRunId" in run.data.tags]
-    assert [run.info.status for run in runs] == ["FINISHED"] * (TRIALS + 1)
+    assert [run.info.status for run in runs] == ["FINISHED"] * (project.budget + 1)
     assert len(parents) == 1
     by_number = {int(run.data.tags["pipeline.key"].rpartition("-")[2]): run for run in children}
     assert set(by_number) == set(ends)
@@ -196,9 +197,10 @@ def test_a_run_survives_ten_kills_at_random_moments(tmp_path: Path, prepared_dig
     seed = int(os.environ.get("KILL_SEED", random.SystemRandom().randrange(10**6)))
     print(f"KILL_SEED={seed}")
     chance = random.Random(seed)
-    project = Project(tmp_path / "workspace", prepared_digits, "reports/search/digits/mlp")
+    project = Project(tmp_path / "workspace", prepared_digits, "reports/search/digits/mlp", budget=40)
+    more = [f"search.budget.digits.trials={project.budget}"]  # more than can be done between the kills
     command = [sys.executable, "-m", "pipeline.cli", "run", "--workspace", str(project.folder)]
-    command += [part for setting in [*SETTINGS, "train.seeds=1"] for part in ("-S", setting)]
+    command += [part for setting in [*SETTINGS, "train.seeds=1", *more] for part in ("-S", setting)]
     killed = 0
     while killed < 10:
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, text=True)
