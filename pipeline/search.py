@@ -287,13 +287,13 @@ def main() -> None:
     arguments = parser.parse_args()
     backend = runtime.load_settings()
     settings = params.load("search", Settings)
-    family = models.load(arguments.family)
+    family = models.load(arguments.family, dataset=arguments.dataset)
     budget = settings.budget_for(arguments.dataset, arguments.family)
     definition = Definition(
         dataset=arguments.dataset,
         family=arguments.family,
         data=load_splits(arguments.data).digest,
-        code=models.code_digest(arguments.family),
+        code=models.code_digest(family),
         settings=family.settings.model_dump(mode="json"),
         search=settings.model_dump(exclude={"budget"}),
         trial_epochs=budget.trial_epochs,

@@ -1,7 +1,7 @@
 """What a family of models is: its settings, its search space, how it builds, trains and is scored.
 
-A family is a module of this package with a class `Family`, found by its name. It knows neither the study that searches
-it nor where runs are logged: everything enters through the arguments of `fit`.
+A family is a package in this folder whose module `family` has a class `Family`, found by its name. It knows neither
+the study that searches it nor where runs are logged: everything enters through the arguments of `fit`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pipeline import params
 from pipeline.datasets.base import Splits
@@ -22,7 +22,7 @@ from pipeline.models.space import Hyperparameters, Space, Trial, override, sampl
 if TYPE_CHECKING:
     import keras
 
-_NOT_FAMILIES = frozenset({"__init__", "base", "checkpoint", "classifier", "rung", "space"})
+_FOLDER = Path(__file__).parent
 
 Metrics = dict[str, float]
 OnEpoch = Callable[[Metrics], None]
@@ -37,9 +37,13 @@ class FamilySettings(params.Settings):
 
     Attributes:
         space: Dimensions of the search space to narrow, widen or fix; see `space.override`.
+        space_for: The same, for one dataset, by its name; it goes before `space`.
+        presets: Which reference models a study begins with: those for its dataset, or those named.
     """
 
     space: dict[str, Any] = {}
+    space_for: dict[str, dict[str, Any]] = {}
+    presets: Literal["dataset"] | tuple[str, ...] = "dataset"
 
 
 @dataclass(frozen=True)
@@ -66,10 +70,37 @@ class Span:
 
 @dataclass(frozen=True)
 class Fitted:
-    """A trained model, and for each epoch trained now its metrics (``epoch`` counts from 1)."""
+    """What a training has come to.
+
+    Attributes:
+        model: All that training changes: what a checkpoint holds.
+        network: What is exported: layers of Keras and nothing else, so that it loads anywhere, in safe mode.
+        history: The metrics of each epoch trained now; ``epoch`` counts from 1, ``stopped`` marks a training that
+            ended before its time.
+    """
 
     model: keras.Model
+    network: keras.Model
     history: list[Metrics]
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A reference model: a point of a family's space.
+
+    Attributes:
+        name: What it is called, in params, in studies and in MLflow.
+        title: What it is, in a few words.
+        dataset: The dataset that it was made for.
+        image_shape: Height, width and channels of that dataset's images.
+        hyperparameters: The point.
+    """
+
+    name: str
+    title: str
+    dataset: str
+    image_shape: tuple[int, int, int]
+    hyperparameters: Hyperparameters
 
 
 class BaseFamily(ABC):
@@ -77,22 +108,48 @@ class BaseFamily(ABC):
 
     Attributes:
         Settings: The model of the family's section of params.
-        space: The search space, before params change it.
+        space: Every dimension, as wide as it makes sense: it contains the presets.
+        searched: To what a search narrows it, before params change that; as in params, see `space.override`.
+        presets: The reference models that are points of the space.
         objective: The epoch metric that a search maximises; always measured on validation data.
     """
 
     Settings: ClassVar[type[FamilySettings]] = FamilySettings
     space: ClassVar[Space]
+    searched: ClassVar[Mapping[str, Any]] = {}
+    presets: ClassVar[tuple[Preset, ...]] = ()
     objective: ClassVar[str] = "val_accuracy"
 
-    def __init__(self, name: str, settings: FamilySettings) -> None:
+    def __init__(self, name: str, settings: FamilySettings, dataset: str | None = None) -> None:
         self.name = name
         self.settings = settings
-        self.dimensions = override(self.space, settings.space, f"{name}.space")
+        general = override(override(self.space, self.searched, name), settings.space, f"{name}.space")
+        of_datasets = {
+            known: override(general, overrides, f"{name}.space_for.{known}")
+            for known, overrides in settings.space_for.items()
+        }
+        self.dimensions = of_datasets.get(dataset or "", general)
+        known = {preset.name for preset in self.presets}
+        for wanted in () if settings.presets == "dataset" else settings.presets:
+            if wanted not in known:
+                raise ParamsError(f"{name}.presets: unknown", expected=nearest(wanted, known), found=repr(wanted))
 
     def suggest(self, trial: Trial) -> Hyperparameters:
         """Ask a trial for hyperparameters. A family with conditional dimensions overrides this."""
         return sample(trial, self.dimensions)
+
+    def presets_for(self, dataset: str) -> dict[str, Hyperparameters]:
+        """Return the presets that a study of a dataset begins with, by name."""
+        wanted = self.settings.presets
+        return {
+            preset.name: dict(preset.hyperparameters)
+            for preset in self.presets
+            if (preset.dataset == dataset if wanted == "dataset" else preset.name in wanted)
+        }
+
+    def sources(self) -> list[Path]:
+        """Return the files of the family's own code that decide what its training gives."""
+        return sorted((_FOLDER / self.name).glob("*.py"))
 
     @abstractmethod
     def build(self, hyperparameters: Hyperparameters, spec: Spec) -> keras.Model:
@@ -125,32 +182,31 @@ class BaseFamily(ABC):
 
 
 def family_names() -> set[str]:
-    """Return the names of all families: the modules of this package that are none of its foundations."""
-    return {path.stem for path in Path(__file__).parent.glob("*.py")} - _NOT_FAMILIES
+    """Return the names of all families: the packages of this folder."""
+    return {path.parent.name for path in _FOLDER.glob("*/family.py")}
 
 
-def code_digest(family: str) -> str:
+def code_digest(family: BaseFamily) -> str:
     """Return the digest of the code that decides what training a family gives: part of a study's identity."""
-    folder = Path(__file__).parent
-    shared = _NOT_FAMILIES - {"__init__"}
     sha = hashlib.sha256()
-    for name in sorted({*shared, family}):
-        sha.update((folder / f"{name}.py").read_bytes())
+    for path in [*sorted(_FOLDER.glob("*.py")), *family.sources()]:
+        sha.update(path.read_bytes())
     return sha.hexdigest()
 
 
-def load(name: str, settings: Mapping[str, Any] | None = None) -> BaseFamily:
+def load(name: str, settings: Mapping[str, Any] | None = None, dataset: str | None = None) -> BaseFamily:
     """Return a family by its name.
 
     Args:
-        name: Name of its module and of its section of params.
+        name: Name of its package and of its section of params.
         settings: Its section; None reads params.yaml.
+        dataset: Whose search space it is to have; None leaves it at what holds for all.
 
     Raises:
         ParamsError: No such family, or a section that is wrong.
     """
     if name not in family_names():
         raise ParamsError("families: unknown family", expected=nearest(name, family_names()), found=repr(name))
-    family: type[BaseFamily] = importlib.import_module(f"pipeline.models.{name}").Family
+    family: type[BaseFamily] = importlib.import_module(f"pipeline.models.{name}.family").Family
     section = params.section(name) if settings is None else settings
-    return family(name, params.parse(name, section, family.Settings))
+    return family(name, params.parse(name, section, family.Settings), dataset)

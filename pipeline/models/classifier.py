@@ -8,34 +8,55 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
+import pydantic
 
-from pipeline.datasets.base import Splits
-from pipeline.models import checkpoint
-from pipeline.models.base import BaseFamily, Fitted, Metrics, OnEpoch, Span, Spec, TrainingError
-from pipeline.models.space import Choice, Hyperparameters, Range, Space
+from pipeline.datasets.base import Labels, Splits
+from pipeline.models import checkpoint, recipe
+from pipeline.models.base import (
+    BaseFamily,
+    FamilySettings,
+    Fitted,
+    Metrics,
+    OnEpoch,
+    Span,
+    Spec,
+    TrainingError,
+)
+from pipeline.models.space import Hyperparameters, Space
 
 if TYPE_CHECKING:
     import keras
 
+    from pipeline.models.trainer import Trainer
+
 _STEPS_PER_CALL = 32
 _VALIDATION_BATCH = 512
 
-# The dimensions of training, which every classifier has beside those of its model.
-TRAINING: Space = {
-    "learning_rate": Range(low=3e-4, high=1e-2, log=True),
-    "weight_decay": Range(low=1e-6, high=1e-2, log=True),
-    "batch_size": Choice(choices=(64, 128)),
-}
+
+class ClassifierSettings(FamilySettings):
+    """What the section of a family of classifiers holds.
+
+    Attributes:
+        class_weights: ``balanced`` weighs every class alike, however many images it has.
+        patience: Epochs without a lower validation loss after which a training ends; 0: it never ends early.
+    """
+
+    class_weights: Literal["none", "balanced"] = "none"
+    patience: int = pydantic.Field(default=0, ge=0)
 
 
 class KerasClassifier(BaseFamily):
-    """A family whose `build` gives logits: cross-entropy, and AdamW on a cosine from `learning_rate` to 0."""
+    """A family whose `build` gives logits, trained by cross-entropy as `recipe` says."""
 
-    space: ClassVar[Space] = TRAINING
+    Settings: ClassVar[type[FamilySettings]] = ClassifierSettings
+    settings: ClassifierSettings
+    space: ClassVar[Space] = recipe.TRAINING
+    searched: ClassVar[Mapping[str, Any]] = recipe.SEARCHED
 
     def fit(
         self,
@@ -50,37 +71,60 @@ class KerasClassifier(BaseFamily):
         """Train some epochs; see `BaseFamily.fit`. On a CPU, a training cut into spans gives identical weights."""
         import keras
 
+        from pipeline.models.trainer import Trainer
+
         keras.utils.clear_session(free_memory=False)  # a worker builds many models: what the last left must not pile up
         keras.utils.set_random_seed(seed)
-        model = self.build(hyperparameters, Spec.of(data))
-        batch_size = int(hyperparameters["batch_size"])
-        _compile(model, hyperparameters, steps=span.total * math.ceil(len(data.train) / batch_size))
+        spec = Spec.of(data)
+        model = Trainer(self.build(hyperparameters, spec), hyperparameters, seed)
+        batch_size = min(int(hyperparameters["batch_size"]), len(data.train))
+        model.compile(
+            optimizer=recipe.optimizer(hyperparameters, span.total * math.ceil(len(data.train) / batch_size)),
+            metrics=[keras.metrics.SparseCategoricalAccuracy(name="accuracy")],
+            steps_per_execution=_STEPS_PER_CALL,
+            jit_compile=False,  # XLA is 2-3 times slower on a CPU, and compiles for longer than a small model trains
+        )
         if state is not None:
             checkpoint.restore(model, state)
+        weights = _balanced(data.train.labels, spec.classes) if self.settings.class_weights == "balanced" else None
         history = []
         for epoch in range(span.start, span.stop):
-            metrics = _train_epoch(model, data, batch_size, seed, epoch)
+            metrics = _train_epoch(model, data, batch_size, seed, epoch, weights)
             if not math.isfinite(metrics["loss"] + metrics["val_loss"]):
                 raise TrainingError(f"the loss diverged in epoch {epoch + 1}", found=f"loss {metrics['loss']}")
-            history.append(metrics)
-            on_epoch(metrics)
-        return Fitted(model, history)
+            stop = 0 < self.settings.patience <= model.waited(metrics["val_loss"])
+            history.append({**metrics, "stopped": 1.0} if stop else metrics)
+            on_epoch(history[-1])
+            if stop:
+                break
+        return Fitted(model, self._exported(model.network, hyperparameters, spec), history)
+
+    def _exported(self, network: keras.Model, hyperparameters: Hyperparameters, spec: Spec) -> keras.Model:
+        """Return the network in single precision, as machines may serve it that gain nothing from less."""
+        import keras
+
+        policy = keras.config.dtype_policy()
+        if policy.name == "float32":
+            return network
+        keras.config.set_dtype_policy("float32")
+        try:
+            exported = self.build(hyperparameters, spec)
+        finally:
+            keras.config.set_dtype_policy(policy)
+        exported.set_weights(network.get_weights())
+        return exported
 
 
-def _compile(model: keras.Model, hyperparameters: Hyperparameters, steps: int) -> None:
-    import keras
-
-    schedule = keras.optimizers.schedules.CosineDecay(float(hyperparameters["learning_rate"]), steps)
-    model.compile(
-        optimizer=keras.optimizers.AdamW(schedule, weight_decay=float(hyperparameters["weight_decay"])),
-        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-        metrics=["accuracy"],
-        steps_per_execution=_STEPS_PER_CALL,
-        jit_compile=False,  # XLA is 2-3 times slower on a CPU, and compiles for longer than a small model trains
-    )
+def _balanced(labels: Labels, classes: int) -> dict[int, float]:
+    """Return a weight per class, inverse to its number of images, that leaves the mean weight of an image at 1."""
+    counts = np.bincount(labels, minlength=classes)
+    present = np.count_nonzero(counts)
+    return {label: len(labels) / (present * int(count)) if count else 1.0 for label, count in enumerate(counts)}
 
 
-def _train_epoch(model: keras.Model, data: Splits, batch_size: int, seed: int, epoch: int) -> Metrics:
+def _train_epoch(
+    model: Trainer, data: Splits, batch_size: int, seed: int, epoch: int, weights: dict[int, float] | None
+) -> Metrics:
     """Train one epoch in an order that depends on (seed, epoch) alone, so that a resumed training repeats it."""
     started = time.monotonic()
     order = np.random.default_rng([seed, epoch]).permutation(len(data.train))
@@ -92,6 +136,7 @@ def _train_epoch(model: keras.Model, data: Splits, batch_size: int, seed: int, e
         initial_epoch=epoch,
         epochs=epoch + 1,
         shuffle=False,
+        class_weight=weights,
         validation_data=(np.asarray(data.val.images), np.asarray(data.val.labels)),
         validation_batch_size=_VALIDATION_BATCH,
         verbose=0,

@@ -98,8 +98,8 @@ def _train(rung: Rung, finished: Path, emit: Callable[[Metrics], None]) -> None:
     with new_folder(finished) as partial:
         checkpoint.save(fitted.model, partial / "state.npz")
         if rung.export:
-            fitted.model.save(partial / "model.keras")
-        trained = Trained(fitted.history, int(fitted.model.count_params()))
+            fitted.network.save(partial / "model.keras")
+        trained = Trained(fitted.history, int(fitted.network.count_params()))
         (partial / "trained.json").write_text(json.dumps(asdict(trained)))
 
 

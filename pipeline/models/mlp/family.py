@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from pipeline.models.base import Spec
-from pipeline.models.classifier import TRAINING, KerasClassifier
+from pipeline.models.base import Preset, Spec
+from pipeline.models.classifier import KerasClassifier
+from pipeline.models.mlp.presets import PRESETS
+from pipeline.models.recipe import SEARCHED, TRAINING
 from pipeline.models.space import Choice, Hyperparameters, Range, Space
 
 if TYPE_CHECKING:
@@ -13,18 +16,27 @@ if TYPE_CHECKING:
 
 
 class Family(KerasClassifier):
-    """One to three dense layers, each with batch normalisation where asked for, relu and dropout.
+    """Dense layers of equal width, each with batch normalisation where asked for, an activation and dropout.
 
     Moving averages follow within tens of steps (momentum 0.9): a first rung on a small dataset has no more.
     """
 
     space: ClassVar[Space] = {
-        "layers": Range(low=1, high=3),
-        "units": Choice(choices=(128, 256, 512)),
+        "layers": Range(low=1, high=6),
+        "units": Choice(choices=(32, 64, 128, 256, 512, 1024)),
         "batch_norm": Choice(choices=(True, False)),
-        "dropout": Range(low=0.0, high=0.5),
+        "activation": Choice(choices=("relu", "tanh", "sigmoid", "gelu")),
+        "dropout": Range(low=0.0, high=0.8),
         **TRAINING,
     }
+    searched: ClassVar[Mapping[str, Any]] = {
+        "layers": {"low": 1, "high": 3},
+        "units": [128, 256, 512],
+        "activation": "relu",
+        "dropout": {"low": 0.0, "high": 0.5},
+        **SEARCHED,
+    }
+    presets: ClassVar[tuple[Preset, ...]] = PRESETS
 
     def build(self, hyperparameters: Hyperparameters, spec: Spec) -> keras.Model:
         """Return a perceptron; see `BaseFamily.build`."""
@@ -39,6 +51,6 @@ class Family(KerasClassifier):
             x = layers.Dense(int(hyperparameters["units"]), use_bias=not batch_norm)(x)
             if batch_norm:
                 x = layers.BatchNormalization(momentum=0.9)(x)
-            x = layers.Activation("relu")(x)
+            x = layers.Activation(str(hyperparameters["activation"]))(x)
             x = layers.Dropout(float(hyperparameters["dropout"]))(x)
-        return keras.Model(inputs, layers.Dense(spec.classes)(x), name="mlp")
+        return keras.Model(inputs, layers.Dense(spec.classes, dtype="float32")(x), name="mlp")

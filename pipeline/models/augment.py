@@ -1,0 +1,71 @@
+"""Random changes of training images, as operations of Keras: they run on the device, on every backend.
+
+A shift and a mirroring only say from which row and column each pixel comes. As one-hot matrices they cost two small
+products, need no gather, and leave black where an image has nothing to show (measured on one core, 32×32×3 at batch
+128: see `benchmarks/throughput.py`).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pipeline.models.space import Hyperparameters
+
+
+class Augment:
+    """What happens to a batch of images before a network sees it in training.
+
+    Args:
+        hyperparameters: ``shift`` (pixels, in each direction), ``flip`` (left to right, for half of the images),
+            ``cutout`` (side in pixels of a black square somewhere on the image; 0: none).
+        generator: A `keras.random.SeedGenerator`, whose state belongs to a checkpoint.
+    """
+
+    def __init__(self, hyperparameters: Hyperparameters, generator: Any) -> None:
+        self._shift = int(hyperparameters["shift"])
+        self._flip = bool(hyperparameters["flip"])
+        self._cutout = int(hyperparameters["cutout"])
+        self._generator = generator
+
+    def __call__(self, images: Any) -> Any:
+        """Return changed images, (N, H, W, C), as floating-point numbers from 0 to 255."""
+        from keras import ops
+
+        images = ops.cast(images, "float32")
+        if self._shift or self._flip:
+            count, height, width, _ = ops.shape(images)
+            rows = self._sources(count, height, mirrored=False)
+            columns = self._sources(count, width, mirrored=self._flip)
+            images = ops.einsum("nij,njwc->niwc", rows, images)
+            images = ops.einsum("nkw,niwc->nikc", columns, images)
+        if self._cutout:
+            images = images * self._holes(*ops.shape(images)[:3])
+        return images
+
+    def _sources(self, count: Any, length: int, *, mirrored: bool) -> Any:
+        """Return for each image a matrix that takes each place along a side from where it comes, or from nowhere."""
+        import keras
+        from keras import ops
+
+        places = ops.broadcast_to(ops.arange(length, dtype="int32"), (count, length))
+        if mirrored:
+            half = keras.random.uniform((count, 1), seed=self._generator) < 0.5
+            places = ops.where(half, length - 1 - places, places)
+        if self._shift:
+            most = self._shift
+            offset = keras.random.randint((count, 1), -most, most + 1, seed=self._generator)
+            places = places + offset
+        return ops.cast(ops.expand_dims(places, 2) == ops.arange(length, dtype="int32"), "float32")
+
+    def _holes(self, count: Any, height: int, width: int) -> Any:
+        """Return 0 inside a square at a random place of each image, cut off at its borders, and 1 outside."""
+        import keras
+        from keras import ops
+
+        def outside(length: int) -> Any:
+            first = keras.random.randint((count, 1), -(self._cutout // 2), length, seed=self._generator)
+            place = ops.arange(length, dtype="int32")
+            return (place < first) | (place >= first + self._cutout)
+
+        hole = ops.expand_dims(outside(height), 2) | ops.expand_dims(outside(width), 1)
+        return ops.cast(ops.expand_dims(hole, 3), "float32")

@@ -1,0 +1,1 @@
+"""Convolutional networks: one family, an architecture per module."""

@@ -1,0 +1,30 @@
+"""What the architectures are put together from."""
+
+from __future__ import annotations
+
+from typing import Any
+
+_MOMENTUM = 0.9  # moving averages follow within tens of steps: a first rung on a small dataset has no more
+
+
+def conv(x: Any, filters: int, kernel: int = 3, *, strides: int = 1, activation: str | None = "relu") -> Any:
+    """Return x convolved, normalised over the batch and activated; the borders are padded."""
+    from keras import layers
+
+    x = layers.Conv2D(filters, kernel, strides=strides, padding="same", use_bias=False)(x)
+    x = batch_norm(x)
+    return layers.Activation(activation)(x) if activation else x
+
+
+def batch_norm(x: Any) -> Any:
+    """Return x normalised over the batch."""
+    from keras import layers
+
+    return layers.BatchNormalization(momentum=_MOMENTUM)(x)
+
+
+def logits(x: Any, classes: int, *, bias: bool = True) -> Any:
+    """Return one number per class, in single precision whatever the rest is computed in."""
+    from keras import layers
+
+    return layers.Dense(classes, use_bias=bias, dtype="float32")(x)

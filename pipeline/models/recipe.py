@@ -1,0 +1,95 @@
+"""The recipe of a training: the dimensions that every classifier has beside those of its model, and what they mean.
+
+Each dimension contains what the reference models use. What a search looks at by default is less, see `SEARCHED`: a
+dimension that is searched has to earn its trials.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from pipeline.models.space import Choice, Hyperparameters, Range, Space
+
+if TYPE_CHECKING:
+    import keras
+
+_WARM_UP = 0.25  # share of a one-cycle schedule in which the rate rises (chosen)
+_START = 0.04  # of the highest rate, where that rise begins (chosen)
+
+TRAINING: Space = {
+    "optimizer": Choice(choices=("adamw", "adam", "sgd", "adagrad", "adadelta")),
+    "schedule": Choice(choices=("cosine", "one_cycle", "constant")),
+    "learning_rate": Range(low=1e-5, high=3.0, log=True),
+    "batch_size": Choice(choices=(16, 32, 64, 128, 256, 512)),
+    "weight_decay": Range(low=0.0, high=0.1),
+    "l2": Range(low=0.0, high=0.1),
+    "label_smoothing": Range(low=0.0, high=0.3),
+    "shift": Range(low=0, high=8),
+    "flip": Choice(choices=(False, True)),
+    "cutout": Range(low=0, high=16),
+    "mixup": Range(low=0.0, high=1.0),
+}
+
+SEARCHED: Mapping[str, Any] = {
+    "optimizer": "adamw",
+    "schedule": "cosine",
+    "learning_rate": {"low": 3e-4, "high": 1e-2, "log": True},
+    "batch_size": [64, 128],
+    "weight_decay": {"low": 1e-6, "high": 1e-2, "log": True},
+    "l2": 0.0,
+    "label_smoothing": 0.0,
+    "shift": 0,
+    "flip": False,  # labels must allow it: a mirrored cat is a cat, a mirrored 3 is no 3
+    "cutout": 0,
+    "mixup": 0.0,
+}
+
+# How the reference models train: Adam at its usual rate, and nothing else.
+PLAIN: Hyperparameters = {
+    "optimizer": "adam",
+    "schedule": "constant",
+    "learning_rate": 1e-3,
+    "batch_size": 32,
+    "weight_decay": 0.0,
+    "l2": 0.0,
+    "label_smoothing": 0.0,
+    "shift": 0,
+    "flip": False,
+    "cutout": 0,
+    "mixup": 0.0,
+}
+
+
+def optimizer(hyperparameters: Hyperparameters, steps: int) -> keras.Optimizer:
+    """Return a new optimizer for a training of so many steps."""
+    import keras
+
+    kinds = {
+        "adamw": keras.optimizers.AdamW,
+        "adam": keras.optimizers.Adam,
+        "sgd": keras.optimizers.SGD,
+        "adagrad": keras.optimizers.Adagrad,
+        "adadelta": keras.optimizers.Adadelta,
+    }
+    name = str(hyperparameters["optimizer"])
+    settings: dict[str, Any] = {"weight_decay": float(hyperparameters["weight_decay"]) or None}
+    if name == "sgd":
+        settings |= {"momentum": 0.9, "nesterov": True}
+    return kinds[name](_rate(hyperparameters, steps), **settings)
+
+
+def _rate(hyperparameters: Hyperparameters, steps: int) -> Any:
+    """Return the learning rate: constant, falling to 0, or rising first."""
+    import keras
+
+    highest = float(hyperparameters["learning_rate"])
+    schedule = str(hyperparameters["schedule"])
+    if schedule == "constant":
+        return highest
+    if schedule == "cosine":
+        return keras.optimizers.schedules.CosineDecay(highest, steps)
+    rise = max(1, round(_WARM_UP * steps))
+    return keras.optimizers.schedules.CosineDecay(
+        highest * _START, max(1, steps - rise), warmup_target=highest, warmup_steps=rise
+    )
