@@ -111,7 +111,13 @@ def _loss(trained: Trained) -> float:
 
 
 def log(
-    tracker: Tracker, run_id: str, result: Result, data: Splits, backend: runtime.Backend, settings: Mapping[str, Any]
+    tracker: Tracker,
+    run_id: str,
+    result: Result,
+    family: models.BaseFamily,
+    data: Splits,
+    backend: runtime.Backend,
+    settings: Mapping[str, Any],
 ) -> str:
     """Write a finished training to its MLflow run and return the id of the logged model."""
     tracker.log_params(run_id, {**result.rung.hyperparameters, "seed": result.rung.seed})
@@ -127,8 +133,8 @@ def log(
     return log_model(
         tracker,
         run_id,
-        code=serving_code(),
-        files={"model": exported_model(result.rung)},
+        code=serving_code(family),
+        files={path.stem: path for path in sorted(exported_model(result.rung).iterdir())},
         config={"class_names": list(data.class_names), "backend": backend},
         shape=data.image_shape,
         example=np.asarray(data.val.images[:_EXAMPLES]),
@@ -136,9 +142,9 @@ def log(
     )
 
 
-def serving_code() -> Path:
+def serving_code(family: models.BaseFamily) -> Path:
     """Return the file that MLflow stores and runs with the model. It is not imported here: it needs Keras to load."""
-    spec = importlib.util.find_spec("pipeline.serving")
+    spec = importlib.util.find_spec(family.serving)
     assert spec is not None
     return Path(str(spec.origin))
 
@@ -169,12 +175,15 @@ def load_best(path: Path) -> Best:
         ) from None
 
 
-def save(result: Result, data: Splits, backend: str, ids: Mapping[str, str], model: Path, report: Path) -> None:
+def save(
+    result: Result, task: str, data: Splits, backend: str, ids: Mapping[str, str], model: Path, report: Path
+) -> None:
     """Write the model with what later stages need to know of it, and its curves."""
     with new_folder(model) as folder:
-        shutil.copyfile(exported_model(result.rung), folder / "model.keras")
+        shutil.copytree(exported_model(result.rung), folder, dirs_exist_ok=True)
         told = {
             "family": result.rung.family,
+            "task": task,
             "value": result.value,
             "loss": _loss(result.trained),
             "parameters": result.trained.parameters,
@@ -230,9 +239,9 @@ def main() -> None:
             tracker = Tracker(arguments.dataset)  # importing MLflow takes seconds: workers start meanwhile
             with tracker.running(key, f"train {family.name}", tags) as run_id:
                 result = collect(executor, rungs, family.objective)
-                model_id = log(tracker, run_id, result, data, backend.backend, sections)
+                model_id = log(tracker, run_id, result, family, data, backend.backend, sections)
                 ids = {"run_id": run_id, "model_id": model_id}
-                save(result, data, backend.backend, ids, arguments.model, arguments.report)
+                save(result, family.task, data, backend.backend, ids, arguments.model, arguments.report)
     print(f"{arguments.dataset} {family.name}: {family.objective} {result.value:.4f}, seeds {result.values}")
 
 

@@ -221,9 +221,8 @@ def _walk(node: ast.AST, *, into_functions: bool) -> Iterator[ast.AST]:
 
 
 def families() -> set[str]:
-    """Return the families: modules of pipeline/models with a class `Family`."""
-    names = (path for path in (PACKAGE / "models").glob("*.py") if path.stem != "base")
-    return {path.stem for path in names if re.search(r"^class Family\b|^Family\b", path.read_text(), re.MULTILINE)}
+    """Return the families: packages of pipeline/models with a module `family`."""
+    return {path.parent.name for path in (PACKAGE / "models").glob("*/family.py")}
 
 
 def closure(stage: str, family: str | None) -> set[str]:
@@ -245,7 +244,7 @@ def closure(stage: str, family: str | None) -> set[str]:
 
 def _choices(package: str, family: str | None) -> set[str]:
     if package == "pipeline.models":
-        return {family} if family else families()
+        return {f"{name}.family" for name in ({family} if family else families())}
     return {path.stem for path in (ROOT / package.replace(".", "/")).glob("*.py")} - {"__init__", "base"}
 
 
@@ -289,7 +288,11 @@ def name_of(stage: Stage) -> tuple[str, str | None]:
 
 
 def code_of(stage: Stage) -> set[str]:
-    return {dep.def_path for dep in stage.deps if dep.def_path.endswith(".py")}
+    """Return the code files that a stage depends on; a folder of code stands for the files in it."""
+    paths = {dep.def_path for dep in stage.deps if dep.def_path.startswith("pipeline/")}
+    folders = {path for path in paths if not path.endswith(".py")}
+    below = {str(file.relative_to(ROOT)) for folder in folders for file in (ROOT / folder).rglob("*.py")}
+    return (paths - folders) | {file for file in below if not file.endswith("__init__.py")}
 
 
 # ---------------------------------------------------------------- tests
@@ -317,9 +320,8 @@ def test_deps_are_exactly_what_a_stage_can_import(stages: list[Stage]):
 
 
 def test_editing_one_family_reruns_no_other(stages: list[Stage]):
-    files = {f"pipeline/models/{family}.py": family for family in families()}
     for stage in stages:
-        watched = {files[file] for file in code_of(stage) & set(files)}
+        watched = {family for family in families() for file in code_of(stage) if f"/models/{family}/" in file}
         assert watched <= {name_of(stage)[1]}, f"{stage.name} depends on the families {sorted(watched)}"
 
 
@@ -399,10 +401,12 @@ def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         "models/__init__.py": "",
         "datasets/__init__.py": "",
         "models/base.py": "import importlib\n"
-        "def load(name):\n    return importlib.import_module(f'pipeline.models.{name}')",
+        "def load(name):\n    return importlib.import_module(f'pipeline.models.{name}.family')",
+        "models/mlp/__init__.py": "",
+        "models/cnn/__init__.py": "",
         "models/rung.py": "from pipeline.models import base\ndef run():\n    base.load('mlp')",
-        "models/mlp.py": "class Family:\n    def build(self):\n        from pipeline import deep",
-        "models/cnn.py": "class Family: ...",
+        "models/mlp/family.py": "class Family:\n    def build(self):\n        from pipeline import deep",
+        "models/cnn/family.py": "class Family: ...",
         "datasets/base.py": "from importlib import import_module\nclass Splits: ...\n"
         "def source(name):\n    return import_module(f'pipeline.datasets.{name}')",
         "datasets/idx.py": "",
@@ -425,12 +429,12 @@ def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 def test_a_task_given_by_name_leads_to_the_family_and_what_its_methods_import(small: Path):
     names = {name.removeprefix("pipeline.") for name in closure("search", "mlp")}
-    assert names == {"search", "datasets.base", "models.rung", "models.base", "models.mlp", "deep"}
+    assert names == {"search", "datasets.base", "models.rung", "models.base", "models.mlp.family", "deep"}
 
 
 def test_another_family_leads_to_its_own_module(small: Path):
-    assert "pipeline.models.cnn" in closure("search", "cnn")
-    assert not {"pipeline.models.mlp", "pipeline.deep"} & closure("search", "cnn")
+    assert "pipeline.models.cnn.family" in closure("search", "cnn")
+    assert not {"pipeline.models.mlp.family", "pipeline.deep"} & closure("search", "cnn")
 
 
 def test_a_format_counts_where_the_function_that_loads_it_is_called(small: Path):
@@ -440,8 +444,8 @@ def test_a_format_counts_where_the_function_that_loads_it_is_called(small: Path)
 
 def test_a_library_imported_in_a_method_is_seen(small: Path):
     assert parsed("pipeline.deep").libraries_first == {"mlflow"}
-    assert parsed("pipeline.models.mlp").imports == {"pipeline.deep"}
-    assert parsed("pipeline.models.mlp").imports_first == set()
+    assert parsed("pipeline.models.mlp.family").imports == {"pipeline.deep"}
+    assert parsed("pipeline.models.mlp.family").imports_first == set()
 
 
 def test_a_name_that_cannot_be_followed_is_refused(small: Path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -12,19 +13,35 @@ import pytest
 from pipeline import runtime
 from pipeline.datasets.base import Splits, load_splits
 from pipeline.errors import DataError, ParamsError
-from pipeline.models import base, checkpoint
+from pipeline.models import base, checkpoint, recipe
+from pipeline.models.augment import Augment
 from pipeline.models.base import Span, Spec, TrainingError
+from pipeline.models.cnn.family import architectures
 from pipeline.models.rung import Rung, run
 from pipeline.models.space import Choice, Range, Space, override
 
+# Augmentation and all that draws random numbers is on: what a checkpoint leaves out would show.
+TRAINED: dict[str, Any] = {
+    **recipe.PLAIN,
+    "optimizer": "adamw",
+    "schedule": "one_cycle",
+    "learning_rate": 3e-3,
+    "weight_decay": 1e-4,
+    "batch_size": 32,
+    "label_smoothing": 0.05,
+    "shift": 1,
+}
 POINTS: dict[str, dict[str, Any]] = {
-    "mlp": {
-        "layers": 2, "units": 64, "batch_norm": True, "dropout": 0.2,
-        "learning_rate": 3e-3, "weight_decay": 1e-4, "batch_size": 64,
-    },
+    "mlp": {**TRAINED, "layers": 2, "units": 64, "batch_norm": True, "activation": "relu", "dropout": 0.1},
     "cnn": {
-        "filters": 8, "kernel": 3, "batch_norm": True, "units": 64, "dropout": 0.1,
-        "learning_rate": 3e-3, "weight_decay": 1e-4, "batch_size": 32,
+        **TRAINED, "architecture": "plain", "plain_blocks": 2, "plain_filters": 8, "plain_kernel": 3,
+        "plain_padding": "same", "plain_batch_norm": True, "plain_bias": True, "plain_activation": "relu",
+        "plain_units": 64, "plain_more_units": 0, "plain_dense_activation": "relu", "plain_dense_batch_norm": False,
+        "plain_dropout": 0.1,
+    },
+    "rnn": {
+        **TRAINED, "learning_rate": 1e-2, "cell": "lstm", "layers": 2, "units": 32, "bidirectional": True, "residual": True,
+        "pooling": "max", "head_units": 64, "dropout": 0.1,
     },
 }  # fmt: skip
 
@@ -124,14 +141,106 @@ def test_models_take_raw_colour_images_of_any_size(name: str) -> None:
     assert model(np.zeros((2, 32, 20, 3), np.uint8)).shape == (2, 7)
 
 
+# Trainable parameters of the reference models, as they were counted when these were written down.
+COUNTS = {
+    "R1": 54_410, "R2": 1_204_682, "R3": 1_629_472, "R4": 101_770, "R5": 282_250, "R6": 8_806, "R7": 106_510,
+    "R8": 213_054, "R9": 101_770, "R10": 21_840, "R11": 225_034,
+}  # fmt: skip
+PRESETS = {preset.name: (name, preset) for name in POINTS for preset in base.load(name, {}).presets}
+
+
+def test_every_reference_model_is_a_preset() -> None:
+    assert set(PRESETS) == set(COUNTS)
+
+
+@pytest.mark.parametrize("reference", sorted(PRESETS, key=lambda name: int(name[1:])))
+def test_a_preset_is_a_point_of_its_space_and_has_its_count(reference: str) -> None:
+    name, preset = PRESETS[reference]
+    family = base.load(name, {"presets": [reference]})
+    assert family.presets_for("anything") == {reference: preset.hyperparameters}
+    outside = [key for key, value in preset.hyperparameters.items() if not family.space[key].holds(value)]
+    assert not outside
+    model = family.build(preset.hyperparameters, Spec(preset.image_shape, 10))
+    assert sum(math.prod(weight.shape) for weight in model.trainable_variables) == COUNTS[reference]
+
+
+def test_a_study_begins_with_the_presets_of_its_dataset_or_with_those_named() -> None:
+    assert set(base.load("mlp", {}).presets_for("mnist")) == {"R4", "R9"}
+    assert base.load("mlp", {}).presets_for("digits") == {}
+    assert base.load("mlp", {"presets": []}).presets_for("mnist") == {}
+    with pytest.raises(ParamsError, match=r"mlp.presets: unknown: expected .*found 'R44'"):
+        base.load("mlp", {"presets": ["R44"]})
+
+
+ARCHITECTURES: dict[str, dict[str, Any]] = {
+    "alexnet": {"width": 16, "units": 128, "dropout": 0.5},
+    "fast": {"width": 16, "activation": "relu", "dropout": 0.0, "scale": 0.125},
+    "googlenet": {"width": 8, "modules": 2, "dropout": 0.2},
+    "lenet": {"activation": "tanh", "pooling": "average"},
+    "plain": {key.removeprefix("plain_"): value for key, value in POINTS["cnn"].items() if key.startswith("plain_")},
+    "resnet": {"width": 16, "blocks": 3},
+    "vgg": {"width": 16, "stages": 3, "units": 128, "dropout": 0.2},
+}
+
+
+def test_every_architecture_is_tried_here() -> None:
+    assert set(architectures()) == set(ARCHITECTURES)
+
+
+@pytest.mark.parametrize("architecture", sorted(ARCHITECTURES))
+@pytest.mark.parametrize("shape", [(28, 28, 1), (32, 32, 3)])
+def test_an_architecture_fits_both_sizes(architecture: str, shape: tuple[int, int, int]) -> None:
+    own = {f"{architecture}_{key}": value for key, value in ARCHITECTURES[architecture].items()}
+    model = base.load("cnn", {}).build({"architecture": architecture, **own}, Spec(shape, 10))
+    assert model(np.zeros((2, *shape), np.uint8)).shape == (2, 10)
+    if architecture == "lenet" and shape == (28, 28, 1):
+        assert model.count_params() == 61_706  # of the paper's layers, each reading all maps before
+    if architecture == "resnet" and shape == (32, 32, 3):
+        assert len([layer for layer in model.layers if "conv" in layer.name]) == 19 + 2  # 2 are shortcuts
+
+
+def test_adding_an_architecture_changes_no_study_that_does_not_use_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    narrowed = {"space": {"architecture": ["plain"]}}
+    used = {path.stem for path in base.load("cnn", narrowed).sources()}
+    assert {"plain", "family", "blocks", "presets"} <= used
+    assert not used & (set(ARCHITECTURES) - {"plain"})
+
+
 @pytest.mark.parametrize("name", sorted(POINTS))
 def test_every_point_of_a_space_builds(name: str) -> None:
     family = base.load(name, {"space": {}})
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=3))
     for _ in range(5):
         hyperparameters = family.suggest(study.ask())
-        assert set(hyperparameters) == set(POINTS[name])
+        assert set(recipe.TRAINING) < set(hyperparameters)
         assert family.build(hyperparameters, Spec((28, 28, 1), 10)).count_params() > 0
+
+
+def test_augmentation_moves_mirrors_and_blanks(data: Splits) -> None:
+    import keras
+
+    images = np.asarray(data.train.images[:64])
+
+    def changed(**asked: Any) -> Any:
+        augment = Augment({**recipe.PLAIN, **asked}, keras.random.SeedGenerator(3))
+        return np.asarray(augment(images))
+
+    np.testing.assert_array_equal(changed(), images)
+    mirrored = changed(flip=True)
+    same = [np.array_equal(a, b) for a, b in zip(mirrored, images, strict=True)]
+    flipped = [np.array_equal(a, b[:, ::-1]) for a, b in zip(mirrored, images, strict=True)]
+    assert all(a or b for a, b in zip(same, flipped, strict=True))
+    assert 16 < sum(flipped) < 48
+    padded = np.pad(images, ((0, 0), (2, 2), (2, 2), (0, 0)))
+    offsets = set()
+    for moved, around in zip(changed(shift=2), padded, strict=True):
+        windows = {(y, x): around[y : y + 28, x : x + 28] for y in range(5) for x in range(5)}
+        offsets |= {offset for offset, window in windows.items() if np.array_equal(window, moved)}
+        assert any(np.array_equal(window, moved) for window in windows.values())
+    assert len(offsets) > 15
+    blanked = changed(cutout=8)
+    assert ((blanked == images) | (blanked == 0)).all()
+    assert 0 < ((images > 0) & (blanked == 0)).any(axis=(1, 2, 3)).mean() < 1
 
 
 class TestSpace:

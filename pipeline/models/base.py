@@ -69,19 +69,25 @@ class Span:
 
 
 @dataclass(frozen=True)
-class Fitted:
-    """What a training has come to.
+class Fitted(ABC):
+    """What a training has come to; `KerasFitted` is what Keras trains.
 
     Attributes:
-        model: All that training changes: what a checkpoint holds.
-        network: What is exported: layers of Keras and nothing else, so that it loads anywhere, in safe mode.
         history: The metrics of each epoch trained now; ``epoch`` counts from 1, ``stopped`` marks a training that
             ended before its time.
+        parameters: Number of parameters of what is exported.
     """
 
-    model: keras.Model
-    network: keras.Model
     history: list[Metrics]
+    parameters: int
+
+    @abstractmethod
+    def save_state(self, path: Path) -> None:
+        """Write all that the next span of epochs needs to an ``.npz`` file: what `fit` takes as `state`."""
+
+    @abstractmethod
+    def export(self, folder: Path) -> None:
+        """Write the files that the family's serving code loads into an existing folder."""
 
 
 @dataclass(frozen=True)
@@ -112,6 +118,8 @@ class BaseFamily(ABC):
         searched: To what a search narrows it, before params change that; as in params, see `space.override`.
         presets: The reference models that are points of the space.
         objective: The epoch metric that a search maximises; always measured on validation data.
+        task: What the family does, and so how evaluate scores it and what it competes with.
+        serving: The module that MLflow stores with a model and runs to serve it.
     """
 
     Settings: ClassVar[type[FamilySettings]] = FamilySettings
@@ -119,6 +127,8 @@ class BaseFamily(ABC):
     searched: ClassVar[Mapping[str, Any]] = {}
     presets: ClassVar[tuple[Preset, ...]] = ()
     objective: ClassVar[str] = "val_accuracy"
+    task: ClassVar[str] = "classify"
+    serving: ClassVar[str] = "pipeline.serving"
 
     def __init__(self, name: str, settings: FamilySettings, dataset: str | None = None) -> None:
         self.name = name

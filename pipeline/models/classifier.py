@@ -27,6 +27,7 @@ from pipeline.models.base import (
     Spec,
     TrainingError,
 )
+from pipeline.models.fitted import KerasFitted
 from pipeline.models.space import Hyperparameters, Space
 
 if TYPE_CHECKING:
@@ -97,7 +98,7 @@ class KerasClassifier(BaseFamily):
             on_epoch(history[-1])
             if stop:
                 break
-        return Fitted(model, self._exported(model.network, hyperparameters, spec), history)
+        return KerasFitted.of(model, self._exported(model.network, hyperparameters, spec), history)
 
     def _exported(self, network: keras.Model, hyperparameters: Hyperparameters, spec: Spec) -> keras.Model:
         """Return the network in single precision, as machines may serve it that gain nothing from less."""

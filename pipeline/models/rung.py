@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.datasets.base import Splits, load_splits, new_folder
-from pipeline.models import checkpoint
 from pipeline.models.base import Metrics, Span, TrainingError, load
 from pipeline.models.space import Hyperparameters
 
@@ -33,7 +32,7 @@ class Rung:
         span: Epochs to train now.
         folder: Where the checkpoints of this training lie, one folder per rung.
         ledger: File that gets a line ``training epoch`` for every epoch computed: what the search really cost.
-        export: Whether to leave a ``model.keras`` beside the checkpoint.
+        export: Whether to leave a folder ``model`` beside the checkpoint; see `exported_model`.
     """
 
     family: str
@@ -70,8 +69,8 @@ def run(rung: Rung, emit: Callable[[Metrics], None]) -> Trained:
 
 
 def exported_model(rung: Rung) -> Path:
-    """Return the file that a rung with `export` leaves."""
-    return _checkpoint(rung.folder, rung.span.stop) / "model.keras"
+    """Return the folder of files that a rung with `export` leaves: what the family's serving code loads."""
+    return _checkpoint(rung.folder, rung.span.stop) / "model"
 
 
 def _train(rung: Rung, finished: Path, emit: Callable[[Metrics], None]) -> None:
@@ -96,10 +95,11 @@ def _train(rung: Rung, finished: Path, emit: Callable[[Metrics], None]) -> None:
     except (MemoryError, ValueError) as error:  # Keras raises ValueError for impossible shapes
         raise TrainingError(f"{type(error).__name__}: {error}") from error
     with new_folder(finished) as partial:
-        checkpoint.save(fitted.model, partial / "state.npz")
+        fitted.save_state(partial / "state.npz")
         if rung.export:
-            fitted.network.save(partial / "model.keras")
-        trained = Trained(fitted.history, int(fitted.network.count_params()))
+            (partial / "model").mkdir()
+            fitted.export(partial / "model")
+        trained = Trained(fitted.history, fitted.parameters)
         (partial / "trained.json").write_text(json.dumps(asdict(trained)))
 
 

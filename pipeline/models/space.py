@@ -31,6 +31,10 @@ class Choice(params.Settings):
         pydantic.Field(min_length=1)
     )
 
+    def holds(self, value: Value) -> bool:
+        """Tell whether a value is one of these."""
+        return value in self.choices
+
     def sample(self, trial: Trial, name: str) -> Value:
         """Ask a trial for a value of this dimension."""
         value: Value = trial.suggest_categorical(name, self.choices)
@@ -51,6 +55,10 @@ class Range(params.Settings):
         if self.log and self.low <= 0:
             raise ValueError(f"low > 0 on a logarithmic scale, not {self.low}")
         return self
+
+    def holds(self, value: Value) -> bool:
+        """Tell whether a value is a number from `low` to `high`."""
+        return not isinstance(value, str) and self.low <= value <= self.high
 
     def sample(self, trial: Trial, name: str) -> Value:
         """Ask a trial for a value of this dimension."""

@@ -1,0 +1,39 @@
+"""What Keras has trained, as a checkpoint and as an exported model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
+
+from pipeline.models import checkpoint
+from pipeline.models.base import Fitted, Metrics
+
+if TYPE_CHECKING:
+    import keras
+
+
+@dataclass(frozen=True)
+class KerasFitted(Fitted):
+    """A trained Keras model.
+
+    Attributes:
+        model: All that training changes, with its optimizer: what a checkpoint holds.
+        network: What is exported: layers of Keras and nothing else, so that it loads anywhere, in safe mode.
+    """
+
+    model: keras.Model
+    network: keras.Model
+
+    @classmethod
+    def of(cls, model: keras.Model, network: keras.Model, history: list[Metrics]) -> Self:
+        """Return a training's result; its parameters are those of the network."""
+        return cls(history, int(network.count_params()), model, network)
+
+    def save_state(self, path: Path) -> None:
+        """Write every variable of the model and its optimizer; see `checkpoint`."""
+        checkpoint.save(self.model, path)
+
+    def export(self, folder: Path) -> None:
+        """Write ``model.keras``."""
+        self.network.save(folder / "model.keras")
