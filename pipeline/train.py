@@ -34,6 +34,7 @@ from pipeline.registry import log_model
 from pipeline.tracking import Tracker, log_dataset
 
 _EXAMPLES = 4
+_SERVING = {"classifier": "pipeline.serving.classifier"}
 
 
 class Settings(params.Settings):
@@ -144,7 +145,7 @@ def log(
 
 def serving_code(family: models.BaseFamily) -> Path:
     """Return the file that MLflow stores and runs with the model. It is not imported here: it needs Keras to load."""
-    spec = importlib.util.find_spec(family.serving)
+    spec = importlib.util.find_spec(_SERVING[family.serving])
     assert spec is not None
     return Path(str(spec.origin))
 

@@ -40,7 +40,8 @@ POINTS: dict[str, dict[str, Any]] = {
         "plain_dropout": 0.1,
     },
     "rnn": {
-        **TRAINED, "learning_rate": 1e-2, "cell": "lstm", "layers": 2, "units": 32, "bidirectional": True, "residual": True,
+        **TRAINED, "learning_rate": 1e-2, "cell": "lstm", "layers": 2, "units": 32, "bidirectional": True,
+        "residual": True,
         "pooling": "max", "head_units": 64, "dropout": 0.1,
     },
 }  # fmt: skip

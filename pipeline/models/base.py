@@ -119,7 +119,7 @@ class BaseFamily(ABC):
         presets: The reference models that are points of the space.
         objective: The epoch metric that a search maximises; always measured on validation data.
         task: What the family does, and so how evaluate scores it and what it competes with.
-        serving: The module that MLflow stores with a model and runs to serve it.
+        serving: How it is served: the name of a module of `pipeline.serving`, which MLflow stores with the model.
     """
 
     Settings: ClassVar[type[FamilySettings]] = FamilySettings
@@ -128,7 +128,7 @@ class BaseFamily(ABC):
     presets: ClassVar[tuple[Preset, ...]] = ()
     objective: ClassVar[str] = "val_accuracy"
     task: ClassVar[str] = "classify"
-    serving: ClassVar[str] = "pipeline.serving"
+    serving: ClassVar[str] = "classifier"
 
     def __init__(self, name: str, settings: FamilySettings, dataset: str | None = None) -> None:
         self.name = name
