@@ -21,10 +21,10 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 export MLFLOW_DISABLE_TELEMETRY ?= true
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo demo-color repro ui test test-slow lint format typecheck bench doctor lock clean-venv
+.PHONY: help install demo demo-color repro ui test test-slow test-backends lint format typecheck bench doctor lock clean-venv
 
 help: ## print this
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' Makefile
 
 demo: $(INSTALLED) ## the whole pipeline on real digits, offline, in runs/demo
 	@$(BIN)/pipeline run --workspace runs/demo -S 'datasets=[digits]'
@@ -54,6 +54,11 @@ test: $(INSTALLED) ## the tests
 
 test-slow: $(INSTALLED) ## the tests that kill processes or train for minutes
 	@$(BIN)/pytest -m slow
+
+test-backends: ## the tests of Keras on every backend: installs jax and torch, in .venv-backends
+	@$(MAKE) --no-print-directory install VENV=.venv-backends SET="cpu jax"
+	@.venv-backends/bin/python -m pip install -qq --disable-pip-version-check "torch==2.13.0"
+	@BACKENDS="tensorflow jax torch" .venv-backends/bin/python -m pytest tests/test_backends.py
 
 lint: $(INSTALLED) ## rules, format and types
 	@$(BIN)/ruff check .

@@ -225,6 +225,7 @@ def families() -> set[str]:
     return {path.parent.name for path in (PACKAGE / "models").glob("*/family.py")}
 
 
+@functools.cache
 def closure(stage: str, family: str | None) -> set[str]:
     """Return every module that `python -m pipeline.<stage>` can load, itself included.
 
@@ -425,8 +426,10 @@ def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setitem(globals(), "ROOT", tmp_path)
     monkeypatch.setitem(globals(), "PACKAGE", tmp_path / "pipeline")
     parsed.cache_clear()
+    closure.cache_clear()
     yield tmp_path
     parsed.cache_clear()
+    closure.cache_clear()
 
 
 def test_a_task_given_by_name_leads_to_the_family_and_what_its_methods_import(small: Path):

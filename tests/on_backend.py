@@ -1,0 +1,99 @@
+"""What is computed on one backend, as a process of its own: a process that has loaded Keras cannot change backends.
+
+Prints JSON; `test_backends.py` says what must be in it. Usage: python on_backend.py BACKEND FOLDER
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline import runtime
+from pipeline.datasets.base import load_splits
+
+INPUT = [[0, 1, 1, 0, 0], [0, 1, 1, 0, 0], [0, 1, 1, 0, 0], [0, 0, 0, 0, 0], [0, 0, 0, 0, 0]]
+KERNEL = [[1, 0, 1], [0, 1, 0], [1, 0, 1]]
+WEIGHTS = [[0.1, 0.2, 0.3, 0.4], [0.5, 0.6, 0.7, 0.8], [0.9, 1.0, 1.1, 1.2]]
+
+
+def worked_example() -> dict[str, Any]:
+    """Convolve, rectify, pool and weigh the example of the reference, with layers."""
+    from keras import layers
+
+    x = np.array(INPUT, np.float32).reshape(1, 5, 5, 1)
+    convolution = layers.Conv2D(1, 3, use_bias=False)
+    convolution.build(x.shape)
+    convolution.set_weights([np.array(KERNEL, np.float32).reshape(3, 3, 1, 1)])
+    dense = layers.Dense(3, use_bias=False)
+    dense.build((1, 4))
+    dense.set_weights([np.array(WEIGHTS, np.float32).T])
+    convolved = convolution(x)
+    rectified = layers.ReLU()(convolved)
+    pooled = layers.MaxPooling2D(2, padding="same")(rectified)
+    named = {
+        "convolved": convolved,
+        "rectified": rectified,
+        "pooled": pooled,
+        "weighed": dense(layers.Flatten()(pooled)),
+    }
+    return {name: _array(value).squeeze().tolist() for name, value in named.items()}
+
+
+def sizes() -> list[list[int]]:
+    """Return (W, F, P, S, output) of convolutions and poolings of many sizes."""
+    from keras import layers
+
+    found = []
+    for width, size, strides in [(5, 3, 1), (28, 5, 1), (28, 3, 2), (32, 2, 2), (7, 3, 2), (8, 3, 3), (9, 4, 2)]:
+        for padding in (0, 1, 2):
+            x = np.zeros((1, width, width, 1), np.float32)
+            padded = layers.ZeroPadding2D(padding)(x) if padding else x
+            both = (layers.Conv2D(1, size, strides=strides), layers.MaxPooling2D(size, strides=strides))
+            found += [[width, size, padding, strides, int(layer(padded).shape[1])] for layer in both]
+    return found
+
+
+def trainings(folder: Path) -> dict[str, list[float]]:
+    """Return the losses of two epochs of a small model of each family, with all options on, then of the same again."""
+    from test_models import NETWORKS, POINTS
+
+    from pipeline.models import base
+    from pipeline.models.base import Span
+
+    data = load_splits(folder)
+    options = {"mixup": 0.2, "cutout": 4, "flip": True, "l2": 1e-4}
+    losses = {}
+    for name in NETWORKS:
+        family = base.load(name, {"class_weights": "balanced"})
+        point = {**POINTS[name], **options}
+        runs = [
+            family.fit(point, data, Span(0, 2, 2), seed=1, state=None, on_epoch=lambda _: None).history
+            for _ in range(2)
+        ]
+        losses[name] = [epoch["loss"] for run in runs for epoch in run]
+    return losses
+
+
+def _array(value: Any) -> Any:
+    from keras import ops
+
+    return ops.convert_to_numpy(value)
+
+
+def main() -> None:
+    """Print what one backend computes."""
+    backend, folder = sys.argv[1], Path(sys.argv[2])
+    runtime.configure(backend, threads=1)  # type: ignore[arg-type]
+    import keras
+
+    print(json.dumps({
+        "backend": keras.backend.backend(), "example": worked_example(), "sizes": sizes(), "losses": trainings(folder)
+    }))  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()
