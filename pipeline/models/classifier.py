@@ -29,6 +29,7 @@ from pipeline.models.base import (
     TrainingError,
 )
 from pipeline.models.fitted import KerasFitted
+from pipeline.models.precision import Precision, policy
 from pipeline.models.space import Hyperparameters, Space
 
 if TYPE_CHECKING:
@@ -45,10 +46,12 @@ class ClassifierSettings(FamilySettings):
 
     Attributes:
         class_weights: ``balanced`` weighs every class alike, however many images it has.
+        precision: What networks compute in; see `precision.policy`.
         patience: Epochs without a lower validation loss after which a training ends; 0: it never ends early.
     """
 
     class_weights: Literal["none", "balanced"] = "none"
+    precision: Precision = "auto"
     patience: int = pydantic.Field(default=0, ge=0)
 
 
@@ -63,6 +66,11 @@ class KerasClassifier(BaseFamily):
     @abstractmethod
     def build(self, hyperparameters: Hyperparameters, spec: Spec) -> keras.Model:
         """Return a new model that takes raw uint8 images (N, H, W, C) and gives logits (N, classes)."""
+
+    def heavy(self, hyperparameters: Hyperparameters) -> bool:
+        """Tell whether a network spends its time in wide convolutions; see `precision.policy`."""
+        del hyperparameters
+        return False
 
     def trainable_parameters(self, hyperparameters: Hyperparameters, spec: Spec) -> int:
         """Return how many numbers training changes in the network that `build` gives."""
@@ -86,7 +94,9 @@ class KerasClassifier(BaseFamily):
         keras.utils.clear_session(free_memory=False)  # a worker builds many models: what the last left must not pile up
         keras.utils.set_random_seed(seed)
         spec = Spec.of(data)
-        model = Trainer(self.build(hyperparameters, spec), hyperparameters, seed)
+        with policy(self.settings.precision, heavy=self.heavy(hyperparameters)):
+            network = self.build(hyperparameters, spec)
+        model = Trainer(network, hyperparameters, seed)
         batch_size = min(int(hyperparameters["batch_size"]), len(data.train))
         model.compile(
             optimizer=recipe.optimizer(hyperparameters, span.total * math.ceil(len(data.train) / batch_size)),
@@ -107,20 +117,14 @@ class KerasClassifier(BaseFamily):
             on_epoch(history[-1])
             if stop:
                 break
-        return KerasFitted.of(model, self._exported(model.network, hyperparameters, spec), history)
+        return KerasFitted.of(model, self._exported(network, hyperparameters, spec), history)
 
     def _exported(self, network: keras.Model, hyperparameters: Hyperparameters, spec: Spec) -> keras.Model:
         """Return the network in single precision, as machines may serve it that gain nothing from less."""
-        import keras
-
-        policy = keras.config.dtype_policy()
-        if policy.name == "float32":
+        if network.dtype_policy.compute_dtype == "float32":
             return network
-        keras.config.set_dtype_policy("float32")
-        try:
+        with policy("float32", heavy=False):
             exported = self.build(hyperparameters, spec)
-        finally:
-            keras.config.set_dtype_policy(policy)
         exported.set_weights(network.get_weights())
         return exported
 

@@ -24,8 +24,8 @@ class Family(KerasClassifier):
     """A convolutional network of some architecture.
 
     An architecture is a module of `pipeline.models.cnn.architectures` with ``SPACE`` and ``SEARCHED``, as a family has
-    them, and ``build(x, hyperparameters, classes)``, which turns images from 0 to 1 into logits. Its dimensions are
-    called after it: ``plain_filters``.
+    them, ``build(x, hyperparameters, classes)``, which turns images from 0 to 1 into logits, and ``HEAVY``, whether it
+    spends its time in wide convolutions. Its dimensions are called after it: ``plain_filters``.
     """
 
     presets: ClassVar[tuple[Preset, ...]] = PRESETS
@@ -51,6 +51,10 @@ class Family(KerasClassifier):
         others = {f"{other}_" for other in architectures() if other != architecture}
         asked = {name: d for name, d in self.dimensions.items() if not name.startswith(tuple(others))}
         return sample(trial, asked)
+
+    def heavy(self, hyperparameters: Hyperparameters) -> bool:
+        """Tell whether the architecture calls itself heavy."""
+        return bool(_load(str(hyperparameters["architecture"])).HEAVY)
 
     def build(self, hyperparameters: Hyperparameters, spec: Spec) -> keras.Model:
         """Return a convolutional network; see `KerasClassifier.build`."""

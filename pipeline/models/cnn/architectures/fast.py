@@ -14,6 +14,8 @@ from typing import Any
 from pipeline.models.cnn.blocks import conv, logits
 from pipeline.models.space import Choice, Hyperparameters, Range, Space
 
+HEAVY = True
+
 SPACE: Space = {
     "width": Choice(choices=(8, 16, 32, 48, 64)),  # filters of the first convolution
     "activation": Choice(choices=("relu", "gelu", "silu")),

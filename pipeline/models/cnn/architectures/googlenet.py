@@ -8,6 +8,8 @@ from typing import Any
 from pipeline.models.cnn.blocks import conv, logits
 from pipeline.models.space import Choice, Hyperparameters, Range, Space
 
+HEAVY = False
+
 SPACE: Space = {
     "width": Choice(choices=(8, 16, 32)),  # an inception module of the first stage gives four times as many channels
     "modules": Range(low=1, high=3),  # in each of three stages

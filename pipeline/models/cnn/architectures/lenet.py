@@ -8,6 +8,8 @@ from typing import Any
 from pipeline.models.cnn.blocks import logits
 from pipeline.models.space import Choice, Hyperparameters, Space
 
+HEAVY = False
+
 SPACE: Space = {
     "activation": Choice(choices=("tanh", "relu", "gelu")),
     "pooling": Choice(choices=("average", "max")),

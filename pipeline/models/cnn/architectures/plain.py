@@ -8,6 +8,8 @@ from typing import Any
 from pipeline.models.cnn.blocks import batch_norm, logits
 from pipeline.models.space import Choice, Hyperparameters, Range, Space
 
+HEAVY = False
+
 SPACE: Space = {
     "blocks": Range(low=1, high=4),
     "filters": Choice(choices=(6, 8, 10, 16, 24, 32, 48, 64)),  # of the first block

@@ -8,6 +8,8 @@ from typing import Any
 from pipeline.models.cnn.blocks import conv, logits
 from pipeline.models.space import Choice, Hyperparameters, Range, Space
 
+HEAVY = True
+
 SPACE: Space = {
     "width": Choice(choices=(8, 16, 32, 64)),  # filters of the first stage
     "blocks": Range(low=1, high=9),  # in each of three stages; 3 is the ResNet-20 of the paper

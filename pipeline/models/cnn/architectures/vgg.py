@@ -8,6 +8,8 @@ from typing import Any
 from pipeline.models.cnn.blocks import conv, logits
 from pipeline.models.space import Choice, Hyperparameters, Range, Space
 
+HEAVY = True
+
 SPACE: Space = {
     "width": Choice(choices=(8, 16, 32, 64)),  # filters of the first stage
     "stages": Range(low=2, high=4),

@@ -1,0 +1,69 @@
+"""In which precision a network trains: weights are always kept in 32 bits, products may be taken of 16.
+
+Measured on one core of a CPU with AVX-512 BF16: the network `fast` on 32×32×3 images trains 1.6 times as fast with
+bfloat16 as with float32, while dense, recurrent and small plain networks gain nothing.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Literal
+
+Precision = Literal["auto", "float32", "mixed_bfloat16"]
+
+_FLAGS = {"avx512_bf16", "amx_bf16"}
+_AMPERE = 8  # the first generation of NVIDIA's GPUs whose units multiply bfloat16
+
+
+@contextmanager
+def policy(precision: Precision, *, heavy: bool) -> Iterator[None]:
+    """Build networks in some precision inside of the block.
+
+    Args:
+        precision: ``auto`` is bfloat16 where the network is heavy and the device computes with it.
+        heavy: Whether the network spends its time in wide convolutions.
+    """
+    import keras
+
+    if precision == "auto":
+        precision = "mixed_bfloat16" if heavy and native_bfloat16() else "float32"
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(precision)
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(before)
+
+
+@functools.cache
+def native_bfloat16() -> bool:
+    """Tell whether the device that Keras uses here multiplies bfloat16 faster than float32."""
+    import keras
+
+    backend = keras.backend.backend()
+    if backend == "tensorflow":
+        import tensorflow
+
+        gpus = tensorflow.config.list_physical_devices("GPU")
+        if not gpus:
+            return bool(_FLAGS & _cpu_flags())
+        details = tensorflow.config.experimental.get_device_details(gpus[0])
+        return bool(details.get("compute_capability", (0, 0))[0] >= _AMPERE)
+    if backend == "jax":
+        import jax
+
+        capability = str(getattr(jax.devices()[0], "compute_capability", "0"))  # a CPU has none
+        return float(capability or 0) >= _AMPERE
+    return False
+
+
+def _cpu_flags() -> set[str]:
+    """Return what the CPU can, as Linux tells it; nothing on other systems."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace").splitlines()
+    except OSError:
+        return set()
+    return next((set(line.split()) for line in lines if line.startswith("flags")), set())
