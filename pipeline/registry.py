@@ -53,6 +53,22 @@ class Registry:
                 return None
             raise TrackingError("the registry cannot be read", found=str(error).splitlines()[0][:300]) from None
 
+    def fetch(self, name: str, version: str, into: Path) -> Path:
+        """Copy the files of a version into a folder and return where they lie.
+
+        Raises:
+            TrackingError: There is no such version, or it cannot be read.
+        """
+        mlflow = load_mlflow()
+        try:
+            return Path(
+                mlflow.artifacts.download_artifacts(artifact_uri=f"models:/{name}/{version}", dst_path=str(into))
+            )
+        except (mlflow.exceptions.MlflowException, OSError) as error:
+            raise TrackingError(
+                f"{name} version {version} cannot be fetched", found=str(error).splitlines()[0][:300]
+            ) from None
+
     def register(self, name: str, model_id: str, run_id: str, tags: Mapping[str, str]) -> Version:
         """Return the version of a registered model that holds a logged model; a new one where none does."""
         exceptions = load_mlflow().exceptions

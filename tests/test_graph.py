@@ -25,7 +25,7 @@ PACKAGE = ROOT / "pipeline"
 BASE = {"errors", "params", "entry"}
 PARTS = {"datasets", "engine", "gate", "leaderboard", "models", "page", "progress", "runtime", "serving", "study"}
 PARTS |= {"bars", "expectations", "fetch", "images", "patience", "provenance", "record", "registry", "sources"}
-PARTS |= {"tracking", "transfer"}
+PARTS |= {"pretrained", "tracking", "transfer"}
 STAGES = {"download", "validate", "prepare", "search", "train", "evaluate", "register", "report"}
 COMMANDS = {"check", "doctor", "ingest", "presets", "retrain", "workspace"}
 
@@ -52,6 +52,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "record": BASE | {"study", "tracking"},  # mirrors one into the other
     "provenance": BASE,
     "registry": BASE | {"tracking"},
+    "pretrained": BASE | {"registry", "tracking"},
     "leaderboard": BASE,
     "page": BASE | {"page", "leaderboard"},  # shows what files say, and computes nothing that they do not
     "serving": BASE | {"datasets", "models", "runtime", "tracking"},
