@@ -9,7 +9,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
 if TYPE_CHECKING:
-    from pipeline.study import Budget, Study
+    from pipeline.budget import Budget
+    from pipeline.study import Study
 
 _LINE_INTERVAL_S = 15.0
 

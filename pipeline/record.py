@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from pipeline.study import Best, history
+from pipeline.study import Best, history, hyperparameters, preset
 from pipeline.tracking import PARENT, Run, Tracker
 
 if TYPE_CHECKING:
@@ -55,9 +55,10 @@ class Record:
             return
         if run is None:
             started = trial.datetime_start.timestamp() if trial.datetime_start else None
-            tags = {**self.tags, PARENT: self.parent.run_id}
-            run = self.tracker.start(key, f"{self.label} trial {trial.number}", tags=tags, started=started)
-            self.tracker.log_params(run.run_id, trial.params)
+            name = f"{self.label} trial {trial.number}" + (f" ({preset(trial)})" if preset(trial) else "")
+            tags = {**self.tags, PARENT: self.parent.run_id, **({"preset": preset(trial)} if preset(trial) else {})}
+            run = self.tracker.start(key, name, tags=tags, started=started)
+            self.tracker.log_params(run.run_id, hyperparameters(trial))
         elif wanted == "RUNNING" != run.status:
             self.tracker.resume(run.run_id)
         if logged < len(epochs):

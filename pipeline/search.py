@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline import entry, params, runtime
+from pipeline.budget import Budget, Settings
 from pipeline.datasets.base import load_splits, write_json, write_text
 from pipeline.engine.base import Done, Event, Executor, Failed, Progress, Work
 from pipeline.engine.local import LocalExecutor
@@ -25,7 +26,7 @@ from pipeline.models.rung import Rung
 from pipeline.progress import SearchProgress
 from pipeline.provenance import code_tags
 from pipeline.record import Record
-from pipeline.study import Best, Budget, Definition, Settings, Study, history
+from pipeline.study import Best, Definition, Study, history, hyperparameters
 from pipeline.tracking import Tracker
 
 if TYPE_CHECKING:
@@ -52,7 +53,6 @@ class Search:
     Args:
         study: The study to work on.
         budget: When to end.
-        family: Suggests hyperparameters.
         executor: Trains rungs.
         record: Is told of every trial that changes.
         rung: Makes the task for a trial, from and to an epoch.
@@ -63,7 +63,6 @@ class Search:
         self,
         study: Study,
         budget: Budget,
-        family: models.BaseFamily,
         executor: Executor,
         record: Record,
         rung: Callable[[optuna.Trial, int, int], Rung],
@@ -71,7 +70,6 @@ class Search:
     ) -> None:
         self._study = study
         self._budget = budget
-        self._family = family
         self._executor = executor
         self._record = record
         self._rung = rung
@@ -83,17 +81,19 @@ class Search:
     def run(self) -> None:
         """Work until the budget is met and every trial has ended."""
         left_behind = self._study.unfinished()
+        for trial in left_behind:
+            self._study.suggest(trial)  # a kill may have come between two suggestions
+            self._study.report(trial)
         for known in self._study.trials:
             self._record.mirror(known)
         for trial in left_behind:
-            self._family.suggest(trial)  # a kill may have come between two suggestions
-            self._study.report(trial)
             self._advance(trial)
         while True:
             while len(self._running) < self._executor.slots and self._may_start():
-                trial = self._study.ask()
-                self._family.suggest(trial)
-                self._advance(trial)
+                asked = self._study.ask()
+                if asked is None:
+                    break
+                self._advance(asked)
             if not self._running:
                 return
             for event in self._executor.wait(timeout_s=1.0):
@@ -174,11 +174,11 @@ def run(
     work = Work("pipeline.models.rung:run", "pipeline.runtime:configure", {"backend": definition.backend, "threads": 1})
     label = f"{definition.dataset} {definition.family}"
     with _locked(folder):
-        study = Study(folder, definition, settings, family.objective)
+        study = Study(folder, definition, settings, family)
         record = _record(definition)
         rung = _rungs(definition, data, folder, study.seed)
         with _told(record), LocalExecutor(work, environments) as executor, SearchProgress(label) as progress:
-            Search(study, budget, family, executor, record, rung, progress).run()
+            Search(study, budget, executor, record, rung, progress).run()
             best = study.require_best()
         shutil.rmtree(folder / "checkpoints", ignore_errors=True)  # every trial has ended
         result = Result(definition.name, best, study.counts(), study.epochs(), study.elapsed_s, record.parent.run_id)
@@ -225,7 +225,7 @@ def _rungs(definition: Definition, data: Path, folder: Path, seed: int) -> Calla
         return Rung(
             family=definition.family,
             settings=dict(definition.settings),
-            hyperparameters=dict(trial.params),
+            hyperparameters=hyperparameters(trial),
             data=data,
             seed=seed + trial.number,
             span=models.Span(start, stop, definition.trial_epochs),
@@ -295,7 +295,7 @@ def main() -> None:
         data=load_splits(arguments.data).digest,
         code=models.code_digest(arguments.family),
         settings=family.settings.model_dump(mode="json"),
-        search=settings.model_dump(exclude={"budget"}),
+        search=settings.defining(),
         trial_epochs=budget.trial_epochs,
         backend=backend.backend,
     )

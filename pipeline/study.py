@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import hashlib
 import json
+import random
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-import pydantic
-
-from pipeline import params
-from pipeline.errors import EngineError, ParamsError, nearest
+from pipeline import points, sampling
+from pipeline.budget import Settings
+from pipeline.errors import EngineError
+from pipeline.models.base import BaseFamily
+from pipeline.models.space import Hyperparameters
 
 if TYPE_CHECKING:
     import optuna
@@ -24,40 +26,7 @@ if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
 Metrics = dict[str, float]
-
-
-class Budget(params.Settings):
-    """What a study may cost; it ends when the first of its three limits is met.
-
-    Attributes:
-        trials: Trials, of all that are finished.
-        epochs: Epochs, summed over all trials.
-        minutes: Wall time, summed over all processes that worked on the study.
-        trial_epochs: Epochs of one trial that is never pruned, and of the final training.
-    """
-
-    trials: int = pydantic.Field(ge=1)
-    epochs: int = pydantic.Field(ge=1)
-    minutes: float = pydantic.Field(gt=0)
-    trial_epochs: int = pydantic.Field(ge=1)
-
-
-class Settings(params.Settings):
-    """Section `search` of params; what the keys mean stands beside them there."""
-
-    sampler: Literal["tpe", "random"] = "tpe"
-    pruner: Literal["halving", "none"] = "halving"
-    reduction: int = pydantic.Field(default=3, ge=2)
-    seed: int = pydantic.Field(default=0, ge=0)
-    generation: int = pydantic.Field(default=1, ge=1)
-    budget: dict[str, Budget]
-
-    def budget_for(self, dataset: str, family: str) -> Budget:
-        """Return the most specific budget: of ``<dataset>-<family>``, of ``<dataset>``, or the default."""
-        for name in (f"{dataset}-{family}", dataset, "default"):
-            if name in self.budget:
-                return self.budget[name]
-        raise ParamsError("search.budget has no default", expected=nearest("default", self.budget))
+_Given = tuple[Hyperparameters, dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -70,7 +39,7 @@ class Definition:
         data: Digest of the training and validation data.
         code: Digest of the code that builds and trains.
         settings: The family's section of params.
-        search: Sampler, pruner, reduction, seed and generation.
+        search: Sampler, pruner, seed, generation …: see `Settings.defining`.
         trial_epochs: Epochs of a whole trial.
         backend: What Keras runs on.
     """
@@ -97,7 +66,7 @@ class Best:
     """The best trial and what it reached on validation data."""
 
     number: int
-    hyperparameters: dict[str, Any]
+    hyperparameters: Hyperparameters
     value: float
 
 
@@ -118,16 +87,16 @@ class Study:
         folder: Folder of the study.
         definition: What it is.
         settings: How to sample and prune.
-        objective: The epoch metric to maximise.
+        family: What is searched.
     """
 
-    def __init__(self, folder: Path, definition: Definition, settings: Settings, objective: str) -> None:
+    def __init__(self, folder: Path, definition: Definition, settings: Settings, family: BaseFamily) -> None:
         import optuna
 
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
-        self.objective = objective
+        self.objective = family.objective
         self.total = definition.trial_epochs
         self.rungs = rungs(self.total, settings.reduction)
         storage = optuna.storages.RDBStorage(f"sqlite:///{folder / 'study.db'}")
@@ -139,16 +108,21 @@ class Study:
             study_name=definition.name,
             direction="maximize",
             load_if_exists=True,
-            # A resumed study with the same sampler seed would propose its first points again.
-            sampler=_sampler(settings, self.seed + seen),
-            pruner=_pruner(settings),
+            sampler=sampling.sampler(settings, self.seed, seen, family.suggest),
+            pruner=sampling.pruner(settings, self.total),
         )
+        self._grid = settings.sampler == "grid"
+        self._suggest = family.suggest
+        self._given = self._to_give(settings, family.presets_for(definition.dataset))
         self.elapsed_s = float(self._study.user_attrs.get("elapsed_s", 0.0))
 
     @property
     def trials(self) -> list[FrozenTrial]:
-        """All trials, in order."""
-        return self._study.get_trials(deepcopy=False)
+        """All trials that were started, in order."""
+        import optuna
+
+        waiting = optuna.trial.TrialState.WAITING  # a kill came between giving a trial's point and starting it
+        return [trial for trial in self._study.get_trials(deepcopy=False) if trial.state != waiting]
 
     def unfinished(self) -> list[optuna.Trial]:
         """Return the trials that a run before this one left in the middle."""
@@ -157,9 +131,40 @@ class Study:
         running = self._study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.RUNNING,))
         return [optuna.Trial(self._study, trial._trial_id) for trial in running]
 
-    def ask(self) -> optuna.Trial:
-        """Return a new trial."""
-        return self._study.ask()
+    def ask(self) -> optuna.Trial | None:
+        """Return a new trial with its hyperparameters; None when every point of a grid has been tried.
+
+        Presets come first. A point is given to the study just before its trial is started, so that none is given twice
+        and no trial waits for a budget that does not reach it.
+        """
+        known = [trial.user_attrs.get("given") for trial in self._study.get_trials(deepcopy=False)]
+        waiting = len(known) > len(self.trials)
+        name = next((name for name in self._given if name not in known), None)
+        if name is not None and not waiting:
+            point, attributes = self._given[name]
+            self._study.enqueue_trial(dict(point), {"given": name, **attributes})
+        elif self._grid and not waiting:
+            return None
+        trial = self._study.ask()
+        self.suggest(trial)
+        return trial
+
+    def suggest(self, trial: optuna.Trial) -> None:
+        """Give a trial its hyperparameters; those that it has already stay."""
+        preset = trial.user_attrs.get("hyperparameters")
+        self._suggest(trial if preset is None else points.Given(trial, preset))
+
+    def _to_give(self, settings: Settings, presets: Mapping[str, Hyperparameters]) -> dict[str, _Given]:
+        """Return the points that are given, not sampled, by name, with what to remember of their trials."""
+        given: dict[str, _Given] = {}
+        if settings.presets:
+            for name, point in presets.items():
+                given[f"preset {name}"] = (point, {"preset": name, "hyperparameters": dict(point)})
+        if self._grid:
+            found = points.grid(self._suggest, settings.grid_points)
+            order = random.Random(self.seed).sample(range(len(found)), len(found))  # a budget may cut the grid short
+            given.update({f"grid {place}": (found[place], {}) for place in order})
+        return given
 
     def next_rung(self, trial: optuna.Trial) -> tuple[int, int] | None:
         """Return from which to which epoch a trial is to be trained next; None when it is done."""
@@ -223,7 +228,7 @@ class Study:
             (trial for trial in finished if len(history(trial)) == furthest),
             key=lambda trial: (history(trial)[-1][self.objective], -trial.number),
         )
-        return Best(best.number, dict(best.params), history(best)[-1][self.objective])
+        return Best(best.number, hyperparameters(best), history(best)[-1][self.objective])
 
     def require_best(self) -> Best:
         """Return the best trial.
@@ -255,7 +260,8 @@ class Study:
                 "epochs": len(history(trial)),
                 "seconds": round(sum(epoch["seconds"] for epoch in history(trial)), 1),
                 "reason": trial.user_attrs.get("reason", ""),
-                **trial.params,
+                "preset": preset(trial),
+                **hyperparameters(trial),
             }
             for trial in self.trials
         ]
@@ -268,21 +274,15 @@ def history(trial: optuna.Trial | FrozenTrial) -> list[Metrics]:
     return epochs
 
 
+def hyperparameters(trial: optuna.Trial | FrozenTrial) -> Hyperparameters:
+    """Return the hyperparameters of a trial. The one truth: Optuna cannot hold all values of a preset."""
+    return dict(trial.user_attrs.get("hyperparameters", trial.params))
+
+
+def preset(trial: optuna.Trial | FrozenTrial) -> str:
+    """Return the name of the preset that a trial is; empty where it is none."""
+    return str(trial.user_attrs.get("preset", ""))
+
+
 def _seed(seed: int, generation: int) -> int:
     return seed + 1_000_003 * (generation - 1)  # generations must not share seeds, however many trials one has
-
-
-def _sampler(settings: Settings, seed: int) -> optuna.samplers.BaseSampler:
-    import optuna
-
-    if settings.sampler == "random":
-        return optuna.samplers.RandomSampler(seed=seed)
-    return optuna.samplers.TPESampler(seed=seed, n_startup_trials=5)
-
-
-def _pruner(settings: Settings) -> optuna.pruners.BasePruner:
-    import optuna
-
-    if settings.pruner == "none":
-        return optuna.pruners.NopPruner()
-    return optuna.pruners.SuccessiveHalvingPruner(min_resource=1, reduction_factor=settings.reduction)

@@ -26,6 +26,7 @@ BASE = {"errors", "params", "entry"}
 PARTS = {"datasets", "engine", "gate", "leaderboard", "models", "page", "progress", "runtime", "serving", "study"}
 PARTS |= {"bars", "expectations", "fetch", "images", "patience", "provenance", "record", "registry", "sources"}
 PARTS |= {"tracking", "transfer"}
+PARTS |= {"budget", "points", "sampling"}
 STAGES = {"download", "validate", "prepare", "search", "train", "evaluate", "register", "report"}
 COMMANDS = {"check", "doctor", "ingest", "retrain", "workspace"}
 
@@ -47,7 +48,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     "gate": BASE | {"datasets", "expectations", "images"},
     "models": BASE | {"models", "datasets"},  # families know neither the study nor MLflow
     "engine": BASE | {"engine", "runtime"},  # gets its tasks by name
-    "study": BASE | {"models", "datasets", "engine"},
+    "budget": BASE,
+    "points": BASE | {"models"},
+    "sampling": BASE | {"budget", "points"},
+    "study": BASE | {"models", "datasets", "engine", "budget", "points", "sampling"},
     "tracking": BASE | {"datasets"},  # knows no family
     "record": BASE | {"study", "tracking"},  # mirrors one into the other
     "provenance": BASE,
@@ -65,7 +69,7 @@ MAY_IMPORT: dict[str, set[str]] = {
 OWNERS: dict[str, set[str]] = {
     "great_expectations": {"expectations"},
     "mlflow": {"tracking", "registry", "serving"},
-    "optuna": {"study", "search"},
+    "optuna": {"study", "search", "sampling"},
     "keras": {"models", "runtime", "serving", "evaluate"},
     "tensorflow": {"models", "runtime", "serving", "evaluate"},
     "jax": {"models", "runtime"},

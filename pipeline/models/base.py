@@ -94,6 +94,11 @@ class BaseFamily(ABC):
         """Ask a trial for hyperparameters. A family with conditional dimensions overrides this."""
         return sample(trial, self.dimensions)
 
+    def presets_for(self, dataset: str) -> Mapping[str, Hyperparameters]:
+        """Return complete hyperparameters that are known for a dataset, by name; they may lie outside of the space."""
+        del dataset
+        return {}
+
     @abstractmethod
     def build(self, hyperparameters: Hyperparameters, spec: Spec) -> keras.Model:
         """Return a new model that takes raw uint8 images (N, H, W, C) and gives logits (N, classes)."""
