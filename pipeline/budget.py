@@ -74,6 +74,7 @@ class Settings(params.Settings):
     generation: int = pydantic.Field(default=1, ge=1)
     constraints: Constraints = Constraints()
     budget: dict[str, Budget]
+    epoch_minutes: float = pydantic.Field(default=30, gt=0)
 
     def budget_for(self, dataset: str, family: str) -> Budget:
         """Return the most specific budget: of ``<dataset>-<family>``, of ``<dataset>``, or the default."""

@@ -16,6 +16,7 @@ from pipeline.tracking import PARENT, Run, Tracker
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
+_TOLD = ("worker", "parameters", "latency_ms")
 _RUN_STATUS = {"COMPLETE": "FINISHED", "PRUNED": "FINISHED", "FAIL": "FAILED", "RUNNING": "RUNNING"}
 
 
@@ -65,7 +66,7 @@ class Record:
             self.tracker.log_epochs(run.run_id, epochs[logged:])
         if wanted != "RUNNING":
             reason = {"reason": str(trial.user_attrs["reason"])} if "reason" in trial.user_attrs else {}
-            told = {f"trial.{name}": str(trial.user_attrs.get(name, "")) for name in ("worker", "parameters")}
+            told = {f"trial.{name}": str(trial.user_attrs[name]) for name in _TOLD if name in trial.user_attrs}
             self.tracker.tag(run.run_id, {"trial.state": trial.state.name.lower(), **told, **reason})
             ended = trial.datetime_complete.timestamp() if trial.datetime_complete else None
             self.tracker.finish(run.run_id, wanted, ended)

@@ -8,25 +8,26 @@ from __future__ import annotations
 
 import argparse
 import shutil
-import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pipeline import entry, params, runtime
-from pipeline.budget import Budget, Settings
+from pipeline.budget import Settings
 from pipeline.datasets.base import load_splits, write_json, write_text
-from pipeline.engine.base import Done, Event, Executor, Failed, Progress, Work
+from pipeline.definition import Definition
+from pipeline.engine.base import Work
 from pipeline.engine.local import LocalExecutor
 from pipeline.errors import EngineError
+from pipeline.loop import Search
 from pipeline.models import base as models
 from pipeline.models.rung import Rung
 from pipeline.progress import SearchProgress
 from pipeline.provenance import code_tags
 from pipeline.record import Record
-from pipeline.study import Best, Definition, Study, history, hyperparameters
+from pipeline.study import Best, Study, hyperparameters
 from pipeline.tracking import Tracker
 
 if TYPE_CHECKING:
@@ -45,115 +46,6 @@ class Result:
     epochs: int
     seconds: float
     parent_run: str
-
-
-class Search:
-    """The loop: ask for trials, train them rung by rung, prune between rungs, until the budget is met.
-
-    Args:
-        study: The study to work on.
-        budget: When to end.
-        executor: Trains rungs.
-        record: Is told of every trial that changes.
-        rung: Makes the task for a trial, from and to an epoch.
-        progress: Is told what happens.
-    """
-
-    def __init__(
-        self,
-        study: Study,
-        budget: Budget,
-        executor: Executor,
-        record: Record,
-        rung: Callable[[optuna.Trial, int, int], Rung],
-        progress: SearchProgress,
-    ) -> None:
-        self._study = study
-        self._budget = budget
-        self._executor = executor
-        self._record = record
-        self._rung = rung
-        self._progress = progress
-        self._running: dict[int, optuna.Trial] = {}
-        self._promised: dict[int, int] = {}  # epochs of the rungs that workers are training, by trial
-        self._clock = time.monotonic()
-
-    def run(self) -> None:
-        """Work until the budget is met and every trial has ended."""
-        left_behind = self._study.unfinished()
-        for trial in left_behind:
-            self._study.suggest(trial)  # a kill may have come between two suggestions
-            self._study.report(trial)
-        for known in self._study.trials:
-            self._record.mirror(known)
-        for trial in left_behind:
-            self._advance(trial)
-        while True:
-            while len(self._running) < self._executor.slots and self._may_start():
-                asked = self._study.ask()
-                if asked is None:
-                    break
-                self._advance(asked)
-            if not self._running:
-                return
-            for event in self._executor.wait(timeout_s=1.0):
-                self._handle(event)
-            self._tick()
-
-    def _may_start(self) -> bool:
-        """Tell whether the budget allows another trial; its first rung must fit, too."""
-        return len(self._study.trials) < self._budget.trials and not self._spent(self._study.rungs[0])
-
-    def _spent(self, epochs: int) -> bool:
-        """Tell whether training more epochs would go over the budget."""
-        over_time = self._study.elapsed_s >= self._budget.minutes * 60
-        promised = self._study.epochs() + sum(self._promised.values())
-        return over_time or promised + epochs > self._budget.epochs
-
-    def _advance(self, trial: optuna.Trial) -> None:
-        """End a trial that is trained or not good enough, or send its next rung to a worker."""
-        rung = self._study.next_rung(trial)
-        if rung is None:
-            self._end(trial, "complete")
-        elif history(trial) and trial.should_prune():
-            self._end(trial, "pruned", f"not among the best after {len(history(trial))} epochs")
-        elif history(trial) and self._spent(rung[1] - rung[0]):
-            self._end(trial, "pruned", "the budget of the search was met")
-        else:
-            self._promised[trial.number] = rung[1] - rung[0]
-            self._running[trial.number] = trial
-            self._executor.submit(trial.number, self._rung(trial, *rung))
-            self._mirror(trial.number)
-
-    def _handle(self, event: Event) -> None:
-        if isinstance(event, Progress):
-            self._progress.epoch()
-            return
-        trial = self._running.pop(event.key)
-        del self._promised[event.key]
-        if isinstance(event, Done):
-            trial.set_user_attr("worker", event.worker)
-            trial.set_user_attr("parameters", event.result.parameters)
-            self._study.record(trial, event.result.epochs)
-            self._tick()
-            self._advance(trial)
-        elif isinstance(event, Failed):
-            self._end(trial, "failed", event.reason)
-        self._progress.update(self._study, self._budget)
-
-    def _end(self, trial: optuna.Trial, state: Any, reason: str = "") -> None:
-        self._study.tell(trial, state, reason)
-        self._mirror(trial.number)
-
-    def _mirror(self, number: int) -> None:
-        self._record.mirror(self._study.trials[number])
-
-    def _tick(self) -> None:
-        now = time.monotonic()
-        if now - self._clock >= 1.0:  # the study's clock is written about once a second, not at every event
-            self._study.spend(now - self._clock)
-            self._clock = now
-            self._progress.update(self._study, self._budget)
 
 
 def run(
@@ -176,8 +68,9 @@ def run(
     with _locked(folder):
         study = Study(folder, definition, settings, family)
         record = _record(definition)
-        rung = _rungs(definition, data, folder, study.seed)
-        with _told(record), LocalExecutor(work, environments) as executor, SearchProgress(label) as progress:
+        rung = _rungs(definition, data, folder, study.seed, latency=settings.constraints.latency_ms is not None)
+        engine = LocalExecutor(work, environments, silence_s=settings.epoch_minutes * 60)
+        with _told(record), engine as executor, SearchProgress(label) as progress:
             Search(study, budget, executor, record, rung, progress).run()
             best = study.require_best()
         shutil.rmtree(folder / "checkpoints", ignore_errors=True)  # every trial has ended
@@ -213,12 +106,15 @@ def _told(record: Record) -> Iterator[None]:
     except KeyboardInterrupt:
         record.interrupt("KILLED")
         raise
-    except EngineError:
-        record.interrupt("FAILED")
+    except BaseException:
+        with suppress(Exception):  # what has failed is told, not that MLflow cannot be told of it: the disk may be full
+            record.interrupt("FAILED")
         raise
 
 
-def _rungs(definition: Definition, data: Path, folder: Path, seed: int) -> Callable[[optuna.Trial, int, int], Rung]:
+def _rungs(
+    definition: Definition, data: Path, folder: Path, seed: int, *, latency: bool
+) -> Callable[[optuna.Trial, int, int], Rung]:
     """Return what makes the task that trains a trial from one epoch to another."""
 
     def rung(trial: optuna.Trial, start: int, stop: int) -> Rung:
@@ -231,6 +127,7 @@ def _rungs(definition: Definition, data: Path, folder: Path, seed: int) -> Calla
             span=models.Span(start, stop, definition.trial_epochs),
             folder=folder / "checkpoints" / f"trial-{trial.number:05d}",
             ledger=folder / "epochs.log",
+            latency=latency,
         )
 
     return rung

@@ -6,16 +6,15 @@ needs to go on is in the study itself: the history of every trial, and the time 
 
 from __future__ import annotations
 
-import hashlib
-import json
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from pipeline import points, sampling
 from pipeline.budget import Settings
+from pipeline.definition import Definition
 from pipeline.errors import EngineError
 from pipeline.models.base import BaseFamily
 from pipeline.models.space import Hyperparameters
@@ -27,38 +26,6 @@ if TYPE_CHECKING:
 
 Metrics = dict[str, float]
 _Given = tuple[Hyperparameters, dict[str, Any]]
-
-
-@dataclass(frozen=True)
-class Definition:
-    """What makes a study this study: if any of it changes, a new study begins.
-
-    Attributes:
-        dataset: Name of the dataset.
-        family: Name of the family.
-        data: Digest of the training and validation data.
-        code: Digest of the code that builds and trains.
-        settings: The family's section of params.
-        search: Sampler, pruner, seed, generation …: see `Settings.defining`.
-        trial_epochs: Epochs of a whole trial.
-        backend: What Keras runs on.
-    """
-
-    dataset: str
-    family: str
-    data: str
-    code: str
-    settings: Mapping[str, Any]
-    search: Mapping[str, Any]
-    trial_epochs: int
-    backend: str
-
-    @property
-    def name(self) -> str:
-        """Name of the study and of its folder."""
-        told = json.dumps(asdict(self), sort_keys=True, default=str)
-        digest = hashlib.sha256(told.encode()).hexdigest()[:10]
-        return f"{self.dataset}-{self.family}-g{self.search['generation']}-{digest}"
 
 
 @dataclass(frozen=True)
@@ -111,6 +78,7 @@ class Study:
             sampler=sampling.sampler(settings, self.seed, seen, family.suggest),
             pruner=sampling.pruner(settings, self.total),
         )
+        self._limits = settings.constraints.limits()
         self._grid = settings.sampler == "grid"
         self._suggest = family.suggest
         self._given = self._to_give(settings, family.presets_for(definition.dataset))
@@ -182,11 +150,21 @@ class Study:
         self.report(trial)
 
     def report(self, trial: optuna.Trial) -> None:
-        """Report to the pruner what it does not know yet of a trial's history."""
+        """Report what pruner and sampler do not know yet of a trial: its history, and how it stands to the limits."""
         known = self._study._storage.get_trial(trial._trial_id).intermediate_values
         for epoch in history(trial):
             if int(epoch["epoch"]) not in known:
                 trial.report(epoch[self.objective], int(epoch["epoch"]))
+        for name, limit in self._limits.items():
+            if name in trial.user_attrs and name not in trial.constraints:
+                trial.set_constraint(name, trial.user_attrs[name] / limit - 1)
+
+    def violation(self, trial: optuna.Trial | FrozenTrial) -> str:
+        """Return which limit of `search.constraints` a trial's model exceeds; nothing where it keeps to all."""
+        over = [name for name, limit in self._limits.items() if trial.user_attrs.get(name, 0) > limit]
+        return ", ".join(
+            f"{name} {trial.user_attrs[name]:,.6g} over the limit {self._limits[name]:,.6g}" for name in over
+        )
 
     def tell(
         self, trial: optuna.Trial, state: Literal["complete", "pruned", "failed"], reason: str = ""
@@ -219,8 +197,11 @@ class Study:
         return sum(len(history(trial)) for trial in self.trials)
 
     def best(self) -> Best | None:
-        """Return the best of the trials that came furthest: values after 9 epochs and after 1 do not compare."""
-        finished = [t for t in self.trials if history(t) and t.state.name in ("COMPLETE", "PRUNED")]
+        """Return the best of the trials that came furthest and keep to the limits.
+
+        Values after 9 epochs and after 1 do not compare.
+        """
+        finished = [t for t in self._judged() if not self.violation(t)]
         if not finished:
             return None
         furthest = max(len(history(trial)) for trial in finished)
@@ -230,13 +211,24 @@ class Study:
         )
         return Best(best.number, hyperparameters(best), history(best)[-1][self.objective])
 
+    def _judged(self) -> list[FrozenTrial]:
+        return [t for t in self.trials if history(t) and t.state.name in ("COMPLETE", "PRUNED")]
+
     def require_best(self) -> Best:
         """Return the best trial.
 
         Raises:
-            EngineError: No trial came to the end of a rung; the commonest reason is told.
+            EngineError: No trial came to the end of a rung, the commonest reason is told; or none keeps to the limits.
         """
         best = self.best()
+        if best is None and self._judged():
+            nearest = min(self._judged(), key=lambda trial: max(trial.constraints.values()))
+            raise EngineError(
+                f"{self._study.study_name}: no trial keeps to search.constraints",
+                expected=", ".join(f"{name} at most {limit:,.6g}" for name, limit in self._limits.items()),
+                found=f"{self.violation(nearest)}, in the trial that comes nearest",
+                next_step="raise the limits, or narrow the family's space to smaller models",
+            )
         if best is None:
             reasons = [str(trial.user_attrs.get("reason", "no reason known")) for trial in self.trials]
             commonest = max(set(reasons), key=reasons.count) if reasons else "no trial was started"

@@ -24,7 +24,7 @@ import pydantic
 
 from pipeline import entry, params, runtime
 from pipeline.datasets.base import Splits, load_splits, new_folder, write_json, write_text
-from pipeline.engine.base import Done, Executor, Failed, Progress, Work
+from pipeline.engine.base import Done, Executor, Progress, Work
 from pipeline.engine.local import LocalExecutor
 from pipeline.errors import DataError, EngineError
 from pipeline.models import base as models
@@ -98,7 +98,7 @@ def collect(executor: Executor, rungs: Mapping[int, Rung], objective: str) -> Re
                 )
             elif isinstance(event, Done):
                 trained[event.key] = event.result
-            elif isinstance(event, Failed):
+            else:
                 raise EngineError(f"training with seed {event.key} failed", found=event.reason)
     values = {seed: trained[seed].epochs[-1][objective] for seed in sorted(trained)}
     best = max(values, key=lambda seed: (values[seed], -_loss(trained[seed])))

@@ -26,7 +26,7 @@ BASE = {"errors", "params", "entry"}
 PARTS = {"datasets", "engine", "gate", "leaderboard", "models", "page", "progress", "runtime", "serving", "study"}
 PARTS |= {"bars", "expectations", "fetch", "images", "patience", "provenance", "record", "registry", "sources"}
 PARTS |= {"tracking", "transfer"}
-PARTS |= {"budget", "points", "sampling"}
+PARTS |= {"budget", "definition", "loop", "points", "sampling"}
 STAGES = {"download", "validate", "prepare", "search", "train", "evaluate", "register", "report"}
 COMMANDS = {"check", "doctor", "ingest", "retrain", "workspace"}
 
@@ -49,9 +49,11 @@ MAY_IMPORT: dict[str, set[str]] = {
     "models": BASE | {"models", "datasets"},  # families know neither the study nor MLflow
     "engine": BASE | {"engine", "runtime"},  # gets its tasks by name
     "budget": BASE,
+    "definition": BASE,
+    "loop": BASE | {"budget", "engine", "models", "progress", "record", "study"},
     "points": BASE | {"models"},
     "sampling": BASE | {"budget", "points"},
-    "study": BASE | {"models", "datasets", "engine", "budget", "points", "sampling"},
+    "study": BASE | {"models", "datasets", "engine", "budget", "definition", "points", "sampling"},
     "tracking": BASE | {"datasets"},  # knows no family
     "record": BASE | {"study", "tracking"},  # mirrors one into the other
     "provenance": BASE,
@@ -69,7 +71,7 @@ MAY_IMPORT: dict[str, set[str]] = {
 OWNERS: dict[str, set[str]] = {
     "great_expectations": {"expectations"},
     "mlflow": {"tracking", "registry", "serving"},
-    "optuna": {"study", "search", "sampling"},
+    "optuna": {"study", "loop", "sampling"},
     "keras": {"models", "runtime", "serving", "evaluate"},
     "tensorflow": {"models", "runtime", "serving", "evaluate"},
     "jax": {"models", "runtime"},

@@ -11,10 +11,11 @@ import pytest
 
 from pipeline import params, points
 from pipeline.budget import Settings
-from pipeline.errors import ParamsError
+from pipeline.definition import Definition
+from pipeline.errors import EngineError, ParamsError
 from pipeline.models.base import BaseFamily, FamilySettings
 from pipeline.models.space import Choice, Hyperparameters, Range, Space, Trial
-from pipeline.study import Definition, Study, hyperparameters
+from pipeline.study import Study, hyperparameters
 
 BUDGET = {"default": {"trials": 9, "epochs": 99, "minutes": 1, "trial_epochs": 3}}
 
@@ -214,3 +215,21 @@ def test_a_kill_between_giving_a_point_and_starting_its_trial_loses_neither(tmp_
     assert again.trials == []
     assert [hyperparameters(ask(again)) for _ in range(2)] == [INSIDE, OUTSIDE]
     assert again.counts()["running"] == 2
+
+
+def test_the_best_keeps_to_the_limits_and_a_study_without_such_a_trial_says_how_near_it_came(tmp_path: Path) -> None:
+    study = opened(tmp_path, constraints={"parameters": 1000})
+
+    def judged(parameters: int, value: float) -> optuna.Trial:
+        trial = ask(study)
+        trial.set_user_attr("parameters", parameters)
+        study.record(trial, [epoch(number, value) for number in (1, 2, 3)])
+        study.tell(trial, "complete")
+        return trial
+
+    judged(3000, 0.9)
+    judged(1500, 0.8)
+    with pytest.raises(EngineError, match=r"no trial keeps to.*parameters at most 1,000.*found parameters 1,500 over"):
+        study.require_best()
+    within = judged(1000, 0.4)
+    assert study.require_best().number == within.number
