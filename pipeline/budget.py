@@ -74,6 +74,7 @@ class Settings(params.Settings):
     generation: int = pydantic.Field(default=1, ge=1)
     constraints: Constraints = Constraints()
     budget: dict[str, Budget]
+    keep_studies: int = pydantic.Field(default=3, ge=1)
     epoch_minutes: float = pydantic.Field(default=30, gt=0)
 
     def budget_for(self, dataset: str, family: str) -> Budget:

@@ -27,6 +27,7 @@ class Search:
         executor: Trains rungs.
         record: Is told of every trial that changes.
         rung: Makes the task for a trial, from and to an epoch.
+        discard: Removes the checkpoints of a trial that has ended, by number.
         progress: Is told what happens.
     """
 
@@ -37,6 +38,7 @@ class Search:
         executor: Executor,
         record: Record,
         rung: Callable[[optuna.Trial, int, int], Rung],
+        discard: Callable[[int], None],
         progress: SearchProgress,
     ) -> None:
         self._study = study
@@ -44,6 +46,7 @@ class Search:
         self._executor = executor
         self._record = record
         self._rung = rung
+        self._discard = discard
         self._progress = progress
         self._running: dict[int, optuna.Trial] = {}
         self._promised: dict[int, int] = {}  # epochs of the rungs that workers are training, by trial
@@ -57,6 +60,8 @@ class Search:
             self._study.report(trial)
         for known in self._study.trials:
             self._record.mirror(known)
+            if known.state.is_finished():
+                self._discard(known.number)
         for trial in left_behind:
             self._advance(trial)
         while True:
@@ -125,6 +130,7 @@ class Search:
 
     def _end(self, trial: optuna.Trial, state: Any, reason: str = "") -> None:
         self._study.tell(trial, state, reason)
+        self._discard(trial.number)  # at once: disk use is bounded by the trials that run
         self._mirror(trial.number)
 
     def _mirror(self, number: int) -> None:

@@ -14,26 +14,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline import entry, params, runtime
+from pipeline import entry, params, runtime, shelf
 from pipeline.budget import Settings
 from pipeline.datasets.base import load_splits, write_json, write_text
 from pipeline.definition import Definition
 from pipeline.engine.base import Work
 from pipeline.engine.local import LocalExecutor
-from pipeline.errors import EngineError
 from pipeline.loop import Search
 from pipeline.models import base as models
 from pipeline.models.rung import Rung
 from pipeline.progress import SearchProgress
 from pipeline.provenance import code_tags
 from pipeline.record import Record
+from pipeline.registry import Registry, registered_name
 from pipeline.study import Best, Study, hyperparameters
 from pipeline.tracking import Tracker
 
 if TYPE_CHECKING:
     import optuna
-
-_LOCK_S = 10  # a killed search takes a second to let go
 
 
 @dataclass(frozen=True)
@@ -65,37 +63,21 @@ def run(
     folder = studies / definition.name
     work = Work("pipeline.models.rung:run", "pipeline.runtime:configure", {"backend": definition.backend, "threads": 1})
     label = f"{definition.dataset} {definition.family}"
-    with _locked(folder):
+    with shelf.locked(folder):
         study = Study(folder, definition, settings, family)
         record = _record(definition)
         rung = _rungs(definition, data, folder, study.seed, latency=settings.constraints.latency_ms is not None)
+
+        def discard(number: int) -> None:
+            shutil.rmtree(_checkpoints(folder, number), ignore_errors=True)
+
         engine = LocalExecutor(work, environments, silence_s=settings.epoch_minutes * 60)
         with _told(record), engine as executor, SearchProgress(label) as progress:
-            Search(study, budget, executor, record, rung, progress).run()
+            Search(study, budget, executor, record, rung, discard, progress).run()
             best = study.require_best()
         shutil.rmtree(folder / "checkpoints", ignore_errors=True)  # every trial has ended
         result = Result(definition.name, best, study.counts(), study.epochs(), study.elapsed_s, record.parent.run_id)
         return result, study, record
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Hold a study's lock: two processes that write to one study would each undo what the other did."""
-    import filelock
-
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = filelock.FileLock(folder / "lock")
-    try:
-        lock.acquire(timeout=_LOCK_S)
-    except filelock.Timeout:
-        raise EngineError(
-            f"{folder.name}: another search is at work on this study",
-            expected="one search at a time",
-            found=f"{folder / 'lock'} is held",
-            next_step="wait for it, or end it",
-        ) from None
-    with lock:
-        yield
 
 
 @contextmanager
@@ -125,12 +107,17 @@ def _rungs(
             data=data,
             seed=seed + trial.number,
             span=models.Span(start, stop, definition.trial_epochs),
-            folder=folder / "checkpoints" / f"trial-{trial.number:05d}",
+            folder=_checkpoints(folder, trial.number),
             ledger=folder / "epochs.log",
             latency=latency,
         )
 
     return rung
+
+
+def _checkpoints(folder: Path, number: int) -> Path:
+    """Return where the checkpoints of a trial lie."""
+    return folder / "checkpoints" / f"trial-{number:05d}"
 
 
 def _record(definition: Definition) -> Record:
@@ -157,6 +144,7 @@ def save(result: Result, study: Study, definition: Definition, output: Path) -> 
         "hyperparameters": result.best.hyperparameters,
         "epochs": definition.trial_epochs,
         "value": result.best.value,
+        "study": definition.name,
     }
     summary = {
         "study": result.study,
@@ -171,6 +159,21 @@ def save(result: Result, study: Study, definition: Definition, output: Path) -> 
     write_json(output / "summary.json", summary)
     write_json(output / "best.json", best)
     return [output / "trials.csv", output / "best.json"]
+
+
+def tidy(definition: Definition, studies: Path, keep: int, tracker: Tracker) -> None:
+    """Say of runs that a killed search has left behind that they ended, and remove old studies.
+
+    Only what lies in this folder and nobody works on is touched: on a shared server, others search, too.
+    """
+    siblings = shelf.idle_siblings(studies, definition.dataset, definition.family, definition.name)
+    running = tracker.runs("tags.stage = 'search' and attributes.status = 'RUNNING'")
+    for key, run in running.items():
+        if any(key == path.name or key.startswith(f"{path.name}-") for path in siblings):
+            tracker.finish(run.run_id, "KILLED")
+    protected = Registry(tracker).studies(registered_name(definition.dataset))
+    for name in shelf.sweep(siblings, keep, protected):
+        print(f"removed the old study {name}: search.keep_studies is {keep}")
 
 
 def main() -> None:
@@ -198,6 +201,7 @@ def main() -> None:
     )
     environments = runtime.worker_environments(backend.workers)
     result, study, record = run(definition, settings, family, arguments.data, arguments.studies, environments)
+    tidy(definition, arguments.studies, settings.keep_studies, record.tracker)
     record.close(result.best, result.counts, result.epochs, save(result, study, definition, arguments.output))
     counts = ", ".join(f"{count} {state}" for state, count in result.counts.items() if count)
     print(

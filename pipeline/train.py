@@ -56,6 +56,7 @@ class Best:
     hyperparameters: dict[str, Any]
     epochs: int
     value: float
+    study: str = ""
 
 
 @dataclass(frozen=True)
@@ -218,7 +219,7 @@ def main() -> None:
     best = load_best(arguments.best)
     data = load_splits(arguments.data)
     sections = {"train": settings.model_dump(), family.name: family.settings.model_dump(mode="json")}
-    tags = _tags(arguments, backend.backend, data)
+    tags = _tags(arguments, backend.backend, data, best)
     digest = hashlib.sha256(json.dumps([asdict(best), sections, tags], sort_keys=True).encode()).hexdigest()
     key = f"train-{arguments.dataset}-{family.name}-{digest[:12]}"
     work = Work("pipeline.models.rung:run", "pipeline.runtime:configure", {"backend": backend.backend, "threads": 1})
@@ -236,13 +237,14 @@ def main() -> None:
     print(f"{arguments.dataset} {family.name}: {family.objective} {result.value:.4f}, seeds {result.values}")
 
 
-def _tags(arguments: argparse.Namespace, backend: str, data: Splits) -> dict[str, str]:
+def _tags(arguments: argparse.Namespace, backend: str, data: Splits, best: Best) -> dict[str, str]:
     """Return what a run tells of where it comes from."""
     return {
         "stage": "train",
         "dataset": arguments.dataset,
         "family": arguments.family,
         "backend": backend,
+        "study": best.study,
         "data.digest": data.digest,
         "dvc.data": dvc_hash(arguments.data),
         **code_tags(),

@@ -26,7 +26,7 @@ BASE = {"errors", "params", "entry"}
 PARTS = {"datasets", "engine", "gate", "leaderboard", "models", "page", "progress", "runtime", "serving", "study"}
 PARTS |= {"bars", "expectations", "fetch", "images", "patience", "provenance", "record", "registry", "sources"}
 PARTS |= {"tracking", "transfer"}
-PARTS |= {"budget", "definition", "loop", "points", "sampling"}
+PARTS |= {"budget", "definition", "loop", "points", "sampling", "shelf"}
 STAGES = {"download", "validate", "prepare", "search", "train", "evaluate", "register", "report"}
 COMMANDS = {"check", "doctor", "ingest", "retrain", "workspace"}
 
@@ -51,6 +51,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "budget": BASE,
     "definition": BASE,
     "loop": BASE | {"budget", "engine", "models", "progress", "record", "study"},
+    "shelf": BASE,
     "points": BASE | {"models"},
     "sampling": BASE | {"budget", "points"},
     "study": BASE | {"models", "datasets", "engine", "budget", "definition", "points", "sampling"},

@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import importlib.util
+import os
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import optuna
 import pytest
 
-from pipeline import params, points
-from pipeline.budget import Settings
+from pipeline import params, points, shelf
+from pipeline.budget import Budget, Settings
 from pipeline.definition import Definition
+from pipeline.engine.base import Done, Event
 from pipeline.errors import EngineError, ParamsError
+from pipeline.loop import Search
 from pipeline.models.base import BaseFamily, FamilySettings
+from pipeline.models.rung import Trained
 from pipeline.models.space import Choice, Hyperparameters, Range, Space, Trial
+from pipeline.progress import SearchProgress
 from pipeline.study import Study, hyperparameters
 
 BUDGET = {"default": {"trials": 9, "epochs": 99, "minutes": 1, "trial_epochs": 3}}
@@ -233,3 +241,76 @@ def test_the_best_keeps_to_the_limits_and_a_study_without_such_a_trial_says_how_
         study.require_best()
     within = judged(1000, 0.4)
     assert study.require_best().number == within.number
+
+
+class Engine:
+    """An engine that leaves a checkpoint for every rung and trains nothing."""
+
+    slots = 2
+
+    def __init__(self, checkpoints: Path) -> None:
+        self.checkpoints = checkpoints
+        self.most = 0
+        self.queue: list[tuple[int, Any]] = []
+        self.epochs = 0
+
+    def submit(self, key: int, task: Any) -> None:
+        self.queue.append((key, task))
+        (self.checkpoints / str(key)).mkdir(parents=True, exist_ok=True)
+        self.most = max(self.most, len(list(self.checkpoints.iterdir())))
+
+    def wait(self, timeout_s: float) -> Iterator[Event]:
+        key, (start, stop) = self.queue.pop(0)
+        self.epochs += stop - start
+        value = (key * 7 % 10) / 10
+        yield Done(key, Trained([epoch(number, value) for number in range(start + 1, stop + 1)], 10), "fake")
+
+
+def search(study: Study, trials: int, epochs: int, checkpoints: Path) -> Engine:
+    """Search with an engine that trains nothing."""
+    engine = Engine(checkpoints)
+    budget = params.parse("b", {**BUDGET["default"], "trials": trials, "epochs": epochs}, Budget)
+    record: Any = SimpleNamespace(mirror=lambda trial: None)
+    task: Any = lambda trial, start, stop: (start, stop)  # noqa: E731
+
+    def discard(number: int) -> None:
+        shutil.rmtree(checkpoints / str(number), ignore_errors=True)
+
+    Search(study, budget, engine, record, task, discard, SearchProgress("fake")).run()  # type: ignore[arg-type]
+    return engine
+
+
+def test_checkpoints_of_ended_trials_go_at_once_those_that_a_kill_left_too(tmp_path: Path) -> None:
+    study, checkpoints = opened(tmp_path / "study"), tmp_path / "checkpoints"
+    end(study, ask(study))
+    for _ in range(2):  # a kill comes after the first trial was ended and before its checkpoints were removed
+        ask(study)
+    for number in range(3):
+        (checkpoints / str(number)).mkdir(parents=True)
+    engine = search(study, 9, 99, checkpoints)
+    assert engine.most <= engine.slots
+    assert not list(checkpoints.iterdir())
+    assert len(study.trials) == 9
+    assert engine.epochs == study.epochs() - 3  # those of the trial that had ended
+
+
+@pytest.mark.parametrize(("trials", "epochs"), [(5, 99), (99, 13)])
+def test_a_budget_of_trials_or_epochs_is_met_and_not_exceeded(trials: int, epochs: int, tmp_path: Path) -> None:
+    study = opened(tmp_path / "study")
+    search(study, trials, epochs, tmp_path / "checkpoints")
+    assert study.epochs() <= epochs
+    assert len(study.trials) == trials or study.epochs() == epochs
+    assert study.counts()["running"] == 0
+
+
+def test_old_studies_go_but_not_those_of_registered_versions_or_others(tmp_path: Path) -> None:
+    names = [f"digits-mlp-g1-{place:010x}" for place in range(6)]
+    others = ["digits-cnn-g1-0000000000", "digits-mlp-2-g1-0000000000", "notes"]
+    for place, name in enumerate(names + others):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "study.db").touch()
+        os.utime(tmp_path / name / "study.db", (place, place))
+    with shelf.locked(tmp_path / names[1]):  # at work
+        siblings = shelf.idle_siblings(tmp_path, "digits", "mlp", current=names[5])
+        assert shelf.sweep(siblings, 2, protected={names[0]}) == [names[3], names[2]]
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*others, names[0], names[1], *names[4:]])
