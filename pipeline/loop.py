@@ -12,7 +12,8 @@ from pipeline.errors import EngineError
 from pipeline.models.rung import Rung
 from pipeline.progress import SearchProgress
 from pipeline.record import Record
-from pipeline.study import Study, history
+from pipeline.study import Study
+from pipeline.trials import history
 
 if TYPE_CHECKING:
     import optuna

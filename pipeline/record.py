@@ -10,8 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from pipeline.study import Best, history, hyperparameters, preset
+from pipeline.study import Best
 from pipeline.tracking import PARENT, Run, Tracker
+from pipeline.trials import history, hyperparameters, preset
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial

@@ -27,8 +27,9 @@ from pipeline.progress import SearchProgress
 from pipeline.provenance import code_tags
 from pipeline.record import Record
 from pipeline.registry import Registry, registered_name
-from pipeline.study import Best, Study, hyperparameters
+from pipeline.study import Best, Study
 from pipeline.tracking import Tracker
+from pipeline.trials import hyperparameters
 
 if TYPE_CHECKING:
     import optuna

@@ -69,7 +69,5 @@ def _idle(folder: Path) -> bool:
 
 
 def _searched(folder: Path) -> float:
-    try:
-        return (folder / "study.db").stat().st_mtime
-    except FileNotFoundError:
-        return 0.0
+    """Return when a study was last written to, in seconds since the epoch."""
+    return max((path.stat().st_mtime for path in folder.glob("study.db*")), default=0.0)

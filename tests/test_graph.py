@@ -26,7 +26,7 @@ BASE = {"errors", "params", "entry"}
 PARTS = {"datasets", "engine", "gate", "leaderboard", "models", "page", "progress", "runtime", "serving", "study"}
 PARTS |= {"bars", "expectations", "fetch", "images", "patience", "provenance", "record", "registry", "sources"}
 PARTS |= {"tracking", "transfer"}
-PARTS |= {"budget", "definition", "loop", "points", "sampling", "shelf"}
+PARTS |= {"budget", "definition", "loop", "points", "sampling", "shelf", "trials"}
 STAGES = {"download", "validate", "prepare", "search", "train", "evaluate", "register", "report"}
 COMMANDS = {"check", "doctor", "ingest", "retrain", "workspace"}
 
@@ -50,13 +50,14 @@ MAY_IMPORT: dict[str, set[str]] = {
     "engine": BASE | {"engine", "runtime"},  # gets its tasks by name
     "budget": BASE,
     "definition": BASE,
-    "loop": BASE | {"budget", "engine", "models", "progress", "record", "study"},
+    "loop": BASE | {"budget", "engine", "models", "progress", "record", "study", "trials"},
     "shelf": BASE,
+    "trials": BASE | {"models"},
     "points": BASE | {"models"},
     "sampling": BASE | {"budget", "points"},
-    "study": BASE | {"models", "datasets", "engine", "budget", "definition", "points", "sampling"},
+    "study": BASE | {"models", "datasets", "engine", "budget", "definition", "points", "sampling", "trials"},
     "tracking": BASE | {"datasets"},  # knows no family
-    "record": BASE | {"study", "tracking"},  # mirrors one into the other
+    "record": BASE | {"study", "tracking", "trials"},  # mirrors one into the other
     "provenance": BASE,
     "registry": BASE | {"tracking"},
     "leaderboard": BASE,

@@ -23,7 +23,8 @@ from pipeline.models.base import BaseFamily, FamilySettings
 from pipeline.models.rung import Trained
 from pipeline.models.space import Choice, Hyperparameters, Range, Space, Trial
 from pipeline.progress import SearchProgress
-from pipeline.study import Study, hyperparameters
+from pipeline.study import Study
+from pipeline.trials import hyperparameters
 
 BUDGET = {"default": {"trials": 9, "epochs": 99, "minutes": 1, "trial_epochs": 3}}
 
