@@ -21,7 +21,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 export MLFLOW_DISABLE_TELEMETRY ?= true
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo demo-color repro ui test test-slow lint format typecheck bench doctor lock clean-venv
+.PHONY: help install demo demo-color repro ui test test-slow test-engines lint format typecheck bench doctor lock clean-venv
 
 help: ## print this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' Makefile
@@ -54,6 +54,10 @@ test: $(INSTALLED) ## the tests
 
 test-slow: $(INSTALLED) ## the tests that kill processes or train for minutes
 	@$(BIN)/pytest -m slow
+
+test-engines: ## the tests of the Ray engine, which add Ray to .venv
+	@$(MAKE) --no-print-directory install SET="$(firstword $(SET)) ray"
+	@PIPELINE_REQUIRE=ray $(BIN)/pytest -m slow tests/test_ray.py
 
 lint: $(INSTALLED) ## rules, format and types
 	@$(BIN)/ruff check .

@@ -12,6 +12,7 @@ from pipeline import params
 from pipeline.errors import ParamsError, nearest
 
 Sampler = Literal["tpe", "random", "qmc", "gp", "grid"]
+Engine = Literal["local", "ray"]
 Pruner = Literal["halving", "hyperband", "median", "none"]
 
 # What a study is searched with; the other settings may change while it goes on.
@@ -62,6 +63,20 @@ class Constraints(params.Settings):
         return {name: limit for name, limit in self.model_dump().items() if limit is not None}
 
 
+class Cluster(params.Settings):
+    """A Ray cluster, and what a rung needs there.
+
+    Attributes:
+        address: Of the cluster: ``auto`` for the one that this machine belongs to, ``local`` to start one here.
+        cpus: CPU cores of a rung.
+        gpus: GPUs of a rung; a half lets two rungs share one.
+    """
+
+    address: str = "auto"
+    cpus: int = pydantic.Field(default=1, ge=1)
+    gpus: float = pydantic.Field(default=0, ge=0)
+
+
 class Settings(params.Settings):
     """Section `search` of params; what the keys mean stands beside them there."""
 
@@ -74,6 +89,8 @@ class Settings(params.Settings):
     generation: int = pydantic.Field(default=1, ge=1)
     constraints: Constraints = Constraints()
     budget: dict[str, Budget]
+    engine: Annotated[Engine, _one_of(get_args(Engine))] = "local"
+    ray: Cluster = Cluster()
     keep_studies: int = pydantic.Field(default=3, ge=1)
     epoch_minutes: float = pydantic.Field(default=30, gt=0)
 

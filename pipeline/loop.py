@@ -106,7 +106,6 @@ class Search:
 
     def _handle(self, event: Event) -> None:
         if isinstance(event, Progress):
-            self._progress.epoch()
             return
         trial = self._running.pop(event.key)
         del self._promised[event.key]
@@ -115,6 +114,7 @@ class Search:
             for name, value in told.items():
                 trial.set_user_attr(name, value)
             self._study.record(trial, event.result.epochs)
+            self._progress.rung(event.result.epochs, event.result.checkpoint_bytes)
             self._tick()
             self._advance(trial)
         elif isinstance(event, Failed):

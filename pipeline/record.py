@@ -86,5 +86,6 @@ class Record:
         trials = {f"trials_{state}": float(count) for state, count in counts.items()}
         self.tracker.tag(self.parent.run_id, {"best.trial": str(best.number), **told})
         self.tracker.log_metrics(self.parent.run_id, {"best_value": best.value, "epochs": epochs, **trials})
-        self.tracker.log_artifacts(self.parent.run_id, files)
+        self.tracker.log_artifacts(self.parent.run_id, [file for file in files if file.suffix != ".png"])
+        self.tracker.log_artifacts(self.parent.run_id, [file for file in files if file.suffix == ".png"], "plots")
         self.tracker.finish(self.parent.run_id)

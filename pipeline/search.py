@@ -14,16 +14,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline import entry, params, runtime, shelf
+from pipeline import cost, diagrams, entry, params, runtime, shelf
 from pipeline.budget import Settings
-from pipeline.datasets.base import load_splits, write_json, write_text
+from pipeline.datasets.base import load_splits, new_folder, write_json, write_text
 from pipeline.definition import Definition
-from pipeline.engine.base import Work
+from pipeline.engine.base import Executor, Work
 from pipeline.engine.local import LocalExecutor
 from pipeline.loop import Search
 from pipeline.models import base as models
 from pipeline.models.rung import Rung
-from pipeline.progress import SearchProgress
+from pipeline.progress import Expected, SearchProgress
 from pipeline.provenance import code_tags
 from pipeline.record import Record
 from pipeline.registry import Registry, registered_name
@@ -63,22 +63,32 @@ def run(
     budget = settings.budget_for(definition.dataset, definition.family)
     folder = studies / definition.name
     work = Work("pipeline.models.rung:run", "pipeline.runtime:configure", {"backend": definition.backend, "threads": 1})
-    label = f"{definition.dataset} {definition.family}"
-    with shelf.locked(folder):
+    with shelf.locked(folder), _engine(settings, work, environments) as executor:
         study = Study(folder, definition, settings, family)
+        expected = _expected(definition, settings, study, studies, executor.slots)
         record = _record(definition)
         rung = _rungs(definition, data, folder, study.seed, latency=settings.constraints.latency_ms is not None)
 
         def discard(number: int) -> None:
             shutil.rmtree(_checkpoints(folder, number), ignore_errors=True)
 
-        engine = LocalExecutor(work, environments, silence_s=settings.epoch_minutes * 60)
-        with _told(record), engine as executor, SearchProgress(label) as progress:
+        label = f"{definition.dataset} {definition.family}"
+        with _told(record), SearchProgress(label, expected) as progress:
             Search(study, budget, executor, record, rung, discard, progress).run()
             best = study.require_best()
+            if progress.measured:
+                cost.remember(folder, progress.measured)
         shutil.rmtree(folder / "checkpoints", ignore_errors=True)  # every trial has ended
         result = Result(definition.name, best, study.counts(), study.epochs(), study.elapsed_s, record.parent.run_id)
         return result, study, record
+
+
+def _expected(definition: Definition, settings: Settings, study: Study, studies: Path, slots: int) -> Expected:
+    """Return what is known of a search's cost before it begins, from this study or the latest other of its family."""
+    siblings = shelf.idle_siblings(studies, definition.dataset, definition.family, definition.name)
+    budget = settings.budget_for(definition.dataset, definition.family)
+    epochs = cost.expected_epochs(budget, settings, study.rungs)
+    return Expected(budget, epochs, slots, cost.remembered([study.folder, *siblings]))
 
 
 @contextmanager
@@ -93,6 +103,15 @@ def _told(record: Record) -> Iterator[None]:
         with suppress(Exception):  # what has failed is told, not that MLflow cannot be told of it: the disk may be full
             record.interrupt("FAILED")
         raise
+
+
+def _engine(settings: Settings, work: Work, environments: list[dict[str, str]]) -> Executor:
+    silence_s = settings.epoch_minutes * 60
+    if settings.engine == "ray":
+        from pipeline.engine.ray import RayExecutor
+
+        return RayExecutor(work, settings.ray, silence_s=silence_s)
+    return LocalExecutor(work, environments, silence_s=silence_s)
 
 
 def _rungs(
@@ -157,9 +176,13 @@ def save(result: Result, study: Study, definition: Definition, output: Path) -> 
         "seconds": round(result.seconds, 1),
     }
     write_text(output / "trials.csv", study.table().to_csv(index=False))
+    pictures = diagrams.draw(study.trials, study.objective, result.best.number, study.importances())
+    with new_folder(output / "plots") as folder:
+        for name, content in pictures.items():
+            (folder / f"{name}.png").write_bytes(content)
     write_json(output / "summary.json", summary)
     write_json(output / "best.json", best)
-    return [output / "trials.csv", output / "best.json"]
+    return [output / "trials.csv", output / "best.json", *sorted((output / "plots").iterdir())]
 
 
 def tidy(definition: Definition, studies: Path, keep: int, tracker: Tracker) -> None:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from optuna.trial import FrozenTrial
 
+_ENOUGH = 4  # complete trials, below which importances are noise
 _Given = tuple[Hyperparameters, dict[str, Any]]
 
 
@@ -240,6 +241,15 @@ class Study:
                 next_step="narrow the search space in params.yaml, or see the failed runs in MLflow",
             )
         return best
+
+    def importances(self) -> dict[str, float]:
+        """Return what share of the spread of values each hyperparameter explains; none where too few trials differ."""
+        import optuna
+
+        complete = [trial for trial in self.trials if trial.state.name == "COMPLETE"]
+        if len(complete) < _ENOUGH or len({trial.value for trial in complete}) == 1:
+            return {}
+        return optuna.importance.get_param_importances(self._study)
 
     def table(self) -> pd.DataFrame:
         """Return one row per trial; see `trials.table`."""

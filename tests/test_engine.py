@@ -142,10 +142,11 @@ from pipeline.models.rung import Rung
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_memory_stays_bounded_over_two_hundred_trials(prepared_digits: Path, tmp_path: Path) -> None:
-    """Every trial is another model, as in a search; each worker trains a hundred of them."""
+    """Every trial is another model, as in a search, and leaves some 11 MB behind in TensorFlow."""
     work = Work("pipeline.models.rung:run", "pipeline.runtime:configure", {"backend": "tensorflow", "threads": 1})
     held: list[int] = []
-    with LocalExecutor(work, [{}, {}]) as executor:
+    growth = 300
+    with LocalExecutor(work, [{}, {}], growth=growth << 20) as executor:
         for key in range(200):
             point = {
                 "layers": 1 + key % 3, "units": 16 + key, "batch_norm": key % 2 == 0, "dropout": 0.1,
@@ -166,4 +167,4 @@ def test_memory_stays_bounded_over_two_hundred_trials(prepared_digits: Path, tmp
                         max(w.memory_info().rss for w in workers if "spawn_main" in " ".join(w.cmdline())) >> 20
                     )
     print("megabytes of the larger worker after every 20 trials:", held[19::20])
-    assert max(held[150:]) < max(held[10:50]) * 1.25
+    assert max(held) < held[0] + growth + 150  # without, it is 1,600 after 160 trials

@@ -26,7 +26,7 @@ BASE = {"errors", "params", "entry"}
 PARTS = {"datasets", "engine", "gate", "leaderboard", "models", "page", "progress", "runtime", "serving", "study"}
 PARTS |= {"bars", "expectations", "fetch", "images", "patience", "provenance", "record", "registry", "sources"}
 PARTS |= {"tracking", "transfer"}
-PARTS |= {"budget", "definition", "loop", "points", "sampling", "shelf", "trials"}
+PARTS |= {"budget", "cost", "diagrams", "drawing", "definition", "loop", "points", "sampling", "shelf", "trials"}
 STAGES = {"download", "validate", "prepare", "search", "train", "evaluate", "register", "report"}
 COMMANDS = {"check", "doctor", "ingest", "retrain", "workspace"}
 
@@ -36,7 +36,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "params": {"errors"},
     "entry": {"errors"},
     "runtime": BASE,
-    "progress": BASE,
+    "progress": BASE | {"budget", "cost"},
     "bars": BASE,
     "patience": BASE,
     "sources": BASE | {"datasets", "patience"},
@@ -47,10 +47,13 @@ MAY_IMPORT: dict[str, set[str]] = {
     "expectations": BASE,  # knows tables, not images
     "gate": BASE | {"datasets", "expectations", "images"},
     "models": BASE | {"models", "datasets"},  # families know neither the study nor MLflow
-    "engine": BASE | {"engine", "runtime"},  # gets its tasks by name
+    "engine": BASE | {"budget", "datasets", "engine", "runtime"},  # gets its tasks by name
     "budget": BASE,
     "definition": BASE,
-    "loop": BASE | {"budget", "engine", "models", "progress", "record", "study", "trials"},
+    "loop": BASE | {"budget", "cost", "engine", "models", "progress", "record", "study", "trials"},
+    "cost": BASE | {"budget", "datasets"},
+    "drawing": BASE,
+    "diagrams": BASE | {"drawing", "trials"},
     "shelf": BASE,
     "trials": BASE | {"models"},
     "points": BASE | {"models"},
@@ -79,7 +82,7 @@ OWNERS: dict[str, set[str]] = {
     "jax": {"models", "runtime"},
     "torch": {"models", "runtime"},
     "ray": {"engine"},
-    "matplotlib": {"images"},
+    "matplotlib": {"images", "diagrams", "drawing"},
 }
 
 # `pipeline --help` loads these modules, and must not load these libraries.

@@ -291,6 +291,10 @@ def test_failures_and_limits_end_trials_and_each_run_says_why(project: Project) 
     assert runs["0"].data.tags["preset"] == "good"
     assert runs["0"].data.params["batch_size"] == "50"
     assert float(runs["0"].data.tags["trial.latency_ms"]) > 0
+    client = MlflowClient(f"sqlite:///{project.folder / 'mlflow.db'}")
+    [parent] = [run.info.run_id for run in runs.values() if "mlflow.parentRunId" not in run.data.tags]
+    logged = {Path(file.path).stem for file in client.list_artifacts(parent, "plots")}
+    assert logged == {"history", "curves", "parallel", "slices", "timeline"}  # too few trials for importances
     best = json.loads((project.folder / "reports/search/best.json").read_text())
     table = pd.read_csv(project.folder / "reports/search/trials.csv")
     row = table[

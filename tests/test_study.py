@@ -22,7 +22,7 @@ from pipeline.loop import Search
 from pipeline.models.base import BaseFamily, FamilySettings
 from pipeline.models.rung import Trained
 from pipeline.models.space import Choice, Hyperparameters, Range, Space, Trial
-from pipeline.progress import SearchProgress
+from pipeline.progress import Expected, SearchProgress
 from pipeline.study import Study
 from pipeline.trials import hyperparameters
 
@@ -277,7 +277,7 @@ def search(study: Study, trials: int, epochs: int, checkpoints: Path) -> Engine:
     def discard(number: int) -> None:
         shutil.rmtree(checkpoints / str(number), ignore_errors=True)
 
-    Search(study, budget, engine, record, task, discard, SearchProgress("fake")).run()  # type: ignore[arg-type]
+    Search(study, budget, engine, record, task, discard, SearchProgress("fake", Expected(budget, 9, 2, None))).run()  # type: ignore[arg-type]
     return engine
 
 

@@ -12,7 +12,7 @@ import shutil
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -57,14 +57,19 @@ class Rung:
     export: bool = False
     latency: bool = False
 
+    def placed(self, data: Path, folder: Path, ledger: Path) -> Rung:
+        """Return the same rung with its files elsewhere: an engine may carry it to another machine."""
+        return replace(self, data=data, folder=folder, ledger=ledger)
+
 
 @dataclass(frozen=True)
 class Trained:
-    """What became of a rung: the metrics of its epochs, the number of parameters of the model, and its latency."""
+    """What became of a rung: the metrics of its epochs, the model's size and latency, and bytes of its checkpoint."""
 
     epochs: list[Metrics]
     parameters: int
     latency_ms: float | None = None
+    checkpoint_bytes: int = 0
 
     def measured(self) -> dict[str, float]:
         """Return what is known of the model, by name."""
@@ -121,7 +126,8 @@ def _train(rung: Rung, finished: Path, emit: Callable[[Metrics], None]) -> None:
         if rung.export:
             fitted.model.save(partial / "model.keras")
         latency = _latency_ms(fitted.model, _load_data(rung.data, version)) if rung.latency else None
-        trained = Trained(fitted.history, int(fitted.model.count_params()), latency)
+        size = (partial / "state.npz").stat().st_size
+        trained = Trained(fitted.history, int(fitted.model.count_params()), latency, size)
         (partial / "trained.json").write_text(json.dumps(asdict(trained)))
 
 
