@@ -21,7 +21,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 export MLFLOW_DISABLE_TELEMETRY ?= true
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo demo-color repro ui test test-slow test-backends lint format typecheck bench doctor lock clean-venv
+.PHONY: help install demo demo-color repro ui test test-slow test-backends test-engines lint format typecheck bench doctor lock clean-venv
 
 help: ## print this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' Makefile
@@ -59,6 +59,10 @@ test-backends: ## the tests of Keras on every backend: installs jax and torch, i
 	@$(MAKE) --no-print-directory install VENV=.venv-backends SET="cpu jax"
 	@.venv-backends/bin/python -m pip install -qq --disable-pip-version-check "torch==2.13.0"
 	@BACKENDS="tensorflow jax torch" .venv-backends/bin/python -m pytest tests/test_backends.py
+
+test-engines: ## the tests of the Ray engine, which add Ray to .venv
+	@$(MAKE) --no-print-directory install SET="$(firstword $(SET)) ray"
+	@PIPELINE_REQUIRE=ray $(BIN)/pytest -m slow tests/test_ray.py
 
 lint: $(INSTALLED) ## rules, format and types
 	@$(BIN)/ruff check .

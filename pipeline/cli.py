@@ -86,7 +86,7 @@ def _run(arguments: argparse.Namespace) -> int:
 
 def _announce(console: Any, params: dict[str, Any], folder: Path) -> None:
     """Say what a run will do and how long it may take: the budgets of its searches, and what the rest has taken."""
-    from pipeline.study import Settings
+    from pipeline.budget import Settings
 
     search = Settings.model_validate(params["search"])
     pairs = [(dataset, family) for dataset in params["datasets"] for family in params["families"]]

@@ -3,15 +3,30 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
+from pipeline import cost
+from pipeline.budget import Budget
+
 if TYPE_CHECKING:
-    from pipeline.study import Budget, Study
+    from pipeline.study import Study
 
 _LINE_INTERVAL_S = 15.0
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What is known of a search before it begins: its budget, the epochs it may come to, its workers, earlier costs."""
+
+    budget: Budget
+    epochs: int
+    slots: int
+    measured: cost.Measured | None
 
 
 class SearchProgress:
@@ -19,10 +34,13 @@ class SearchProgress:
 
     Args:
         label: What is searched.
+        expected: What it may cost; told at once, and again when the first rung has shown how long an epoch takes.
     """
 
-    def __init__(self, label: str) -> None:
+    def __init__(self, label: str, expected: Expected) -> None:
         self._label = label
+        self._expected = expected
+        self.measured: cost.Measured | None = None
         self._console = Console(stderr=True)
         self._progress = Progress(
             TextColumn("[bold]{task.description}"),
@@ -35,18 +53,26 @@ class SearchProgress:
         self._task: TaskID = self._progress.add_task(label, total=1.0, told="starting workers (about 10 s)")
         self._began = time.monotonic()
         self._told = self._began
-        self._epochs_now = 0
 
     def __enter__(self) -> SearchProgress:
         self._progress.start()
+        self._tell_cost(self._expected.measured)
         return self
 
     def __exit__(self, *exception: object) -> None:
         self._progress.stop()
 
-    def epoch(self) -> None:
-        """Count an epoch that a worker has just trained."""
-        self._epochs_now += 1
+    def rung(self, epochs: Sequence[Mapping[str, float]], checkpoint_bytes: int) -> None:
+        """Note what a finished rung took: the first one tells what the search will cost."""
+        if self.measured is None and epochs:
+            seconds = sum(epoch["seconds"] for epoch in epochs) / len(epochs)
+            self.measured = cost.Measured(round(seconds, 3), checkpoint_bytes)
+            if self._expected.measured is None:
+                self._tell_cost(self.measured)
+
+    def _tell_cost(self, measured: cost.Measured | None) -> None:
+        told = cost.told(self._expected.budget, self._expected.epochs, self._expected.slots, measured)
+        self._console.print(f"{self._label}: {told}", highlight=False, soft_wrap=True)
 
     def update(self, study: Study, budget: Budget) -> None:
         """Show how far a study is."""

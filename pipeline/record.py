@@ -10,12 +10,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from pipeline.study import Best, history
+from pipeline.study import Best
 from pipeline.tracking import PARENT, Run, Tracker
+from pipeline.trials import history, hyperparameters, preset
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
+_TOLD = ("worker", "parameters", "latency_ms")
 _RUN_STATUS = {"COMPLETE": "FINISHED", "PRUNED": "FINISHED", "FAIL": "FAILED", "RUNNING": "RUNNING"}
 
 
@@ -55,16 +57,17 @@ class Record:
             return
         if run is None:
             started = trial.datetime_start.timestamp() if trial.datetime_start else None
-            tags = {**self.tags, PARENT: self.parent.run_id}
-            run = self.tracker.start(key, f"{self.label} trial {trial.number}", tags=tags, started=started)
-            self.tracker.log_params(run.run_id, trial.params)
+            name = f"{self.label} trial {trial.number}" + (f" ({preset(trial)})" if preset(trial) else "")
+            tags = {**self.tags, PARENT: self.parent.run_id, **({"preset": preset(trial)} if preset(trial) else {})}
+            run = self.tracker.start(key, name, tags=tags, started=started)
+            self.tracker.log_params(run.run_id, hyperparameters(trial))
         elif wanted == "RUNNING" != run.status:
             self.tracker.resume(run.run_id)
         if logged < len(epochs):
             self.tracker.log_epochs(run.run_id, epochs[logged:])
         if wanted != "RUNNING":
             reason = {"reason": str(trial.user_attrs["reason"])} if "reason" in trial.user_attrs else {}
-            told = {f"trial.{name}": str(trial.user_attrs.get(name, "")) for name in ("worker", "parameters")}
+            told = {f"trial.{name}": str(trial.user_attrs[name]) for name in _TOLD if name in trial.user_attrs}
             self.tracker.tag(run.run_id, {"trial.state": trial.state.name.lower(), **told, **reason})
             ended = trial.datetime_complete.timestamp() if trial.datetime_complete else None
             self.tracker.finish(run.run_id, wanted, ended)
@@ -83,5 +86,6 @@ class Record:
         trials = {f"trials_{state}": float(count) for state, count in counts.items()}
         self.tracker.tag(self.parent.run_id, {"best.trial": str(best.number), **told})
         self.tracker.log_metrics(self.parent.run_id, {"best_value": best.value, "epochs": epochs, **trials})
-        self.tracker.log_artifacts(self.parent.run_id, files)
+        self.tracker.log_artifacts(self.parent.run_id, [file for file in files if file.suffix != ".png"])
+        self.tracker.log_artifacts(self.parent.run_id, [file for file in files if file.suffix == ".png"], "plots")
         self.tracker.finish(self.parent.run_id)

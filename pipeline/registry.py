@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -85,6 +86,14 @@ class Registry:
             name, source=source, run_id=run_id, tags=dict(tags), model_id=model_id
         )
         return _version(created)
+
+    def studies(self, name: str) -> set[str]:
+        """Return the names of the studies that the versions of a registered model came from."""
+        found = set()
+        for version in self._client.search_model_versions(f"name = '{name}'"):
+            with suppress(load_mlflow().exceptions.MlflowException):  # its run was deleted for good, or is elsewhere
+                found.add(self._client.get_run(version.run_id).data.tags.get("study", ""))
+        return found - {""}
 
     def set_alias(self, version: Version, alias: str) -> None:
         """Point an alias of a registered model at a version."""

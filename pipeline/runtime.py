@@ -87,8 +87,12 @@ def configure(backend: Backend, threads: int | None = None) -> None:
         import torch
 
         torch.set_num_threads(threads)
-    elif backend == "jax" and threads == 1 and "jax" not in sys.modules:
-        os.environ.setdefault("XLA_FLAGS", "--xla_cpu_multi_thread_eigen=false")
+    elif backend == "jax" and "jax" not in sys.modules:
+        os.environ.setdefault(
+            "XLA_PYTHON_CLIENT_PREALLOCATE", "false"
+        )  # memory as it is needed: workers may share a GPU
+        if threads == 1:
+            os.environ.setdefault("XLA_FLAGS", "--xla_cpu_multi_thread_eigen=false")
 
 
 def _configure_tensorflow(threads: int | None) -> None:

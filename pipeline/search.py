@@ -8,30 +8,31 @@ from __future__ import annotations
 
 import argparse
 import shutil
-import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from pipeline import entry, params, runtime
-from pipeline.datasets.base import load_splits, write_json, write_text
-from pipeline.engine.base import Done, Event, Executor, Failed, Progress, Work
+from pipeline import cost, diagrams, entry, params, runtime, shelf
+from pipeline.budget import Settings
+from pipeline.datasets.base import load_splits, new_folder, write_json, write_text
+from pipeline.definition import Definition
+from pipeline.engine.base import Executor, Work
 from pipeline.engine.local import LocalExecutor
-from pipeline.errors import EngineError
+from pipeline.loop import Search
 from pipeline.models import base as models
 from pipeline.models.rung import Rung
-from pipeline.progress import SearchProgress
+from pipeline.progress import Expected, SearchProgress
 from pipeline.provenance import code_tags
 from pipeline.record import Record
-from pipeline.study import Best, Budget, Definition, Settings, Study, history
+from pipeline.registry import Registry, registered_name
+from pipeline.study import Best, Study
 from pipeline.tracking import Tracker
+from pipeline.trials import hyperparameters
 
 if TYPE_CHECKING:
     import optuna
-
-_LOCK_S = 10  # a killed search takes a second to let go
 
 
 @dataclass(frozen=True)
@@ -44,116 +45,6 @@ class Result:
     epochs: int
     seconds: float
     parent_run: str
-
-
-class Search:
-    """The loop: ask for trials, train them rung by rung, prune between rungs, until the budget is met.
-
-    Args:
-        study: The study to work on.
-        budget: When to end.
-        family: Suggests hyperparameters.
-        executor: Trains rungs.
-        record: Is told of every trial that changes.
-        rung: Makes the task for a trial, from and to an epoch.
-        progress: Is told what happens.
-    """
-
-    def __init__(
-        self,
-        study: Study,
-        budget: Budget,
-        family: models.BaseFamily,
-        executor: Executor,
-        record: Record,
-        rung: Callable[[optuna.Trial, int, int], Rung],
-        progress: SearchProgress,
-    ) -> None:
-        self._study = study
-        self._budget = budget
-        self._family = family
-        self._executor = executor
-        self._record = record
-        self._rung = rung
-        self._progress = progress
-        self._running: dict[int, optuna.Trial] = {}
-        self._promised: dict[int, int] = {}  # epochs of the rungs that workers are training, by trial
-        self._clock = time.monotonic()
-
-    def run(self) -> None:
-        """Work until the budget is met and every trial has ended."""
-        left_behind = self._study.unfinished()
-        for known in self._study.trials:
-            self._record.mirror(known)
-        for trial in left_behind:
-            self._family.suggest(trial)  # a kill may have come between two suggestions
-            self._study.report(trial)
-            self._advance(trial)
-        while True:
-            while len(self._running) < self._executor.slots and self._may_start():
-                trial = self._study.ask()
-                self._family.suggest(trial)
-                self._advance(trial)
-            if not self._running:
-                return
-            for event in self._executor.wait(timeout_s=1.0):
-                self._handle(event)
-            self._tick()
-
-    def _may_start(self) -> bool:
-        """Tell whether the budget allows another trial; its first rung must fit, too."""
-        return len(self._study.trials) < self._budget.trials and not self._spent(self._study.rungs[0])
-
-    def _spent(self, epochs: int) -> bool:
-        """Tell whether training more epochs would go over the budget."""
-        over_time = self._study.elapsed_s >= self._budget.minutes * 60
-        promised = self._study.epochs() + sum(self._promised.values())
-        return over_time or promised + epochs > self._budget.epochs
-
-    def _advance(self, trial: optuna.Trial) -> None:
-        """End a trial that is trained or not good enough, or send its next rung to a worker."""
-        rung = self._study.next_rung(trial)
-        if rung is None:
-            self._end(trial, "complete")
-        elif history(trial) and trial.should_prune():
-            self._end(trial, "pruned", f"not among the best after {len(history(trial))} epochs")
-        elif history(trial) and self._spent(rung[1] - rung[0]):
-            self._end(trial, "pruned", "the budget of the search was met")
-        else:
-            self._promised[trial.number] = rung[1] - rung[0]
-            self._running[trial.number] = trial
-            self._executor.submit(trial.number, self._rung(trial, *rung))
-            self._mirror(trial.number)
-
-    def _handle(self, event: Event) -> None:
-        if isinstance(event, Progress):
-            self._progress.epoch()
-            return
-        trial = self._running.pop(event.key)
-        del self._promised[event.key]
-        if isinstance(event, Done):
-            trial.set_user_attr("worker", event.worker)
-            trial.set_user_attr("parameters", event.result.parameters)
-            self._study.record(trial, event.result.epochs)
-            self._tick()
-            self._advance(trial)
-        elif isinstance(event, Failed):
-            self._end(trial, "failed", event.reason)
-        self._progress.update(self._study, self._budget)
-
-    def _end(self, trial: optuna.Trial, state: Any, reason: str = "") -> None:
-        self._study.tell(trial, state, reason)
-        self._mirror(trial.number)
-
-    def _mirror(self, number: int) -> None:
-        self._record.mirror(self._study.trials[number])
-
-    def _tick(self) -> None:
-        now = time.monotonic()
-        if now - self._clock >= 1.0:  # the study's clock is written about once a second, not at every event
-            self._study.spend(now - self._clock)
-            self._clock = now
-            self._progress.update(self._study, self._budget)
 
 
 def run(
@@ -172,37 +63,32 @@ def run(
     budget = settings.budget_for(definition.dataset, definition.family)
     folder = studies / definition.name
     work = Work("pipeline.models.rung:run", "pipeline.runtime:configure", {"backend": definition.backend, "threads": 1})
-    label = f"{definition.dataset} {definition.family}"
-    with _locked(folder):
-        study = Study(folder, definition, settings, family.objective)
+    with shelf.locked(folder), _engine(settings, work, environments) as executor:
+        study = Study(folder, definition, settings, family)
+        expected = _expected(definition, settings, study, studies, executor.slots)
         record = _record(definition)
-        rung = _rungs(definition, data, folder, study.seed)
-        with _told(record), LocalExecutor(work, environments) as executor, SearchProgress(label) as progress:
-            Search(study, budget, family, executor, record, rung, progress).run()
+        rung = _rungs(definition, data, folder, study.seed, latency=settings.constraints.latency_ms is not None)
+
+        def discard(number: int) -> None:
+            shutil.rmtree(_checkpoints(folder, number), ignore_errors=True)
+
+        label = f"{definition.dataset} {definition.family}"
+        with _told(record), SearchProgress(label, expected) as progress:
+            Search(study, budget, executor, record, rung, discard, progress).run()
             best = study.require_best()
+            if progress.measured:
+                cost.remember(folder, progress.measured)
         shutil.rmtree(folder / "checkpoints", ignore_errors=True)  # every trial has ended
         result = Result(definition.name, best, study.counts(), study.epochs(), study.elapsed_s, record.parent.run_id)
         return result, study, record
 
 
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Hold a study's lock: two processes that write to one study would each undo what the other did."""
-    import filelock
-
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = filelock.FileLock(folder / "lock")
-    try:
-        lock.acquire(timeout=_LOCK_S)
-    except filelock.Timeout:
-        raise EngineError(
-            f"{folder.name}: another search is at work on this study",
-            expected="one search at a time",
-            found=f"{folder / 'lock'} is held",
-            next_step="wait for it, or end it",
-        ) from None
-    with lock:
-        yield
+def _expected(definition: Definition, settings: Settings, study: Study, studies: Path, slots: int) -> Expected:
+    """Return what is known of a search's cost before it begins, from this study or the latest other of its family."""
+    siblings = shelf.idle_siblings(studies, definition.dataset, definition.family, definition.name)
+    budget = settings.budget_for(definition.dataset, definition.family)
+    epochs = cost.expected_epochs(budget, settings, study.rungs)
+    return Expected(budget, epochs, slots, cost.remembered([study.folder, *siblings]))
 
 
 @contextmanager
@@ -213,27 +99,45 @@ def _told(record: Record) -> Iterator[None]:
     except KeyboardInterrupt:
         record.interrupt("KILLED")
         raise
-    except EngineError:
-        record.interrupt("FAILED")
+    except BaseException:
+        with suppress(Exception):  # what has failed is told, not that MLflow cannot be told of it: the disk may be full
+            record.interrupt("FAILED")
         raise
 
 
-def _rungs(definition: Definition, data: Path, folder: Path, seed: int) -> Callable[[optuna.Trial, int, int], Rung]:
+def _engine(settings: Settings, work: Work, environments: list[dict[str, str]]) -> Executor:
+    silence_s = settings.epoch_minutes * 60
+    if settings.engine == "ray":
+        from pipeline.engine.ray import RayExecutor
+
+        return RayExecutor(work, settings.ray, silence_s=silence_s)
+    return LocalExecutor(work, environments, silence_s=silence_s)
+
+
+def _rungs(
+    definition: Definition, data: Path, folder: Path, seed: int, *, latency: bool
+) -> Callable[[optuna.Trial, int, int], Rung]:
     """Return what makes the task that trains a trial from one epoch to another."""
 
     def rung(trial: optuna.Trial, start: int, stop: int) -> Rung:
         return Rung(
             family=definition.family,
             settings=dict(definition.settings),
-            hyperparameters=dict(trial.params),
+            hyperparameters=hyperparameters(trial),
             data=data,
             seed=seed + trial.number,
             span=models.Span(start, stop, definition.trial_epochs),
-            folder=folder / "checkpoints" / f"trial-{trial.number:05d}",
+            folder=_checkpoints(folder, trial.number),
             ledger=folder / "epochs.log",
+            latency=latency,
         )
 
     return rung
+
+
+def _checkpoints(folder: Path, number: int) -> Path:
+    """Return where the checkpoints of a trial lie."""
+    return folder / "checkpoints" / f"trial-{number:05d}"
 
 
 def _record(definition: Definition) -> Record:
@@ -260,6 +164,7 @@ def save(result: Result, study: Study, definition: Definition, output: Path) -> 
         "hyperparameters": result.best.hyperparameters,
         "epochs": definition.trial_epochs,
         "value": result.best.value,
+        "study": definition.name,
     }
     summary = {
         "study": result.study,
@@ -271,9 +176,28 @@ def save(result: Result, study: Study, definition: Definition, output: Path) -> 
         "seconds": round(result.seconds, 1),
     }
     write_text(output / "trials.csv", study.table().to_csv(index=False))
+    pictures = diagrams.draw(study.trials, study.objective, result.best.number, study.importances())
+    with new_folder(output / "plots") as folder:
+        for name, content in pictures.items():
+            (folder / f"{name}.png").write_bytes(content)
     write_json(output / "summary.json", summary)
     write_json(output / "best.json", best)
-    return [output / "trials.csv", output / "best.json"]
+    return [output / "trials.csv", output / "best.json", *sorted((output / "plots").iterdir())]
+
+
+def tidy(definition: Definition, studies: Path, keep: int, tracker: Tracker) -> None:
+    """Say of runs that a killed search has left behind that they ended, and remove old studies.
+
+    Only what lies in this folder and nobody works on is touched: on a shared server, others search, too.
+    """
+    siblings = shelf.idle_siblings(studies, definition.dataset, definition.family, definition.name)
+    running = tracker.runs("tags.stage = 'search' and attributes.status = 'RUNNING'")
+    for key, run in running.items():
+        if any(key == path.name or key.startswith(f"{path.name}-") for path in siblings):
+            tracker.finish(run.run_id, "KILLED")
+    protected = Registry(tracker).studies(registered_name(definition.dataset))
+    for name in shelf.sweep(siblings, keep, protected):
+        print(f"removed the old study {name}: search.keep_studies is {keep}")
 
 
 def main() -> None:
@@ -295,12 +219,13 @@ def main() -> None:
         data=load_splits(arguments.data).digest,
         code=models.code_digest(family),
         settings=family.settings.model_dump(mode="json"),
-        search=settings.model_dump(exclude={"budget"}),
+        search=settings.defining(),
         trial_epochs=budget.trial_epochs,
         backend=backend.backend,
     )
     environments = runtime.worker_environments(backend.workers)
     result, study, record = run(definition, settings, family, arguments.data, arguments.studies, environments)
+    tidy(definition, arguments.studies, settings.keep_studies, record.tracker)
     record.close(result.best, result.counts, result.epochs, save(result, study, definition, arguments.output))
     counts = ", ".join(f"{count} {state}" for state, count in result.counts.items() if count)
     print(

@@ -6,90 +6,28 @@ needs to go on is in the study itself: the history of every trial, and the time 
 
 from __future__ import annotations
 
-import hashlib
-import json
+import random
+import sqlite3
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-import pydantic
-
-from pipeline import params
-from pipeline.errors import EngineError, ParamsError, nearest
+from pipeline import points, sampling
+from pipeline.budget import Settings
+from pipeline.definition import Definition
+from pipeline.errors import EngineError
+from pipeline.models.base import BaseFamily
+from pipeline.models.space import Hyperparameters
+from pipeline.trials import Metrics, history, hyperparameters, table
 
 if TYPE_CHECKING:
     import optuna
     import pandas as pd
     from optuna.trial import FrozenTrial
 
-Metrics = dict[str, float]
-
-
-class Budget(params.Settings):
-    """What a study may cost; it ends when the first of its three limits is met.
-
-    Attributes:
-        trials: Trials, of all that are finished.
-        epochs: Epochs, summed over all trials.
-        minutes: Wall time, summed over all processes that worked on the study.
-        trial_epochs: Epochs of one trial that is never pruned, and of the final training.
-    """
-
-    trials: int = pydantic.Field(ge=1)
-    epochs: int = pydantic.Field(ge=1)
-    minutes: float = pydantic.Field(gt=0)
-    trial_epochs: int = pydantic.Field(ge=1)
-
-
-class Settings(params.Settings):
-    """Section `search` of params; what the keys mean stands beside them there."""
-
-    sampler: Literal["tpe", "random"] = "tpe"
-    pruner: Literal["halving", "none"] = "halving"
-    reduction: int = pydantic.Field(default=3, ge=2)
-    seed: int = pydantic.Field(default=0, ge=0)
-    generation: int = pydantic.Field(default=1, ge=1)
-    budget: dict[str, Budget]
-
-    def budget_for(self, dataset: str, family: str) -> Budget:
-        """Return the most specific budget: of ``<dataset>-<family>``, of ``<dataset>``, or the default."""
-        for name in (f"{dataset}-{family}", dataset, "default"):
-            if name in self.budget:
-                return self.budget[name]
-        raise ParamsError("search.budget has no default", expected=nearest("default", self.budget))
-
-
-@dataclass(frozen=True)
-class Definition:
-    """What makes a study this study: if any of it changes, a new study begins.
-
-    Attributes:
-        dataset: Name of the dataset.
-        family: Name of the family.
-        data: Digest of the training and validation data.
-        code: Digest of the code that builds and trains.
-        settings: The family's section of params.
-        search: Sampler, pruner, reduction, seed and generation.
-        trial_epochs: Epochs of a whole trial.
-        backend: What Keras runs on.
-    """
-
-    dataset: str
-    family: str
-    data: str
-    code: str
-    settings: Mapping[str, Any]
-    search: Mapping[str, Any]
-    trial_epochs: int
-    backend: str
-
-    @property
-    def name(self) -> str:
-        """Name of the study and of its folder."""
-        told = json.dumps(asdict(self), sort_keys=True, default=str)
-        digest = hashlib.sha256(told.encode()).hexdigest()[:10]
-        return f"{self.dataset}-{self.family}-g{self.search['generation']}-{digest}"
+_ENOUGH = 4  # complete trials, below which importances are noise
+_Given = tuple[Hyperparameters, dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -97,7 +35,7 @@ class Best:
     """The best trial and what it reached on validation data."""
 
     number: int
-    hyperparameters: dict[str, Any]
+    hyperparameters: Hyperparameters
     value: float
 
 
@@ -118,19 +56,19 @@ class Study:
         folder: Folder of the study.
         definition: What it is.
         settings: How to sample and prune.
-        objective: The epoch metric to maximise.
+        family: What is searched.
     """
 
-    def __init__(self, folder: Path, definition: Definition, settings: Settings, objective: str) -> None:
+    def __init__(self, folder: Path, definition: Definition, settings: Settings, family: BaseFamily) -> None:
         import optuna
 
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
-        self.objective = objective
+        self.objective = family.objective
         self.total = definition.trial_epochs
         self.rungs = rungs(self.total, settings.reduction)
-        storage = optuna.storages.RDBStorage(f"sqlite:///{folder / 'study.db'}")
+        storage = _storage(folder / "study.db")
         known = optuna.study.get_all_study_names(storage)
         seen = len(optuna.load_study(study_name=known[0], storage=storage).trials) if known else 0
         self.seed = _seed(settings.seed, settings.generation)
@@ -139,16 +77,22 @@ class Study:
             study_name=definition.name,
             direction="maximize",
             load_if_exists=True,
-            # A resumed study with the same sampler seed would propose its first points again.
-            sampler=_sampler(settings, self.seed + seen),
-            pruner=_pruner(settings),
+            sampler=sampling.sampler(settings, self.seed, seen, family.suggest),
+            pruner=sampling.pruner(settings, self.total),
         )
+        self._limits = settings.constraints.limits()
+        self._grid = settings.sampler == "grid"
+        self._suggest = family.suggest
+        self._given = self._to_give(settings, family.presets_for(definition.dataset))
         self.elapsed_s = float(self._study.user_attrs.get("elapsed_s", 0.0))
 
     @property
     def trials(self) -> list[FrozenTrial]:
-        """All trials, in order."""
-        return self._study.get_trials(deepcopy=False)
+        """All trials that were started, in order."""
+        import optuna
+
+        waiting = optuna.trial.TrialState.WAITING  # a kill came between giving a trial's point and starting it
+        return [trial for trial in self._study.get_trials(deepcopy=False) if trial.state != waiting]
 
     def unfinished(self) -> list[optuna.Trial]:
         """Return the trials that a run before this one left in the middle."""
@@ -157,12 +101,45 @@ class Study:
         running = self._study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.RUNNING,))
         return [optuna.Trial(self._study, trial._trial_id) for trial in running]
 
-    def ask(self) -> optuna.Trial:
-        """Return a new trial."""
-        return self._study.ask()
+    def ask(self) -> optuna.Trial | None:
+        """Return a new trial with its hyperparameters; None when every point of a grid has been tried.
+
+        Presets come first. A point is given to the study just before its trial is started, so that none is given twice
+        and no trial waits for a budget that does not reach it.
+        """
+        known = [trial.user_attrs.get("given") for trial in self._study.get_trials(deepcopy=False)]
+        waiting = len(known) > len(self.trials)
+        name = next((name for name in self._given if name not in known), None)
+        if name is not None and not waiting:
+            point, attributes = self._given[name]
+            self._study.enqueue_trial(dict(point), {"given": name, **attributes})
+        elif self._grid and not waiting:
+            return None
+        trial = self._study.ask()
+        self.suggest(trial)
+        return trial
+
+    def suggest(self, trial: optuna.Trial) -> None:
+        """Give a trial its hyperparameters; those that it has already stay."""
+        preset = trial.user_attrs.get("hyperparameters")
+        self._suggest(trial if preset is None else points.Given(trial, preset))
+
+    def _to_give(self, settings: Settings, presets: Mapping[str, Hyperparameters]) -> dict[str, _Given]:
+        """Return the points that are given, not sampled, by name, with what to remember of their trials."""
+        given: dict[str, _Given] = {}
+        if settings.presets:
+            for name, point in presets.items():
+                given[f"preset {name}"] = (point, {"preset": name, "hyperparameters": dict(point)})
+        if self._grid:
+            found = points.grid(self._suggest, settings.grid_points)
+            order = random.Random(self.seed).sample(range(len(found)), len(found))  # a budget may cut the grid short
+            given.update({f"grid {place}": (found[place], {}) for place in order})
+        return given
 
     def next_rung(self, trial: optuna.Trial) -> tuple[int, int] | None:
         """Return from which to which epoch a trial is to be trained next; None when it is done."""
+        if stopped(trial):
+            return None
         start = len(history(trial))
         return next(((start, end) for end in self.rungs if end > start), None)
 
@@ -177,11 +154,21 @@ class Study:
         self.report(trial)
 
     def report(self, trial: optuna.Trial) -> None:
-        """Report to the pruner what it does not know yet of a trial's history."""
+        """Report what pruner and sampler do not know yet of a trial: its history, and how it stands to the limits."""
         known = self._study._storage.get_trial(trial._trial_id).intermediate_values
         for epoch in history(trial):
             if int(epoch["epoch"]) not in known:
                 trial.report(epoch[self.objective], int(epoch["epoch"]))
+        for name, limit in self._limits.items():
+            if name in trial.user_attrs and name not in trial.constraints:
+                trial.set_constraint(name, trial.user_attrs[name] / limit - 1)
+
+    def violation(self, trial: optuna.Trial | FrozenTrial) -> str:
+        """Return which limit of `search.constraints` a trial's model exceeds; nothing where it keeps to all."""
+        over = [name for name, limit in self._limits.items() if trial.user_attrs.get(name, 0) > limit]
+        return ", ".join(
+            f"{name} {trial.user_attrs[name]:,.6g} over the limit {self._limits[name]:,.6g}" for name in over
+        )
 
     def tell(
         self, trial: optuna.Trial, state: Literal["complete", "pruned", "failed"], reason: str = ""
@@ -214,24 +201,39 @@ class Study:
         return sum(len(history(trial)) for trial in self.trials)
 
     def best(self) -> Best | None:
-        """Return the best of the trials that came furthest: values after 9 epochs and after 1 do not compare."""
-        finished = [t for t in self.trials if history(t) and t.state.name in ("COMPLETE", "PRUNED")]
+        """Return the best of the trials that came furthest and keep to the limits.
+
+        Values after 9 epochs and after 1 do not compare; a training that stopped early has come as far as it would.
+        """
+        finished = [t for t in self._judged() if not self.violation(t)]
         if not finished:
             return None
-        furthest = max(len(history(trial)) for trial in finished)
+        reached = {t.number: self.total if stopped(t) else len(history(t)) for t in finished}
+        furthest = max(reached.values())
         best = max(
-            (trial for trial in finished if len(history(trial)) == furthest),
+            (trial for trial in finished if reached[trial.number] == furthest),
             key=lambda trial: (history(trial)[-1][self.objective], -trial.number),
         )
-        return Best(best.number, dict(best.params), history(best)[-1][self.objective])
+        return Best(best.number, hyperparameters(best), history(best)[-1][self.objective])
+
+    def _judged(self) -> list[FrozenTrial]:
+        return [t for t in self.trials if history(t) and t.state.name in ("COMPLETE", "PRUNED")]
 
     def require_best(self) -> Best:
         """Return the best trial.
 
         Raises:
-            EngineError: No trial came to the end of a rung; the commonest reason is told.
+            EngineError: No trial came to the end of a rung, the commonest reason is told; or none keeps to the limits.
         """
         best = self.best()
+        if best is None and self._judged():
+            nearest = min(self._judged(), key=lambda trial: max(trial.constraints.values()))
+            raise EngineError(
+                f"{self._study.study_name}: no trial keeps to search.constraints",
+                expected=", ".join(f"{name} at most {limit:,.6g}" for name, limit in self._limits.items()),
+                found=f"{self.violation(nearest)}, in the trial that comes nearest",
+                next_step="raise the limits, or narrow the family's space to smaller models",
+            )
         if best is None:
             reasons = [str(trial.user_attrs.get("reason", "no reason known")) for trial in self.trials]
             commonest = max(set(reasons), key=reasons.count) if reasons else "no trial was started"
@@ -243,46 +245,36 @@ class Study:
             )
         return best
 
+    def importances(self) -> dict[str, float]:
+        """Return what share of the spread of values each hyperparameter explains; none where too few trials differ."""
+        import optuna
+
+        complete = [trial for trial in self.trials if trial.state.name == "COMPLETE"]
+        if len(complete) < _ENOUGH or len({trial.value for trial in complete}) == 1:
+            return {}
+        return optuna.importance.get_param_importances(self._study)
+
     def table(self) -> pd.DataFrame:
-        """Return one row per trial: number, state, value, epochs, seconds, reason and hyperparameters."""
-        import pandas as pd
-
-        rows = [
-            {
-                "trial": trial.number,
-                "state": trial.state.name.lower(),
-                "value": history(trial)[-1][self.objective] if history(trial) else None,
-                "epochs": len(history(trial)),
-                "seconds": round(sum(epoch["seconds"] for epoch in history(trial)), 1),
-                "reason": trial.user_attrs.get("reason", ""),
-                **trial.params,
-            }
-            for trial in self.trials
-        ]
-        return pd.DataFrame(rows)
+        """Return one row per trial; see `trials.table`."""
+        return table(self.trials, self.objective)
 
 
-def history(trial: optuna.Trial | FrozenTrial) -> list[Metrics]:
-    """Return the metrics of every epoch that a trial has reported."""
-    epochs: list[Metrics] = trial.user_attrs.get("history", [])
-    return epochs
+def _storage(path: Path) -> optuna.storages.BaseStorage:
+    """Open a study's database, so that a write takes a millisecond and not a disk's 20.
+
+    SQLite's write-ahead log is synced at checkpoints: no kill loses a write, and a power cut may lose the last ones
+    only, which finished rungs on disk then bring back.
+    """
+    import optuna
+
+    def connect() -> sqlite3.Connection:
+        connection = sqlite3.connect(path, timeout=10, check_same_thread=False)
+        connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute("PRAGMA synchronous=NORMAL")
+        return connection
+
+    return optuna.storages.RDBStorage(f"sqlite:///{path}", engine_kwargs={"creator": connect})
 
 
 def _seed(seed: int, generation: int) -> int:
     return seed + 1_000_003 * (generation - 1)  # generations must not share seeds, however many trials one has
-
-
-def _sampler(settings: Settings, seed: int) -> optuna.samplers.BaseSampler:
-    import optuna
-
-    if settings.sampler == "random":
-        return optuna.samplers.RandomSampler(seed=seed)
-    return optuna.samplers.TPESampler(seed=seed, n_startup_trials=5)
-
-
-def _pruner(settings: Settings) -> optuna.pruners.BasePruner:
-    import optuna
-
-    if settings.pruner == "none":
-        return optuna.pruners.NopPruner()
-    return optuna.pruners.SuccessiveHalvingPruner(min_resource=1, reduction_factor=settings.reduction)

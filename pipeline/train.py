@@ -24,7 +24,7 @@ import pydantic
 
 from pipeline import entry, params, runtime
 from pipeline.datasets.base import Splits, load_splits, new_folder, write_json, write_text
-from pipeline.engine.base import Done, Executor, Failed, Progress, Work
+from pipeline.engine.base import Done, Executor, Progress, Work
 from pipeline.engine.local import LocalExecutor
 from pipeline.errors import DataError, EngineError
 from pipeline.models import base as models
@@ -61,6 +61,7 @@ class Best:
     hyperparameters: dict[str, Any]
     epochs: int
     value: float
+    study: str = ""
 
 
 @dataclass(frozen=True)
@@ -103,7 +104,7 @@ def collect(executor: Executor, rungs: Mapping[int, Rung], objective: str) -> Re
                 )
             elif isinstance(event, Done):
                 trained[event.key] = event.result
-            elif isinstance(event, Failed):
+            else:
                 raise EngineError(f"training with seed {event.key} failed", found=event.reason)
     values = {seed: trained[seed].epochs[-1][objective] for seed in sorted(trained)}
     best = max(values, key=lambda seed: (values[seed], -_loss(trained[seed])))
@@ -233,7 +234,7 @@ def main() -> None:
     best = load_best(arguments.best)
     data = load_splits(arguments.data)
     sections = {"train": settings.model_dump(), family.name: family.settings.model_dump(mode="json")}
-    tags = _tags(arguments, backend.backend, data)
+    tags = _tags(arguments, backend.backend, data, best)
     digest = hashlib.sha256(json.dumps([asdict(best), sections, tags], sort_keys=True).encode()).hexdigest()
     key = f"train-{arguments.dataset}-{family.name}-{digest[:12]}"
     work = Work("pipeline.models.rung:run", "pipeline.runtime:configure", {"backend": backend.backend, "threads": 1})
@@ -251,13 +252,14 @@ def main() -> None:
     print(f"{arguments.dataset} {family.name}: {family.objective} {result.value:.4f}, seeds {result.values}")
 
 
-def _tags(arguments: argparse.Namespace, backend: str, data: Splits) -> dict[str, str]:
+def _tags(arguments: argparse.Namespace, backend: str, data: Splits, best: Best) -> dict[str, str]:
     """Return what a run tells of where it comes from."""
     return {
         "stage": "train",
         "dataset": arguments.dataset,
         "family": arguments.family,
         "backend": backend,
+        "study": best.study,
         "data.digest": data.digest,
         "dvc.data": dvc_hash(arguments.data),
         **code_tags(),

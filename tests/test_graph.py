@@ -26,6 +26,7 @@ BASE = {"errors", "params", "entry"}
 PARTS = {"datasets", "engine", "gate", "leaderboard", "models", "page", "progress", "runtime", "serving", "study"}
 PARTS |= {"bars", "expectations", "fetch", "images", "patience", "provenance", "record", "registry", "sources"}
 PARTS |= {"pretrained", "tracking", "transfer"}
+PARTS |= {"budget", "cost", "diagrams", "drawing", "definition", "loop", "points", "sampling", "shelf", "trials"}
 STAGES = {"download", "validate", "prepare", "search", "train", "evaluate", "register", "report"}
 COMMANDS = {"check", "doctor", "ingest", "presets", "retrain", "workspace"}
 
@@ -35,7 +36,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "params": {"errors"},
     "entry": {"errors"},
     "runtime": BASE,
-    "progress": BASE,
+    "progress": BASE | {"budget", "cost"},
     "bars": BASE,
     "patience": BASE,
     "sources": BASE | {"datasets", "patience"},
@@ -46,10 +47,20 @@ MAY_IMPORT: dict[str, set[str]] = {
     "expectations": BASE,  # knows tables, not images
     "gate": BASE | {"datasets", "expectations", "images"},
     "models": BASE | {"models", "datasets"},  # families know neither the study nor MLflow
-    "engine": BASE | {"engine", "runtime"},  # gets its tasks by name
-    "study": BASE | {"models", "datasets", "engine"},
+    "engine": BASE | {"budget", "datasets", "engine", "runtime"},  # gets its tasks by name
+    "budget": BASE,
+    "definition": BASE,
+    "loop": BASE | {"budget", "cost", "engine", "models", "progress", "record", "study", "trials"},
+    "cost": BASE | {"budget", "datasets"},
+    "drawing": BASE,
+    "diagrams": BASE | {"drawing", "trials"},
+    "shelf": BASE,
+    "trials": BASE | {"models"},
+    "points": BASE | {"models"},
+    "sampling": BASE | {"budget", "points"},
+    "study": BASE | {"models", "datasets", "engine", "budget", "definition", "points", "sampling", "trials"},
     "tracking": BASE | {"datasets"},  # knows no family
-    "record": BASE | {"study", "tracking"},  # mirrors one into the other
+    "record": BASE | {"study", "tracking", "trials"},  # mirrors one into the other
     "provenance": BASE,
     "registry": BASE | {"tracking"},
     "pretrained": BASE | {"registry", "tracking"},
@@ -66,13 +77,13 @@ MAY_IMPORT: dict[str, set[str]] = {
 OWNERS: dict[str, set[str]] = {
     "great_expectations": {"expectations"},
     "mlflow": {"tracking", "registry", "serving"},
-    "optuna": {"study", "search"},
+    "optuna": {"study", "loop", "sampling"},
     "keras": {"models", "runtime", "serving", "evaluate"},
     "tensorflow": {"models", "runtime", "serving", "evaluate"},
     "jax": {"models", "runtime"},
     "torch": {"models", "runtime"},
     "ray": {"engine"},
-    "matplotlib": {"images"},
+    "matplotlib": {"images", "diagrams", "drawing"},
 }
 
 # `pipeline --help` loads these modules, and must not load these libraries.

@@ -7,6 +7,7 @@ import json
 import os
 import random
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -34,7 +35,7 @@ SETTINGS = [
     f"search.budget.digits={{trials: {TRIALS}, epochs: 100, minutes: 10, trial_epochs: {TRIAL_EPOCHS}}}",
 ]
 COMMAND = (
-    "-m pipeline.search --dataset digits --family mlp --data {data} --studies data/studies --output reports/search"
+    "-m pipeline.search --dataset digits --family {family} --data {data} --studies data/studies --output reports/search"
 )
 
 
@@ -46,15 +47,21 @@ class Project:
     data: Path
     reports: str = "reports/search"
     budget: int = TRIALS
+    family: str = "mlp"
 
     def start(self) -> subprocess.Popen[str]:
         """Start the stage in a process group of its own."""
         env = {**workspace.environment(self.folder), "CUDA_VISIBLE_DEVICES": ""}
         env.pop("MLFLOW_TRACKING_URI", None)
-        command = [sys.executable, *COMMAND.format(data=self.data).split()]
+        command = [sys.executable, *COMMAND.format(data=self.data, family=self.family).split()]
         return subprocess.Popen(
             command, cwd=self.folder, env=env, stderr=subprocess.PIPE, text=True, start_new_session=True
         )
+
+    def set(self, *settings: str) -> None:
+        """Change settings in params.yaml."""
+        path = self.folder / "params.yaml"
+        path.write_text(workspace.override(path.read_text(), settings))
 
     def finish(self) -> None:
         """Run the stage to its end."""
@@ -240,9 +247,8 @@ def kill_from_the_top(process: subprocess.Popen[str]) -> int:
 
 
 def test_a_search_in_which_every_trial_fails_says_why(project: Project) -> None:
-    text = (project.folder / "params.yaml").read_text()
-    settings = ["mlp.space={learning_rate: 1.0e+38, batch_norm: false}", f"search.budget.digits.trials={2}"]
-    (project.folder / "params.yaml").write_text(workspace.override(text, settings))
+    space = "mlp.space={learning_rate: 1.0e+38, batch_norm: false}"
+    project.set(space, "search.presets=false", "search.budget.digits.trials=2")
     process = project.start()
     _, told = process.communicate(timeout=120)
     assert process.returncode == 1
@@ -254,10 +260,52 @@ def test_a_search_in_which_every_trial_fails_says_why(project: Project) -> None:
     assert not [run for run in project.runs() if run.info.status == "RUNNING"]
 
 
+def test_failures_and_limits_end_trials_and_each_run_says_why(project: Project) -> None:
+    shutil.copy(Path(__file__).with_name("odd_family.py"), project.folder / "pipeline/models/odd.py")
+    project.family = "odd"
+    project.set("odd={space: {}}", "search.budget.digits.trials=7", "search.pruner=none")
+    project.set("search.constraints={parameters: 200_000, latency_ms: 60_000}")
+    project.finish()
+
+    trials = project.trials()
+    good, diverging, impossible, enormous, large, *sampled = trials
+    assert [t.state.name for t in trials] == ["COMPLETE", "FAIL", "FAIL", "FAIL", "PRUNED", "COMPLETE", "COMPLETE"]
+    assert "the loss diverged in epoch 1" in diverging.user_attrs["reason"]
+    assert "cannot be built or trained: found ValueError" in impossible.user_attrs["reason"]
+    assert "out of memory" in enormous.user_attrs["reason"]
+    assert large.user_attrs["reason"] == "parameters 408,586 over the limit 200,000"
+    assert len(large.user_attrs["history"]) == 1  # its first rung
+    assert max(large.constraints.values()) > 0 >= max(good.constraints.values())
+    assert set(good.constraints) == {"parameters", "latency_ms"}
+    assert all(trial.params["batch_size"] in (64, 128) for trial in sampled)
+
+    computed = Counter(project.ledger())  # nobody was killed: every epoch was computed once, and reported
+    reported = {f"trial-{t.number:05d} {e['epoch']:.0f}" for t in trials for e in t.user_attrs.get("history", [])}
+    assert computed == dict.fromkeys(reported, 1)
+
+    runs = {run.data.tags["pipeline.key"].rpartition("-")[2]: run for run in project.runs()}
+    for trial in (diverging, impossible, enormous, large):
+        assert runs[str(trial.number)].data.tags["reason"] == trial.user_attrs["reason"]
+        assert runs[str(trial.number)].info.status == ("FINISHED" if trial is large else "FAILED")
+    assert runs["0"].info.run_name == "odd g1 trial 0 (good)"
+    assert runs["0"].data.tags["preset"] == "good"
+    assert runs["0"].data.params["batch_size"] == "50"
+    assert float(runs["0"].data.tags["trial.latency_ms"]) > 0
+    client = MlflowClient(f"sqlite:///{project.folder / 'mlflow.db'}")
+    [parent] = [run.info.run_id for run in runs.values() if "mlflow.parentRunId" not in run.data.tags]
+    logged = {Path(file.path).stem for file in client.list_artifacts(parent, "plots")}
+    assert logged == {"history", "curves", "parallel", "slices", "timeline"}  # too few trials for importances
+    best = json.loads((project.folder / "reports/search/best.json").read_text())
+    table = pd.read_csv(project.folder / "reports/search/trials.csv")
+    row = table[
+        table["trial"] == json.loads((project.folder / "reports/search/summary.json").read_text())["best_trial"]
+    ]
+    assert {name: row[name].item() for name in best["hyperparameters"]} == best["hyperparameters"]
+    assert table["preset"].tolist()[:5] == ["good", "diverging", "impossible", "enormous", "large"]
+
+
 def test_two_searches_of_one_study_do_not_mix(project: Project) -> None:
-    text = (project.folder / "params.yaml").read_text()
-    endless = workspace.override(text, ["search.budget.digits.trials=10000", "search.budget.digits.epochs=1000000"])
-    (project.folder / "params.yaml").write_text(endless)
+    project.set("search.budget.digits.trials=10000", "search.budget.digits.epochs=1000000")
     first = project.start()
     try:
         wait_for(lambda: len(project.ledger()) >= 1, first)

@@ -6,7 +6,10 @@ touch studies and tracking servers.
 
 from __future__ import annotations
 
+import errno
 import importlib
+import os
+import traceback
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -53,7 +56,32 @@ class Failed:
     worker: str
 
 
-Event = Progress | Done | Failed
+@dataclass(frozen=True)
+class Broken:
+    """A task could not be run for a reason that is not its own, such as a full disk: later it may succeed."""
+
+    key: int
+    reason: str
+    worker: str
+
+
+Event = Progress | Done | Failed | Broken
+
+# What a machine lacks or forbids, whatever the task: no space, no quota, a file too large, a failing or read-only disk,
+# too many open files, no permission.
+_MACHINE = frozenset(
+    {
+        errno.ENOSPC,
+        errno.EDQUOT,
+        errno.EFBIG,
+        errno.EIO,
+        errno.EROFS,
+        errno.EMFILE,
+        errno.ENFILE,
+        errno.EACCES,
+        errno.EPERM,
+    }
+)
 
 
 class Executor(Protocol):
@@ -80,3 +108,27 @@ def resolve(name: str) -> Callable[..., Any]:
     module, _, function = name.partition(":")
     found: Callable[..., Any] = getattr(importlib.import_module(module), function)
     return found
+
+
+# How a task ends, as workers say it.
+ENDS: dict[str, type[Done | Failed | Broken]] = {"done": Done, "failed": Failed, "broken": Broken}
+
+
+def answer(function: Callable[..., Any], task: Any, emit: Callable[[Any], None]) -> tuple[str, Any]:
+    """Run a task, and return how it ended, a name in `ENDS`, with its result or the reason. For workers."""
+    try:
+        return "done", function(task, emit)
+    except Exception as error:  # noqa: BLE001 - whatever it is, the parent is told and decides
+        machine = isinstance(error, OSError) and error.errno in _MACHINE
+        return "broken" if machine else "failed", _reason(error)
+
+
+def _reason(error: Exception) -> str:
+    """Return what failed, in one line, and where for errors that nobody foresaw."""
+    told = f"{type(error).__name__}: {error}".strip()
+    if error.__class__.__module__.startswith("pipeline."):
+        return str(error)
+    frames = traceback.extract_tb(error.__traceback__)
+    ours = [frame for frame in frames if "/pipeline/" in frame.filename.replace(os.sep, "/")]
+    where = f" ({ours[-1].name}, line {ours[-1].lineno})" if ours else ""
+    return " ".join(told.split())[:500] + where

@@ -1,29 +1,35 @@
 """Worker processes on this machine. Each imports Keras once and then runs many tasks.
 
 Every worker has a pipe of its own, so a worker killed in the middle of a message harms no other. A task whose worker
-dies is given to another worker, at most `_RETRIES` times. Workers end by themselves when this process is gone.
+dies is given to another worker, at most `_RETRIES` times; one that hangs is killed, which is a death like any other.
+Workers end by themselves when this process is gone.
 """
 
 from __future__ import annotations
 
+import math
 import multiprocessing
 import os
 import signal
 import threading
-import traceback
+import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from multiprocessing import connection
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from typing import Any
 
-from pipeline.engine.base import Done, Event, Failed, Progress, Work, resolve
+import psutil
+
+from pipeline.engine.base import ENDS, Event, Failed, Progress, Work, answer, resolve
 
 _RETRIES = 2
 _TASKS_PER_WORKER = 200  # then a worker is replaced, so that what leaks in a framework stays bounded
+_GROWTH = 1 << 30  # bytes beyond what a worker held after its first task: then it is replaced, too
+_START_S = 600.0  # a worker that is not up by then hangs; Keras takes 10 s, on a busy machine a minute
 _SPAWN = multiprocessing.get_context("spawn")  # TensorFlow does not survive a fork
 
 
@@ -41,6 +47,9 @@ class _Worker:
     pipe: Connection
     running: _Queued | None = None
     started: int = 0
+    up: bool = False  # set up, and at work
+    heard: float = field(default_factory=time.monotonic)  # when it gave its last sign of life, or was given a task
+    held: int | None = None  # bytes, after its first task
 
     @property
     def name(self) -> str:
@@ -53,11 +62,22 @@ class LocalExecutor:
     Args:
         work: What the workers do.
         environments: One worker process for each, with these environment variables set before anything is imported.
+        silence_s: A task that gives no sign of life for so long hangs: its worker is killed. None never does.
+        growth: Bytes by which a worker may grow beyond what it held after its first task before it is replaced.
     """
 
-    def __init__(self, work: Work, environments: Sequence[Mapping[str, str]]) -> None:
+    def __init__(
+        self,
+        work: Work,
+        environments: Sequence[Mapping[str, str]],
+        *,
+        silence_s: float | None = None,
+        growth: int = _GROWTH,
+    ) -> None:
         self.slots = len(environments)
         self._work = work
+        self._silence_s = silence_s
+        self._growth = growth
         self._environments = environments
         self._queue: deque[_Queued] = deque()
         self._workers: dict[int, _Worker] = {}
@@ -76,8 +96,16 @@ class LocalExecutor:
     def wait(self, timeout_s: float) -> Iterator[Event]:
         """Yield what has happened; see `Executor.wait`."""
         busy = {worker.pipe: worker for worker in self._workers.values() if worker.running}
-        for pipe in connection.wait(list(busy), timeout_s):
+        deadlines = [self._deadline(worker) for worker in busy.values()]
+        patience = min([timeout_s, *(max(0.0, deadline - time.monotonic()) for deadline in deadlines)])
+        for pipe in connection.wait(list(busy), patience):
             event = self._receive(busy[pipe])  # type: ignore[index]
+            if event is not None:
+                yield event
+        for worker in [w for w in self._workers.values() if w.running and self._deadline(w) <= time.monotonic()]:
+            worker.process.kill()
+            told = f"killed after {time.monotonic() - worker.heard:.0f} s without a sign of life"
+            event = self._bury(worker, told)
             if event is not None:
                 yield event
         self._dispatch()
@@ -99,14 +127,27 @@ class LocalExecutor:
                 return
             if worker and worker.running:
                 continue
-            if worker and (worker.started >= _TASKS_PER_WORKER or not worker.process.is_alive()):
+            if worker and self._worn(worker):
                 self._retire(worker)
                 worker = None
             self._give(worker or self._start(slot))
 
+    def _worn(self, worker: _Worker) -> bool:
+        """Tell whether an idle worker is to be replaced before it is given another task."""
+        if worker.started >= _TASKS_PER_WORKER or not worker.process.is_alive():
+            return True
+        return worker.held is not None and _held(worker.process) > worker.held + self._growth
+
+    def _deadline(self, worker: _Worker) -> float:
+        """Return when a worker that has given no sign of life since its last is taken to hang."""
+        if self._silence_s is None:
+            return math.inf
+        return worker.heard + (self._silence_s if worker.up else max(self._silence_s, _START_S))
+
     def _give(self, worker: _Worker) -> None:
         worker.running = self._queue.popleft()
         worker.started += 1
+        worker.heard = time.monotonic()
         with suppress(OSError):  # it has just died: its pipe says so at the next wait, and the task goes elsewhere
             worker.pipe.send(worker.running.task)
 
@@ -132,23 +173,28 @@ class LocalExecutor:
         try:
             kind, content = worker.pipe.recv()
         except (EOFError, OSError):
-            return self._bury(worker, queued)
+            worker.process.join()
+            return self._bury(worker, _death(worker.process.exitcode))
+        worker.heard = time.monotonic()
+        if kind == "up":
+            worker.up = True
+            return None
         if kind == "progress":
             return Progress(queued.key, content)
         worker.running = None
-        if kind == "done":
-            return Done(queued.key, content, worker.name)
-        return Failed(queued.key, content, worker.name)
+        worker.held = worker.held or _held(worker.process)
+        return ENDS[kind](queued.key, content, worker.name)
 
-    def _bury(self, worker: _Worker, queued: _Queued) -> Event | None:
+    def _bury(self, worker: _Worker, death: str) -> Event | None:
         """Take the task from a dead worker: back to the head of the queue, or failed if it keeps killing workers."""
+        queued = worker.running
+        assert queued is not None
         self._retire(worker)
         queued.deaths += 1
         if queued.deaths <= _RETRIES:
             self._queue.appendleft(queued)
             return None
-        reason = f"{queued.deaths} workers died on it, the last with exit code {worker.process.exitcode}"
-        return Failed(queued.key, reason, worker.name)
+        return Failed(queued.key, f"{queued.deaths} workers died on it, the last {death}", worker.name)
 
 
 def _serve(pipe: Connection, work: Work, environment: dict[str, str]) -> None:
@@ -158,16 +204,13 @@ def _serve(pipe: Connection, work: Work, environment: dict[str, str]) -> None:
     os.environ.update(environment)
     resolve(work.setup)(**work.setup_arguments)
     function = resolve(work.function)
+    pipe.send(("up", None))
     while True:
         try:
             task = pipe.recv()
         except EOFError:
             return
-        try:
-            answer = ("done", function(task, lambda message: pipe.send(("progress", message))))
-        except Exception as error:  # noqa: BLE001 - whatever it is, the parent is told and decides
-            answer = ("failed", _reason(error))
-        pipe.send(answer)
+        pipe.send(answer(function, task, lambda message: pipe.send(("progress", message))))
 
 
 def _end_with_parent() -> None:
@@ -177,12 +220,17 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
-def _reason(error: Exception) -> str:
-    """Return what failed, in one line, and where for errors that nobody foresaw."""
-    told = f"{type(error).__name__}: {error}".strip()
-    if error.__class__.__module__.startswith("pipeline."):
-        return str(error)
-    frames = traceback.extract_tb(error.__traceback__)
-    ours = [frame for frame in frames if "/pipeline/" in frame.filename.replace(os.sep, "/")]
-    where = f" ({ours[-1].name}, line {ours[-1].lineno})" if ours else ""
-    return " ".join(told.split())[:500] + where
+def _held(process: BaseProcess) -> int:
+    """Return the bytes of memory that a process holds; none when it has gone."""
+    try:
+        return int(psutil.Process(process.pid).memory_info().rss)
+    except psutil.Error:
+        return 0
+
+
+def _death(code: int | None) -> str:
+    """Return how a process ended, in words."""
+    if code is None or code >= 0:
+        return f"with exit code {code}"
+    hint = ", as Linux does when memory runs out" if -code == signal.SIGKILL else ""
+    return f"killed by signal {-code} ({signal.Signals(-code).name}){hint}"

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from pipeline import params
-from pipeline.datasets.base import Splits
+from pipeline.datasets.base import Images, Splits
 from pipeline.errors import ParamsError, PipelineError, nearest
 from pipeline.models.space import Hyperparameters, Space, Trial, override, sample
 
@@ -85,6 +85,10 @@ class Fitted(ABC):
     @abstractmethod
     def export(self, folder: Path) -> None:
         """Write the files that the family's serving code loads into an existing folder."""
+
+    @abstractmethod
+    def answer(self, images: Images) -> object:
+        """Return what the model says of some images, (N, H, W, C): how long it takes is its latency."""
 
 
 @dataclass(frozen=True)

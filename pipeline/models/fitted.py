@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
+from pipeline.datasets.base import Images
 from pipeline.models import checkpoint
 from pipeline.models.base import Fitted, Metrics
 
@@ -37,3 +38,7 @@ class KerasFitted(Fitted):
     def export(self, folder: Path) -> None:
         """Write ``model.keras``."""
         self.network.save(folder / "model.keras")
+
+    def answer(self, images: Images) -> object:
+        """Return what the network gives."""
+        return self.network.predict_on_batch(images)

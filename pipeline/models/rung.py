@@ -9,14 +9,20 @@ from __future__ import annotations
 import functools
 import json
 import shutil
+import statistics
+import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from pipeline.datasets.base import Splits, load_splits, new_folder
-from pipeline.models.base import Metrics, Span, TrainingError, load
+from pipeline.models.base import Fitted, Metrics, Span, TrainingError, load
 from pipeline.models.space import Hyperparameters
+
+_LATENCY_CALLS = 40
 
 
 @dataclass(frozen=True)
@@ -33,6 +39,7 @@ class Rung:
         folder: Where the checkpoints of this training lie, one folder per rung.
         ledger: File that gets a line ``training epoch`` for every epoch computed: what the search really cost.
         export: Whether to leave a folder ``model`` beside the checkpoint; see `exported_model`.
+        latency: Whether to measure how long the model takes to label one image.
     """
 
     family: str
@@ -44,14 +51,26 @@ class Rung:
     folder: Path
     ledger: Path
     export: bool = False
+    latency: bool = False
+
+    def placed(self, data: Path, folder: Path, ledger: Path) -> Rung:
+        """Return the same rung with its files elsewhere: an engine may carry it to another machine."""
+        return replace(self, data=data, folder=folder, ledger=ledger)
 
 
 @dataclass(frozen=True)
 class Trained:
-    """What became of a rung: the metrics of its epochs, and the number of parameters of the model."""
+    """What became of a rung: the metrics of its epochs, the model's size and latency, and bytes of its checkpoint."""
 
     epochs: list[Metrics]
     parameters: int
+    latency_ms: float | None = None
+    checkpoint_bytes: int = 0
+
+    def measured(self) -> dict[str, float]:
+        """Return what is known of the model, by name."""
+        known = {"parameters": self.parameters, "latency_ms": self.latency_ms}
+        return {name: value for name, value in known.items() if value is not None}
 
 
 def run(rung: Rung, emit: Callable[[Metrics], None]) -> Trained:
@@ -92,15 +111,44 @@ def _train(rung: Rung, finished: Path, emit: Callable[[Metrics], None]) -> None:
             state=state,
             on_epoch=on_epoch,
         )
-    except (MemoryError, ValueError) as error:  # Keras raises ValueError for impossible shapes
-        raise TrainingError(f"{type(error).__name__}: {error}") from error
+    except Exception as error:
+        if _out_of_memory(error):
+            raise TrainingError("out of memory", found=_first_line(error)) from error
+        if isinstance(error, ValueError):  # Keras raises it for impossible shapes
+            raise TrainingError("the model cannot be built or trained", found=_first_line(error)) from error
+        raise
     with new_folder(finished) as partial:
         fitted.save_state(partial / "state.npz")
         if rung.export:
             (partial / "model").mkdir()
             fitted.export(partial / "model")
-        trained = Trained(fitted.history, fitted.parameters)
+        latency = _latency_ms(fitted, _load_data(rung.data, version)) if rung.latency else None
+        size = (partial / "state.npz").stat().st_size
+        trained = Trained(fitted.history, fitted.parameters, latency, size)
         (partial / "trained.json").write_text(json.dumps(asdict(trained)))
+
+
+def _out_of_memory(error: Exception) -> bool:
+    """Tell whether an error of any backend says that memory ran out: by name, because one only is installed."""
+    kinds = ("ResourceExhausted", "OutOfMemory")
+    signs = ("RESOURCE_EXHAUSTED", "out of memory", "can't allocate memory", "not enough memory")
+    named = any(kind in base.__name__ for base in type(error).__mro__ for kind in kinds)
+    return named or isinstance(error, MemoryError) or any(sign in str(error) for sign in signs)
+
+
+def _first_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}".strip().partition("\n")[0][:300]
+
+
+def _latency_ms(fitted: Fitted, data: Splits) -> float:
+    """Return the median time to answer for one image, after the calls in which the backend prepares itself."""
+    image = np.asarray(data.val.images[:1])
+    taken = []
+    for _ in range(_LATENCY_CALLS):
+        started = time.perf_counter()
+        fitted.answer(image)
+        taken.append(time.perf_counter() - started)
+    return 1000 * statistics.median(taken[_LATENCY_CALLS // 4 :])
 
 
 @functools.lru_cache(maxsize=1)

@@ -11,6 +11,7 @@ from pipeline.page.svg import percent
 from pipeline.page.written import Trial
 
 _FEW = 1000  # images; with fewer, a hundredth of a percent says nothing
+_COLUMNS = ("trial", "state", "value", "epochs", "seconds", "preset")  # of a trial, before its hyperparameters
 _CONFUSED = 5  # pairs of classes that are listed
 
 
@@ -57,9 +58,19 @@ def family_section(found: OfFamily, names: list[str], digits: int) -> dict[str, 
         "cost": _cost(found),
         "search_run": searched.run,
         "trials_picture": charts.trials(found.trials, searched.best_trial, f"Trials of {found.name}: {_cost(found)}"),
+        "pictures": found.pictures,
         "best_trial": searched.best_trial,
         "best": [(name, _told(str(value))) for name, value in found.best.hyperparameters.items()],
-        "columns": ["trial", "state", "value", "epochs", "seconds", *found.trials[0].hyperparameters, "reason"],
+        "columns": [
+            "trial",
+            "state",
+            "value",
+            "epochs",
+            "seconds",
+            "preset",
+            *found.trials[0].hyperparameters,
+            "reason",
+        ],
         "trials": [_trial(trial, trial.trial == searched.best_trial) for trial in found.trials],
     }
 
@@ -107,6 +118,7 @@ def _trial(trial: Trial, best: bool) -> dict[str, Any]:
         ("", "–") if trial.value is None else (str(trial.value), percent(trial.value)),
         (str(trial.epochs), str(trial.epochs)),
         (str(trial.seconds), f"{trial.seconds:.1f}"),
+        (trial.preset or "", trial.preset or ""),
         *((value or "", _told(value or "–")) for value in trial.hyperparameters.values()),
         (trial.reason or "", trial.reason or ""),
     ]

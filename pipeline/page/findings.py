@@ -21,12 +21,17 @@ import pydantic
 from pipeline.errors import DataError
 from pipeline.page.written import Best, Decision, Epoch, Gate, Pair, Scored, Searched, Trained, Trial, Written
 
+_PLOTS = ("curves", "importances", "slices", "parallel", "timeline")  # the page draws the history itself
+
 W = TypeVar("W", bound=Written)
 
 
 @dataclass(frozen=True)
 class OfFamily:
-    """All that is known of a family on a dataset; `confusion` counts test images by (actual, predicted) class name."""
+    """All that is known of a family on a dataset; `confusion` counts test images by (actual, predicted) class name.
+
+    `pictures` are those of the search, as in `OfDataset`.
+    """
 
     name: str
     searched: Searched
@@ -36,6 +41,7 @@ class OfFamily:
     curves: tuple[Epoch, ...]
     scored: Scored
     confusion: Counter[tuple[str, str]]
+    pictures: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -66,14 +72,13 @@ def of_dataset(reports: Path, dataset: str, families: list[str]) -> OfDataset:
         gate,
         decision,
         tuple(_of_family(reports, dataset, name) for name in families),
-        tuple(
-            (path.stem, f"data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}") for path in pictures
-        ),
+        tuple(map(_picture, pictures)),
     )
 
 
 def _of_family(reports: Path, dataset: str, family: str) -> OfFamily:
     search, train, evaluate = (reports / stage / dataset / family for stage in ("search", "train", "evaluate"))
+    plots = [search / "plots" / f"{name}.png" for name in _PLOTS]
     pairs = _rows(evaluate / "confusion.csv", "evaluate", Pair)
     return OfFamily(
         name=family,
@@ -84,7 +89,12 @@ def _of_family(reports: Path, dataset: str, family: str) -> OfFamily:
         curves=_rows(train / "curves.csv", "train", Epoch),
         scored=_json(evaluate / "summary.json", "evaluate", Scored),
         confusion=Counter((pair.actual, pair.predicted) for pair in pairs),
+        pictures=tuple(_picture(path) for path in plots if path.exists()),
     )
+
+
+def _picture(path: Path) -> tuple[str, str]:
+    return path.stem, f"data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}"
 
 
 def _json(path: Path, stage: str, model: type[W]) -> W:

@@ -127,6 +127,14 @@ Time is that of search and training.</p>
 <div><h4>Best hyperparameters <span class="soft">trial {{ family.best_trial }}, ringed</span></h4>
 <dl>{% for name, value in family.best %}<dt>{{ name }}</dt><dd>{{ value }}</dd>{% endfor %}</dl></div>
 </div>
+{% if family.pictures %}
+<details><summary>More of the search: curves of all trials, importances, hyperparameters, timeline</summary>
+<div class="two">
+{% for name, source in family.pictures %}
+<img class="plot" alt="search of {{ family.name }}: {{ name }}" src="{{ source }}">
+{% endfor %}
+</div></details>
+{% endif %}
 <details><summary>All {{ family.trials | length }} trials</summary>
 <div class="wide tall" tabindex="0" role="region" aria-label="Trials of {{ family.name }}"><table class="sortable">
 <thead><tr>{% for name in family.columns %}<th>{{ name }}</th>{% endfor %}</tr></thead>

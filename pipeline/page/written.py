@@ -73,6 +73,7 @@ class Trial(_Row):
     epochs: int
     seconds: float
     reason: str | None
+    preset: str | None = None
     hyperparameters: dict[str, str | None]
 
     @pydantic.model_validator(mode="before")

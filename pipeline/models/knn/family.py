@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import pydantic
 
-from pipeline.datasets.base import Labelled, Labels, Splits
+from pipeline.datasets.base import Images, Labelled, Labels, Splits
 from pipeline.models.base import BaseFamily, FamilySettings, Fitted, OnEpoch, Span
 from pipeline.models.space import Choice, Hyperparameters, Space
 
@@ -58,6 +58,11 @@ class Neighbours(Fitted):
         """Write ``model.npz``."""
         told = {"metric": np.array(_METRICS[self.metric]), "votes": np.array(self.votes)}
         np.savez(folder / "model.npz", allow_pickle=False, images=self.known.images, labels=self.known.labels, **told)
+
+    def answer(self, images: Images) -> object:
+        """Return the labels of the images."""
+        asked = Labelled(images, np.zeros(len(images), np.int64))
+        return predict(self.known, asked, self.metric, [self.votes])
 
 
 class Family(BaseFamily):

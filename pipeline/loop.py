@@ -1,0 +1,145 @@
+"""The loop of a search: what is trained next, and what becomes of what was trained."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from pipeline.budget import Budget
+from pipeline.engine.base import Done, Event, Executor, Failed, Progress
+from pipeline.errors import EngineError
+from pipeline.models.rung import Rung
+from pipeline.progress import SearchProgress
+from pipeline.record import Record
+from pipeline.study import Study
+from pipeline.trials import history
+
+if TYPE_CHECKING:
+    import optuna
+
+
+class Search:
+    """The loop: ask for trials, train them rung by rung, prune between rungs, until the budget is met.
+
+    Args:
+        study: The study to work on.
+        budget: When to end.
+        executor: Trains rungs.
+        record: Is told of every trial that changes.
+        rung: Makes the task for a trial, from and to an epoch.
+        discard: Removes the checkpoints of a trial that has ended, by number.
+        progress: Is told what happens.
+    """
+
+    def __init__(
+        self,
+        study: Study,
+        budget: Budget,
+        executor: Executor,
+        record: Record,
+        rung: Callable[[optuna.Trial, int, int], Rung],
+        discard: Callable[[int], None],
+        progress: SearchProgress,
+    ) -> None:
+        self._study = study
+        self._budget = budget
+        self._executor = executor
+        self._record = record
+        self._rung = rung
+        self._discard = discard
+        self._progress = progress
+        self._running: dict[int, optuna.Trial] = {}
+        self._promised: dict[int, int] = {}  # epochs of the rungs that workers are training, by trial
+        self._clock = time.monotonic()
+
+    def run(self) -> None:
+        """Work until the budget is met and every trial has ended."""
+        left_behind = self._study.unfinished()
+        for trial in left_behind:
+            self._study.suggest(trial)  # a kill may have come between two suggestions
+            self._study.report(trial)
+        for known in self._study.trials:
+            self._record.mirror(known)
+            if known.state.is_finished():
+                self._discard(known.number)
+        for trial in left_behind:
+            self._advance(trial)
+        while True:
+            while len(self._running) < self._executor.slots and self._may_start():
+                asked = self._study.ask()
+                if asked is None:
+                    break
+                self._advance(asked)
+            if not self._running:
+                return
+            for event in self._executor.wait(timeout_s=1.0):
+                self._handle(event)
+            self._tick()
+
+    def _may_start(self) -> bool:
+        """Tell whether the budget allows another trial; its first rung must fit, too."""
+        return len(self._study.trials) < self._budget.trials and not self._spent(self._study.rungs[0])
+
+    def _spent(self, epochs: int) -> bool:
+        """Tell whether training more epochs would go over the budget."""
+        over_time = self._study.elapsed_s >= self._budget.minutes * 60
+        promised = self._study.epochs() + sum(self._promised.values())
+        return over_time or promised + epochs > self._budget.epochs
+
+    def _advance(self, trial: optuna.Trial) -> None:
+        """End a trial that is trained or not good enough, or send its next rung to a worker."""
+        rung = self._study.next_rung(trial)
+        if violation := self._study.violation(trial):
+            self._end(trial, "pruned", violation)
+        elif rung is None:
+            self._end(trial, "complete")
+        elif history(trial) and trial.should_prune():
+            self._end(trial, "pruned", f"not among the best after {len(history(trial))} epochs")
+        elif history(trial) and self._spent(rung[1] - rung[0]):
+            self._end(trial, "pruned", "the budget of the search was met")
+        else:
+            self._promised[trial.number] = rung[1] - rung[0]
+            self._running[trial.number] = trial
+            self._executor.submit(trial.number, self._rung(trial, *rung))
+            self._mirror(trial.number)
+
+    def _handle(self, event: Event) -> None:
+        if isinstance(event, Progress):
+            return
+        trial = self._running.pop(event.key)
+        del self._promised[event.key]
+        if isinstance(event, Done):
+            told = {"worker": event.worker, **event.result.measured()}
+            for name, value in told.items():
+                trial.set_user_attr(name, value)
+            self._study.record(trial, event.result.epochs)
+            self._progress.rung(event.result.epochs, event.result.checkpoint_bytes)
+            self._tick()
+            self._advance(trial)
+        elif isinstance(event, Failed):
+            self._end(trial, "failed", event.reason)
+        else:
+            raise EngineError(
+                f"trial {trial.number} cannot go on",
+                expected="a machine that can train",
+                found=event.reason,
+                done="finished rungs are kept",
+                next_step="mend it and run the same command again",
+            )
+        self._progress.update(self._study, self._budget)
+
+    def _end(self, trial: optuna.Trial, state: Any, reason: str = "") -> None:
+        self._study.tell(trial, state, reason)
+        self._discard(trial.number)  # at once: disk use is bounded by the trials that run
+        self._mirror(trial.number)
+
+    def _mirror(self, number: int) -> None:
+        self._record.mirror(self._study.trials[number])
+
+    def _tick(self) -> None:
+        now = time.monotonic()
+        if now - self._clock >= 1.0:  # the study's clock is written about once a second, not at every event
+            self._study.spend(now - self._clock)
+            self._clock = now
+            self._progress.update(self._study, self._budget)

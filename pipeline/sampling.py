@@ -1,0 +1,133 @@
+"""Samplers and pruners of Optuna by the names that params use."""
+
+from __future__ import annotations
+
+import copy
+import importlib.util
+import warnings
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from pipeline.budget import Settings
+from pipeline.errors import ParamsError
+from pipeline.points import Suggest
+
+if TYPE_CHECKING:
+    import optuna
+    from optuna.distributions import BaseDistribution
+
+_STARTUP_TRIALS = 5  # at random, before a sampler that learns has something to learn from
+_TRIED = 64  # random trials that show which dimensions a space has
+
+
+def sampler(settings: Settings, seed: int, seen: int, suggest: Suggest) -> optuna.samplers.BaseSampler:
+    """Return the sampler of a study.
+
+    A resumed study must not be proposed its first points again. Samplers that draw get a seed that depends on the
+    trials seen so far; QMC walks one sequence, whose place the study keeps, so its seed stays.
+
+    Args:
+        settings: Which sampler.
+        seed: Seed of the study.
+        seen: Trials that the study has already.
+        suggest: How the family samples.
+
+    Raises:
+        ParamsError: The sampler needs a package that is not installed.
+    """
+    import optuna
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # the pinned version is what we test
+        return _sampler(settings, seed, seed + seen, suggest)
+
+
+def _sampler(settings: Settings, seed: int, drawn: int, suggest: Suggest) -> optuna.samplers.BaseSampler:
+    import optuna
+
+    if settings.sampler in ("random", "grid"):  # a grid's points are given, not sampled
+        return optuna.samplers.RandomSampler(seed=drawn)
+    if settings.sampler == "qmc":
+        return _qmc(seed, drawn, suggest)
+    if settings.sampler == "gp":
+        return _gp(drawn)
+    return optuna.samplers.TPESampler(seed=drawn, n_startup_trials=_STARTUP_TRIALS, multivariate=True, group=True)
+
+
+def pruner(settings: Settings, trial_epochs: int) -> optuna.pruners.BasePruner:
+    """Return the pruner of a study; it is asked at the end of each rung."""
+    from optuna import pruners
+
+    by_name: dict[str, Callable[[], optuna.pruners.BasePruner]] = {
+        "halving": lambda: pruners.SuccessiveHalvingPruner(min_resource=1, reduction_factor=settings.reduction),
+        "hyperband": lambda: pruners.HyperbandPruner(
+            min_resource=1, max_resource=trial_epochs, reduction_factor=settings.reduction
+        ),
+        "median": lambda: pruners.MedianPruner(n_startup_trials=_STARTUP_TRIALS),
+        "none": pruners.NopPruner,
+    }
+    return by_name[settings.pruner]()
+
+
+def _qmc(seed: int, drawn: int, suggest: Suggest) -> optuna.samplers.BaseSampler:
+    import optuna
+
+    class Sequence(optuna.samplers.QMCSampler):
+        """QMC over all dimensions of a space from the first trial on; Optuna's goes by those of the first trial."""
+
+        def infer_relative_search_space(self, study: Any, trial: Any) -> dict[str, BaseDistribution]:
+            del study, trial
+            return dimensions
+
+    dimensions = _dimensions(suggest)
+    independent = optuna.samplers.RandomSampler(seed=drawn)
+    return Sequence(scramble=True, seed=seed, independent_sampler=independent, warn_independent_sampling=False)
+
+
+def _gp(drawn: int) -> optuna.samplers.BaseSampler:
+    import optuna
+
+    if importlib.util.find_spec("torch") is None:
+        raise ParamsError(
+            "search.sampler is gp, which needs PyTorch",
+            expected="an installed torch",
+            found="none",
+            next_step="`pipeline doctor` says how to install it; or take tpe",
+        )
+
+    class Process(optuna.samplers.GPSampler):
+        """A Gaussian process that leaves out presets with values outside of the space: it knows whole points only."""
+
+        def infer_relative_search_space(self, study: Any, trial: Any) -> dict[str, BaseDistribution]:
+            return super().infer_relative_search_space(_without_presets(study), trial)
+
+        def sample_relative(self, study: Any, trial: Any, search_space: Any) -> dict[str, Any]:
+            return super().sample_relative(_without_presets(study), trial, search_space)
+
+    return Process(seed=drawn, n_startup_trials=_STARTUP_TRIALS, deterministic_objective=False)
+
+
+def _without_presets(study: optuna.Study) -> optuna.Study:
+    """Return a view of a study that lacks the presets of which the sampler was told in part."""
+    view = copy.copy(study)
+
+    def trials(*arguments: Any, **named: Any) -> list[optuna.trial.FrozenTrial]:
+        known = study._get_trials(*arguments, **named)
+        return [t for t in known if set(t.user_attrs.get("hyperparameters", t.params)) == set(t.params)]
+
+    view._get_trials = trials  # type: ignore[method-assign]
+    view.get_trials = trials  # type: ignore[method-assign]
+    return view
+
+
+def _dimensions(suggest: Suggest) -> dict[str, BaseDistribution]:
+    """Return the dimensions of a space, conditional ones included; where one changes by condition, as first seen."""
+    import optuna
+
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    dimensions: dict[str, BaseDistribution] = {}
+    for _ in range(_TRIED):
+        trial = study.ask()
+        suggest(trial)
+        dimensions = {**trial.distributions, **dimensions}
+    return {name: found for name, found in dimensions.items() if not found.single()}

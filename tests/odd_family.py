@@ -1,0 +1,29 @@
+"""A family whose presets fail in every way that hyperparameters can; test_search.py puts it into a workspace."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+from pipeline.models import mlp
+from pipeline.models.space import Choice, Hyperparameters, Space
+
+GOOD: Hyperparameters = {
+    "layers": 1, "units": 64, "batch_norm": True, "dropout": 0.1,
+    "learning_rate": 3e-3, "weight_decay": 1e-4, "batch_size": 50,
+}  # fmt: skip
+
+
+class Family(mlp.Family):
+    """Presets only differ from one that trains well in what is told of them; all batch sizes are outside the space."""
+
+    space: ClassVar[Space] = {**mlp.Family.space, "units": Choice(choices=(64, 128))}
+
+    def presets_for(self, dataset: str) -> Mapping[str, Hyperparameters]:
+        return {
+            "good": GOOD,
+            "diverging": {**GOOD, "learning_rate": 1e38, "batch_norm": False},
+            "impossible": {**GOOD, "units": 0},
+            "enormous": {**GOOD, "units": 2**40},
+            "large": {**GOOD, "units": 512},
+        }

@@ -1,0 +1,317 @@
+"""Studies without training: what is proposed, in which order, and what a reopened study still knows."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, ClassVar
+
+import optuna
+import pytest
+
+from pipeline import params, points, shelf
+from pipeline.budget import Budget, Settings
+from pipeline.definition import Definition
+from pipeline.engine.base import Done, Event
+from pipeline.errors import EngineError, ParamsError
+from pipeline.loop import Search
+from pipeline.models.base import BaseFamily, FamilySettings
+from pipeline.models.rung import Trained
+from pipeline.models.space import Choice, Hyperparameters, Range, Space, Trial
+from pipeline.progress import Expected, SearchProgress
+from pipeline.study import Study
+from pipeline.trials import hyperparameters
+
+BUDGET = {"default": {"trials": 9, "epochs": 99, "minutes": 1, "trial_epochs": 3}}
+
+
+class Family(BaseFamily):
+    """A family with a conditional dimension that trains nothing."""
+
+    space: ClassVar[Space] = {
+        "rate": Range(low=1e-4, high=1e-2, log=True),
+        "layers": Range(low=1, high=3),
+        "norm": Choice(choices=(True, False)),
+        "momentum": Range(low=0.5, high=1.0),
+    }
+    presets: ClassVar[dict[str, Hyperparameters]] = {}
+
+    def suggest(self, trial: Trial) -> Hyperparameters:
+        point = {name: self.space[name].sample(trial, name) for name in ("rate", "layers", "norm")}
+        if point["norm"]:
+            point["momentum"] = self.space["momentum"].sample(trial, "momentum")
+        return point
+
+    def presets_for(self, dataset: str) -> dict[str, Hyperparameters]:
+        return self.presets if dataset == "digits" else {}
+
+    def build(self, hyperparameters: Hyperparameters, spec: Any) -> Any:
+        raise NotImplementedError
+
+    def fit(self, *arguments: Any, **named: Any) -> Any:
+        raise NotImplementedError
+
+
+def opened(folder: Path, **search: Any) -> Study:
+    """Open a study, or open it again."""
+    settings = params.parse("search", {"budget": BUDGET, **search}, Settings)
+    definition = Definition("digits", "fake", "d", "c", {}, settings.defining(), 3, "tensorflow")
+    return Study(folder, definition, settings, Family("fake", FamilySettings()))
+
+
+def epoch(number: int, value: float) -> dict[str, float]:
+    return {"epoch": number, "val_accuracy": value, "seconds": 1.0, "at": 0.0}
+
+
+def end(study: Study, trial: optuna.Trial, value: float | None = None) -> Hyperparameters:
+    """Train a trial to its end, and return its hyperparameters."""
+    found = hyperparameters(trial)
+    value = 1 - abs(float(found["rate"]) - 3e-3) if value is None else value
+    study.record(trial, [epoch(number, value) for number in (1, 2, 3)])
+    study.tell(trial, "complete")
+    return found
+
+
+def ask(study: Study) -> optuna.Trial:
+    trial = study.ask()
+    assert trial is not None
+    return trial
+
+
+SAMPLERS = ["tpe", "random", "qmc", pytest.param("gp", marks=pytest.mark.skipif(
+    importlib.util.find_spec("torch") is None, reason="PyTorch is not installed"))]  # fmt: skip
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_a_study_opened_anew_before_every_trial_proposes_no_point_twice(sampler: str, tmp_path: Path) -> None:
+    found = []
+    for _ in range(9):
+        study = opened(tmp_path, sampler=sampler)
+        found.append(end(study, ask(study)))
+    assert len({point["rate"] for point in found}) == 9
+    assert all(("momentum" in point) == point["norm"] for point in found)
+
+
+def test_qmc_spreads_from_the_first_trial_on_whoever_asks(tmp_path: Path) -> None:
+    study = opened(tmp_path / "one", sampler="qmc")
+    whole = [end(study, ask(study)) for _ in range(8)]
+    cut = []
+    for _ in range(8):
+        again = opened(tmp_path / "cut", sampler="qmc")
+        cut.append(end(again, ask(again)))
+    assert cut == whole
+    eighths = {int((float(point["rate"]) / 1e-4) ** (1 / 2) // 10 ** (1 / 8)) for point in whole}
+    assert sorted(point["layers"] for point in whole).count(2) in (2, 3)  # a third of 8
+    assert len(eighths) > 3
+
+
+def test_a_grid_is_walked_once_conditions_included_and_then_the_study_has_nothing_more(tmp_path: Path) -> None:
+    space = {"sampler": "grid", "grid_points": 2}
+    found = []
+    for _ in range(3):  # three runs of the search, each killed in the middle of a trial
+        study = opened(tmp_path, **space)
+        for trial in study.unfinished():
+            study.suggest(trial)
+            found.append(end(study, trial))
+        found += [end(study, ask(study)) for _ in range(3)]
+        ask(study)
+    study = opened(tmp_path, **space)
+    found += [end(study, trial) for trial in study.unfinished()]
+    assert study.ask() is None
+    rates, layers = (1e-4, 1e-2), (1, 3)
+    with_norm = [{"rate": r, "layers": n, "norm": True, "momentum": m}
+                 for r in rates for n in layers for m in (0.5, 1.0)]  # fmt: skip
+    without = [{"rate": r, "layers": n, "norm": False} for r in rates for n in layers]
+    key = str
+    assert sorted(found, key=key) == sorted(with_norm + without, key=key)
+
+
+def test_a_grid_too_large_to_walk_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ParamsError, match=r"grid is too large.*search.grid_points=1000"):
+        opened(tmp_path, sampler="grid", grid_points=1000)
+
+
+def test_a_range_of_whole_numbers_has_whole_points_on_a_grid() -> None:
+    found = points.grid(lambda trial: {"n": trial.suggest_int("n", 1, 16, log=True)}, 3)
+    assert found == [{"n": 1}, {"n": 4}, {"n": 16}]
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"sampler": "tpa"}, r"search.sampler is wrong: expected 'tpe'\? \(one of gp, grid, qmc, random, tpe\)"),
+        ({"pruner": "hyperbands"}, r"search.pruner is wrong: expected 'hyperband'\?"),
+    ],
+)
+def test_an_unknown_name_is_told_with_the_nearest(settings: dict[str, Any], told: str, tmp_path: Path) -> None:
+    with pytest.raises(ParamsError, match=told):
+        opened(tmp_path, **settings)
+
+
+def test_gp_without_torch_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ParamsError, match=r"search.sampler is gp, which needs PyTorch.*pipeline doctor"):
+        opened(tmp_path, sampler="gp")
+
+
+@pytest.mark.parametrize("pruner", ["halving", "hyperband", "median"])
+def test_a_pruner_ends_bad_trials_and_none_does_not(pruner: str, tmp_path: Path) -> None:
+    def bad_ones_pruned(name: str) -> list[bool]:
+        study = opened(tmp_path / name, pruner=name)
+        judged = []
+        for place in range(15):
+            trial = ask(study)
+            study.record(trial, [epoch(1, 0.9 if place < 9 else 0.1)])
+            judged.append(trial.should_prune())
+            study.record(trial, [epoch(2, 0.9), epoch(3, 0.9)])
+            study.tell(trial, "complete")
+        return judged[9:]  # hyperband puts some of them into brackets that judge later
+
+    assert any(bad_ones_pruned(pruner))
+    assert not any(bad_ones_pruned("none"))
+
+
+INSIDE: Hyperparameters = {"rate": 2e-3, "layers": 2, "norm": False}
+OUTSIDE: Hyperparameters = {"rate": 0.1, "layers": 3, "norm": True, "momentum": 0.9, "extra": "kept"}
+
+
+@pytest.fixture
+def presets(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Family, "presets", {"R1": INSIDE, "R2": OUTSIDE})
+
+
+@pytest.mark.usefixtures("presets")
+@pytest.mark.parametrize("sampler", ["grid", *SAMPLERS])
+def test_presets_are_the_first_trials_and_stay_what_they_are(sampler: Any, tmp_path: Path) -> None:
+    study = opened(tmp_path, sampler=sampler)
+    first, second = ask(study), ask(study)
+    assert (hyperparameters(first), hyperparameters(second)) == (INSIDE, OUTSIDE)
+    end(study, first)
+    again = opened(tmp_path, sampler=sampler)  # killed while the second was running
+    [left] = again.unfinished()
+    again.suggest(left)
+    assert end(again, left, 0.99999) == OUTSIDE
+    sampled = [end(again, ask(again)) for _ in range(6)]
+    assert all(1e-4 <= float(point["rate"]) <= 1e-2 for point in sampled)
+    best = again.require_best()
+    assert (best.number, best.hyperparameters) == (1, OUTSIDE)
+    told = [trial.params for trial in again.trials[:2]]
+    assert told == [INSIDE, {"layers": 3, "norm": True, "momentum": 0.9}]  # the sampler knows what it can hold
+    table = again.table()
+    assert table["preset"].tolist()[:3] == ["R1", "R2", ""]
+    assert table["rate"].tolist()[1] == 0.1
+    assert table["extra"].tolist()[1] == "kept"
+
+
+@pytest.mark.usefixtures("presets")
+def test_presets_can_be_left_out_and_then_it_is_another_study(tmp_path: Path) -> None:
+    study = opened(tmp_path, presets=False)
+    assert not hyperparameters(ask(study)).items() >= INSIDE.items()
+    settings = [params.parse("search", {"budget": BUDGET, "presets": flag}, Settings) for flag in (True, False)]
+    names = {Definition("d", "f", "d", "c", {}, one.defining(), 3, "tensorflow").name for one in settings}
+    assert len(names) == 2
+
+
+@pytest.mark.usefixtures("presets")
+def test_a_kill_between_giving_a_point_and_starting_its_trial_loses_neither(tmp_path: Path) -> None:
+    study = opened(tmp_path)
+    study._study.enqueue_trial(dict(INSIDE), {"given": "preset R1", "preset": "R1", "hyperparameters": INSIDE})
+    again = opened(tmp_path)
+    assert again.trials == []
+    assert [hyperparameters(ask(again)) for _ in range(2)] == [INSIDE, OUTSIDE]
+    assert again.counts()["running"] == 2
+
+
+def test_the_best_keeps_to_the_limits_and_a_study_without_such_a_trial_says_how_near_it_came(tmp_path: Path) -> None:
+    study = opened(tmp_path, constraints={"parameters": 1000})
+
+    def judged(parameters: int, value: float) -> optuna.Trial:
+        trial = ask(study)
+        trial.set_user_attr("parameters", parameters)
+        study.record(trial, [epoch(number, value) for number in (1, 2, 3)])
+        study.tell(trial, "complete")
+        return trial
+
+    judged(3000, 0.9)
+    judged(1500, 0.8)
+    with pytest.raises(EngineError, match=r"no trial keeps to.*parameters at most 1,000.*found parameters 1,500 over"):
+        study.require_best()
+    within = judged(1000, 0.4)
+    assert study.require_best().number == within.number
+
+
+class Engine:
+    """An engine that leaves a checkpoint for every rung and trains nothing."""
+
+    slots = 2
+
+    def __init__(self, checkpoints: Path) -> None:
+        self.checkpoints = checkpoints
+        self.most = 0
+        self.queue: list[tuple[int, Any]] = []
+        self.epochs = 0
+
+    def submit(self, key: int, task: Any) -> None:
+        self.queue.append((key, task))
+        (self.checkpoints / str(key)).mkdir(parents=True, exist_ok=True)
+        self.most = max(self.most, len(list(self.checkpoints.iterdir())))
+
+    def wait(self, timeout_s: float) -> Iterator[Event]:
+        key, (start, stop) = self.queue.pop(0)
+        self.epochs += stop - start
+        value = (key * 7 % 10) / 10
+        yield Done(key, Trained([epoch(number, value) for number in range(start + 1, stop + 1)], 10), "fake")
+
+
+def search(study: Study, trials: int, epochs: int, checkpoints: Path) -> Engine:
+    """Search with an engine that trains nothing."""
+    engine = Engine(checkpoints)
+    budget = params.parse("b", {**BUDGET["default"], "trials": trials, "epochs": epochs}, Budget)
+    record: Any = SimpleNamespace(mirror=lambda trial: None)
+    task: Any = lambda trial, start, stop: (start, stop)  # noqa: E731
+
+    def discard(number: int) -> None:
+        shutil.rmtree(checkpoints / str(number), ignore_errors=True)
+
+    Search(study, budget, engine, record, task, discard, SearchProgress("fake", Expected(budget, 9, 2, None))).run()  # type: ignore[arg-type]
+    return engine
+
+
+def test_checkpoints_of_ended_trials_go_at_once_those_that_a_kill_left_too(tmp_path: Path) -> None:
+    study, checkpoints = opened(tmp_path / "study"), tmp_path / "checkpoints"
+    end(study, ask(study))
+    for _ in range(2):  # a kill comes after the first trial was ended and before its checkpoints were removed
+        ask(study)
+    for number in range(3):
+        (checkpoints / str(number)).mkdir(parents=True)
+    engine = search(study, 9, 99, checkpoints)
+    assert engine.most <= engine.slots
+    assert not list(checkpoints.iterdir())
+    assert len(study.trials) == 9
+    assert engine.epochs == study.epochs() - 3  # those of the trial that had ended
+
+
+@pytest.mark.parametrize(("trials", "epochs"), [(5, 99), (99, 13)])
+def test_a_budget_of_trials_or_epochs_is_met_and_not_exceeded(trials: int, epochs: int, tmp_path: Path) -> None:
+    study = opened(tmp_path / "study")
+    search(study, trials, epochs, tmp_path / "checkpoints")
+    assert study.epochs() <= epochs
+    assert len(study.trials) == trials or study.epochs() == epochs
+    assert study.counts()["running"] == 0
+
+
+def test_old_studies_go_but_not_those_of_registered_versions_or_others(tmp_path: Path) -> None:
+    names = [f"digits-mlp-g1-{place:010x}" for place in range(6)]
+    others = ["digits-cnn-g1-0000000000", "digits-mlp-2-g1-0000000000", "notes"]
+    for place, name in enumerate(names + others):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "study.db").touch()
+        os.utime(tmp_path / name / "study.db", (place, place))
+    with shelf.locked(tmp_path / names[1]):  # at work
+        siblings = shelf.idle_siblings(tmp_path, "digits", "mlp", current=names[5])
+        assert shelf.sweep(siblings, 2, protected={names[0]}) == [names[3], names[2]]
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*others, names[0], names[1], *names[4:]])
