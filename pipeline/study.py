@@ -19,7 +19,7 @@ from pipeline.definition import Definition
 from pipeline.errors import EngineError
 from pipeline.models.base import BaseFamily
 from pipeline.models.space import Hyperparameters
-from pipeline.trials import Metrics, history, hyperparameters, table
+from pipeline.trials import Metrics, history, hyperparameters, stopped, table
 
 if TYPE_CHECKING:
     import optuna
