@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -34,15 +35,17 @@ FIVE = Labelled(
 def test_the_metrics_differ_where_they_should() -> None:
     """From (0, 0), (30, 30) is 60 or 42.4 away, and (45, 0) 45 or 45: the nearer one depends on the metric."""
     known = Labelled(np.array([[30, 30], [45, 0]], np.uint8).reshape(2, 1, 2, 1), np.array([0, 1]))
-    asked = Labelled(np.zeros((1, 1, 2, 1), np.uint8), np.array([0]))
-    assert knn.predict(known, asked, "l2", [1])[1].tolist() == [0]
-    assert knn.predict(known, asked, "l1", [1])[1].tolist() == [1]
+    asked = np.zeros((1, 1, 2, 1), np.uint8)
+    assert knn.votes(known, asked, "l2", [1], 2)[1].tolist() == [[1, 0]]
+    assert knn.votes(known, asked, "l1", [1], 2)[1].tolist() == [[0, 1]]
 
 
 def test_the_majority_decides_and_of_equals_the_first() -> None:
-    asked = Labelled(np.array([[5, 0]], np.uint8).reshape(1, 1, 2, 1), np.array([0]))
-    found = knn.predict(FIVE, asked, "l2", [1, 4, 5])
-    assert [found[k].tolist() for k in (1, 4, 5)] == [[0], [0], [1]]
+    asked = np.array([[5, 0]], np.uint8).reshape(1, 1, 2, 1)
+    found = knn.votes(FIVE, asked, "l2", [1, 4, 5], 2)
+    assert [found[k].tolist() for k in (1, 4, 5)] == [[[1, 0]], [[2, 2]], [[2, 3]]]
+    assert [knn.score(found[k], np.array([0])).accuracy for k in (1, 4, 5)] == [1.0, 1.0, 0.0]
+    assert knn.score(found[4], np.array([0])).loss == pytest.approx(math.log(2))
 
 
 def test_the_number_of_neighbours_is_cross_validated_on_training_images_alone(data: Splits) -> None:

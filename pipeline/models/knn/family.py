@@ -7,7 +7,7 @@ cross-validation on the training images alone.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, ClassVar
@@ -21,6 +21,7 @@ from pipeline.models.base import BaseFamily, FamilySettings, Fitted, OnEpoch, Sp
 from pipeline.models.space import Choice, Hyperparameters, Space
 
 Floats = npt.NDArray[np.float32]
+Votes = npt.NDArray[np.int32]
 
 _METRICS = {"l1": "manhattan", "l2": "euclidean"}
 
@@ -43,26 +44,34 @@ class NeighboursSettings(FamilySettings):
 
 
 @dataclass(frozen=True)
+class Score:
+    """Share of images labelled right, and mean cross-entropy in nats."""
+
+    accuracy: float
+    loss: float
+
+
+@dataclass(frozen=True)
 class Neighbours(Fitted):
     """The images that vote, as uint8 (N, H, W, C), their labels (N,), and how."""
 
     known: Labelled
     metric: str
-    votes: int
+    k: int
+    classes: int
 
     def save_state(self, path: Path) -> None:
         """Write that there is nothing to go on from: one epoch is all there is."""
-        np.savez(path, votes=self.votes)
+        np.savez(path, k=self.k)
 
     def export(self, folder: Path) -> None:
         """Write ``model.npz``."""
-        told = {"metric": np.array(_METRICS[self.metric]), "votes": np.array(self.votes)}
+        told = {"metric": np.array(_METRICS[self.metric]), "votes": np.array(self.k)}
         np.savez(folder / "model.npz", allow_pickle=False, images=self.known.images, labels=self.known.labels, **told)
 
     def answer(self, images: Images) -> object:
         """Return the labels of the images."""
-        asked = Labelled(images, np.zeros(len(images), np.int64))
-        return predict(self.known, asked, self.metric, [self.votes])
+        return votes(self.known, images, self.metric, [self.k], self.classes)[self.k].argmax(axis=1)
 
 
 class Family(BaseFamily):
@@ -89,55 +98,69 @@ class Family(BaseFamily):
         metric = str(hyperparameters["metric"])
         order = np.random.default_rng(seed).permutation(len(data.train))
         folds = np.array_split(order[: self.settings.fold_images], self.settings.folds)
-        accuracy = self._cross_validate(data.train, folds, metric)
-        votes = max(accuracy, key=lambda k: (accuracy[k], -k))
-        kept = np.sort(order[: self.settings.images.get(metric, 0) or None])
-        known = data.train.take(kept)
+        scores = self._cross_validate(data.train, folds, metric, len(data.class_names))
+        k = max(scores, key=lambda number: (scores[number].accuracy, -number))
+        known = data.train.take(np.sort(order[: self.settings.images.get(metric, 0) or None]))
         val = data.val.take(np.arange(len(data.val)))
-        predicted = predict(known, val, metric, [votes])[votes]
+        scored = score(votes(known, val.images, metric, [k], len(data.class_names))[k], val.labels)
         metrics = {
             "epoch": 1.0,
-            "accuracy": accuracy[votes],
-            "val_accuracy": float((predicted == val.labels).mean()),
-            "neighbours": float(votes),
-            **{f"accuracy_{k}": value for k, value in accuracy.items()},
+            "loss": scores[k].loss,
+            "accuracy": scores[k].accuracy,
+            "val_loss": scored.loss,
+            "val_accuracy": scored.accuracy,
+            "neighbours": float(k),
+            **{f"accuracy_{number}": found.accuracy for number, found in scores.items()},
             "seconds": time.monotonic() - started,
             "at": time.time(),
             "stopped": 1.0,
         }
         on_epoch(metrics)
-        return Neighbours([metrics], 0, known, metric, votes)
+        return Neighbours([metrics], 0, known, metric, k, len(data.class_names))
 
-    def _cross_validate(self, train: Labelled, folds: list[npt.NDArray[np.int64]], metric: str) -> dict[int, float]:
-        """Return the mean accuracy of each number of neighbours over the folds."""
-        right: dict[int, list[float]] = {k: [] for k in self.settings.neighbours}
+    def _cross_validate(
+        self, train: Labelled, folds: list[npt.NDArray[np.int64]], metric: str, classes: int
+    ) -> dict[int, Score]:
+        """Return the mean scores of each number of neighbours over the folds."""
+        found: dict[int, list[Score]] = {k: [] for k in self.settings.neighbours}
         for held_out in folds:
             others = np.concatenate([fold for fold in folds if fold is not held_out])
             asked = train.take(held_out)
-            for k, predicted in predict(train.take(others), asked, metric, self.settings.neighbours).items():
-                right[k].append(float((predicted == asked.labels).mean()))
-        return {k: float(np.mean(values)) for k, values in right.items()}
+            counts = votes(train.take(others), asked.images, metric, self.settings.neighbours, classes)
+            for k, of_images in counts.items():
+                found[k].append(score(of_images, asked.labels))
+        return {
+            k: Score(float(np.mean([s.accuracy for s in scores])), float(np.mean([s.loss for s in scores])))
+            for k, scores in found.items()
+        }
 
 
-def predict(known: Labelled, asked: Labelled, metric: str, numbers: tuple[int, ...] | list[int]) -> dict[int, Labels]:
-    """Return the label of every image asked about, by each number of neighbours.
+def votes(known: Labelled, asked: Images, metric: str, numbers: Sequence[int], classes: int) -> dict[int, Votes]:
+    """Return how many of the nearest images are of each class, (N, classes), by how many are asked.
 
     Args:
         known: Images that vote, with their labels.
-        asked: Images of the same shape.
+        asked: Images of the same shape, (N, H, W, C).
         metric: ``l1`` or ``l2``, on pixels.
-        numbers: How many neighbours vote.
+        numbers: How many neighbours vote; no more than there are.
+        classes: Number of classes.
     """
     from sklearn.neighbors import NearestNeighbors
 
-    index = NearestNeighbors(n_neighbors=min(max(numbers), len(known)), algorithm="brute", metric=_METRICS[metric]).fit(
-        _flat(known)
-    )
+    most = min(max(numbers), len(known))
+    index = NearestNeighbors(n_neighbors=most, algorithm="brute", metric=_METRICS[metric]).fit(_flat(known.images))
     nearest = known.labels[index.kneighbors(_flat(asked), return_distance=False)]
-    one_hot = np.eye(int(known.labels.max()) + 1, dtype=np.int32)[nearest]
-    counts = one_hot.cumsum(axis=1)
-    return {k: counts[:, min(k, counts.shape[1]) - 1].argmax(axis=1) for k in numbers}
+    counts = np.eye(classes, dtype=np.int32)[nearest].cumsum(axis=1)
+    return {k: counts[:, min(k, most) - 1] for k in numbers}
 
 
-def _flat(data: Labelled) -> Floats:
-    return np.ascontiguousarray(data.images.reshape(len(data), -1), dtype=np.float32)
+def score(of_images: Votes, labels: Labels) -> Score:
+    """Compare the majority with the truth, and the shares of the votes, as `serving.neighbours` gives them."""
+    classes = of_images.shape[1]
+    shares = (of_images + 1 / classes) / (of_images.sum(axis=1, keepdims=True) + 1)
+    right = of_images.argmax(axis=1) == labels
+    return Score(float(right.mean()), float(-np.log(shares[np.arange(len(labels)), labels]).mean()))
+
+
+def _flat(images: Images) -> Floats:
+    return np.ascontiguousarray(images.reshape(len(images), -1), dtype=np.float32)
