@@ -21,7 +21,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 export MLFLOW_DISABLE_TELEMETRY ?= true
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo repro ui test test-slow lint format typecheck bench doctor lock clean-venv
+.PHONY: help install demo demo-color repro ui test test-slow lint format typecheck bench doctor lock clean-venv
 
 help: ## print this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' Makefile
@@ -29,8 +29,11 @@ help: ## print this
 demo: $(INSTALLED) ## the whole pipeline on real digits, offline, in runs/demo
 	@$(BIN)/pipeline run --workspace runs/demo -S 'datasets=[digits]'
 
-repro: $(INSTALLED) ## check the settings, then run every stage that is out of date [MIRROR=…]
-	@$(BIN)/pipeline check && $(BIN)/dvc repro
+demo-color: $(INSTALLED) ## the same on drawn colour pictures, offline, in runs/demo-color
+	@$(BIN)/pipeline run --workspace runs/demo-color -S 'datasets=[shapes]'
+
+repro: $(INSTALLED) ## check the settings, take in what has come, then run every stage that is out of date [MIRROR=…]
+	@$(BIN)/pipeline ingest && $(BIN)/dvc repro
 
 ui: $(INSTALLED) ## MLflow's pages for the runs and models, on port 5000 [WORKSPACE=runs/demo] [PORT=…]
 	@case "$${MLFLOW_TRACKING_URI:-}" in \

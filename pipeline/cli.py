@@ -43,6 +43,15 @@ def _parser() -> argparse.ArgumentParser:
     models.add_argument("dataset", nargs="?", help="one dataset; all of params.yaml if left out")
     models.set_defaults(command=_models)
 
+    ingest = commands.add_parser(
+        "ingest",
+        help="take in own images and incoming batches",
+        description="Pins own images in params.yaml. Judges every batch in data/incoming/<dataset>/ and accepts it,"
+        " or moves it to data/quarantine/ with a report. Can be killed and called again at any time.",
+    )
+    ingest.add_argument("--workspace", type=Path, default=Path(), metavar="DIR", help="whose; the working directory")
+    ingest.set_defaults(command=_ingest)
+
     retrain = commands.add_parser(
         "retrain",
         help="what a scheduler calls: retrain if anything changed",
@@ -137,6 +146,12 @@ def _models(arguments: argparse.Namespace) -> None:
             f"no model of {', '.join(datasets)} has been evaluated here", next_step="`dvc repro` or `make demo`"
         )
     Console().print(leaderboard.table(found))
+
+
+def _ingest(arguments: argparse.Namespace) -> int:
+    from pipeline import ingest
+
+    return ingest.main(arguments.workspace)
 
 
 def _retrain(arguments: argparse.Namespace) -> int:

@@ -29,6 +29,7 @@ from pipeline.transfer import Patience, Progress, Unavailable, stream
 
 _CHUNK = 1 << 18
 _REPACKED_SLACK = 1 << 16  # incompressible data grows by gzip's headers
+_NOTHING_TO_FETCH = "This dataset is drawn from its settings in params.yaml.\n"
 _OFFLINE = (
     "offline? `make demo` runs on embedded data, or set MIRROR=<folder or URL laid out <dataset>/<file>> and run again"
 )
@@ -72,6 +73,8 @@ def run(dataset: str, settings: Settings, partial: Path, output: Path, mirror: s
         with new_folder(output) as folder:
             for name, path in at.items():
                 _link(path, folder / name)
+            if not at:
+                (folder / "README.txt").write_text(_NOTHING_TO_FETCH)  # DVC warns of an empty output
     for name in at:
         (partial / name).unlink(missing_ok=True)
     with suppress(OSError):  # something else lies there: not ours to remove

@@ -1,4 +1,7 @@
-"""Stage `prepare`: train and validation splits, stratified by class, as memory-mapped arrays; the test split apart."""
+"""Stage `prepare`: train and validation splits, stratified by class, as memory-mapped arrays; the test split apart.
+
+Batches that were accepted after the dataset was published grow train and validation, never test.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import pydantic
 
-from pipeline import entry, params
+from pipeline import accepted, entry, params
 from pipeline.datasets.base import (
     Images,
     Labels,
@@ -131,6 +134,8 @@ def main() -> None:
     parser.add_argument("--dataset", required=True)
     parser.add_argument("--raw", required=True, type=Path)
     parser.add_argument("--validated", required=True, type=Path)
+    parser.add_argument("--manifest", required=True, type=Path)
+    parser.add_argument("--accepted", required=True, type=Path)
     parser.add_argument("--output", required=True, type=Path)
     parser.add_argument("--test", required=True, type=Path)
     args = parser.parse_args()
@@ -138,11 +143,15 @@ def main() -> None:
     source = source_format(params.section(f"download.{args.dataset}.format"))
     raw = source.read(args.raw, params.load(f"download.{args.dataset}", source.Settings))
     require_validated(args.validated, raw)
-    result = run(raw, settings)
+    grown = accepted.grow(raw, args.manifest, args.accepted)
+    result = run(grown.raw, settings)
     save_splits(args.output, result.splits)
     save_test(args.test, result.test)
     train, val, test = len(result.splits.train), len(result.splits.val), len(result.test.test)
     print(f"{args.dataset}: {train:,} images to train, {val:,} to validate, {test:,} to test")
+    if grown.batches:
+        held_back = f", {grown.held_back:,} more held back: they are in test" if grown.held_back else ""
+        print(f"{args.dataset}: {grown.images:,} of them from {grown.batches:,} accepted batches{held_back}")
 
 
 if __name__ == "__main__":

@@ -24,9 +24,9 @@ PACKAGE = ROOT / "pipeline"
 
 BASE = {"errors", "params", "entry"}
 PARTS = {"datasets", "engine", "gate", "leaderboard", "models", "page", "progress", "runtime", "serving", "study"}
-PARTS |= {"provenance", "record", "registry", "tracking", "transfer"}
+PARTS |= {"accepted", "batches", "judge", "provenance", "record", "registry", "tracking", "transfer"}
 STAGES = {"download", "validate", "prepare", "search", "train", "evaluate", "register", "report"}
-COMMANDS = {"check", "doctor", "ingest", "retrain", "workspace"}
+COMMANDS = {"check", "doctor", "ingest", "own", "retrain", "workspace"}
 
 # A new module of pipeline/ is placed here; a package counts as one.
 MAY_IMPORT: dict[str, set[str]] = {
@@ -38,6 +38,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "transfer": BASE | {"datasets", "progress"},
     "datasets": BASE | {"datasets"},
     "gate": BASE | {"datasets"},
+    "batches": BASE | {"datasets"},
+    "accepted": BASE | {"batches", "datasets"},
+    "judge": BASE | {"accepted", "datasets", "gate"},
     "models": BASE | {"models", "datasets"},  # families know neither the study nor MLflow
     "engine": BASE | {"engine", "runtime"},  # gets its tasks by name
     "study": BASE | {"models", "datasets", "engine"},

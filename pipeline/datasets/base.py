@@ -33,7 +33,7 @@ Labels = npt.NDArray[np.int64]
 
 Sha256 = Annotated[str, pydantic.Field(pattern="^[0-9a-f]{64}$")]
 
-_NOT_FORMATS = frozenset({"__init__", "base"})
+_NOT_FORMATS = frozenset({"__init__", "base", "picture"})  # picture: what formats of own images share
 _CHUNK = 1 << 20
 _GZIP_MAGIC = b"\x1f\x8b"
 
@@ -61,13 +61,22 @@ class SourceSettings(Settings):
     """What the section of every dataset under ``download`` holds; a format may declare more.
 
     Mirrors are tried in order: ``https://…``, ``file:///folder/``, or ``package:<name>/<path>/`` for data inside an
-    installed Python package.
+    installed Python package. A format that draws its images has neither mirrors nor files.
     """
 
     format: str
-    mirrors: tuple[Annotated[str, pydantic.Field(pattern="^(https?://|file:|package:)")], ...]
-    files: Annotated[tuple[PinnedFile, ...], pydantic.Field(min_length=1)]
+    mirrors: tuple[Annotated[str, pydantic.Field(pattern="^(https?://|file:|package:)")], ...] = ()
+    files: tuple[PinnedFile, ...] = ()
     classes: Annotated[tuple[str, ...], pydantic.Field(min_length=2)]
+
+    @pydantic.model_validator(mode="before")
+    @classmethod
+    def _pinned(cls, section: Any) -> Any:
+        if isinstance(section, dict) and "path" in section and not section.get("files"):
+            raise ValueError(
+                "own images to be pinned: `pipeline ingest` does it, and so do `pipeline run` and `make repro`"
+            )
+        return section
 
 
 @dataclass(frozen=True)
