@@ -1,6 +1,6 @@
 """Source format `shapes`: 32×32 colour pictures of ten shapes, drawn from a seed. Needs no network and no file.
 
-Every picture shows one shape, of varying place, size and tilt (±53°), lighter or darker than a sloping background with
+Every picture shows one shape, of any turn, of varying place and size, lighter or darker than a sloping background with
 noise and loose bars behind it. Colour tells nothing about the class; that backgrounds are bluish only lets a gate
 notice swapped channels. So a network that looks for edges anywhere learns it, and one that weighs fixed pixels hardly.
 
@@ -25,7 +25,7 @@ from pipeline.errors import DataError, nearest
 SIDE = 32
 _CHUNK = 500  # pictures drawn at once: bounds the memory
 _BARS = 2
-_NOISE = 10  # grey levels, either way
+_NOISE = 6  # grey levels, either way
 
 _Array = npt.NDArray[np.float64]
 _Distance = Callable[[_Array, _Array], _Array]
@@ -86,7 +86,7 @@ def _pictures(classes: tuple[str, ...], labels: Labels, random: np.random.PCG64)
     pixels = canvas.pixels
     for _ in range(_BARS):
         _add_bar(pixels, random)
-    frame = _frame(len(labels), random, (8.0, 12.5), margin=12.0, steepest=0.5)  # ±53°
+    frame = _frame(len(labels), random, (8.0, 12.5), margin=12.0)
     ink = _ink(level, random)
     for label in np.unique(labels):
         chosen = labels == label
@@ -107,36 +107,36 @@ def _background(count: int, random: np.random.PCG64) -> _Canvas:
     level = (
         np.array([70.0, 90.0, 120.0]) + 60 * _uniform(random, count, 1, 1, 3) + 20 * _uniform(random, count, 1, 1, 1)
     )
-    slope = 3 * _uniform(random, count, 1, 2, 3) - 1.5
+    slope = 2 * _uniform(random, count, 1, 2, 3) - 1
     place = np.arange(SIDE, dtype=np.float64) - (SIDE - 1) / 2
     across, down = place.reshape(1, 1, SIDE, 1), place.reshape(1, SIDE, 1, 1)
     return _Canvas(level + slope[:, :, :1] * across + slope[:, :, 1:] * down, level)
 
 
 def _ink(level: _Array, random: np.random.PCG64) -> _Array:
-    """Return colours that are lighter or darker than a background in every channel, by 50 to 110 levels."""
+    """Return colours that are lighter or darker than a background in every channel, by 60 to 120 levels."""
     sign = np.where(_uniform(random, len(level), 1, 1, 1) < 0.5, -1.0, 1.0)
-    return level + sign * (50 + 60 * _uniform(random, len(level), 1, 1, 3))
+    return level + sign * (60 + 60 * _uniform(random, len(level), 1, 1, 3))
 
 
 def _add_bar(pixels: _Array, random: np.random.PCG64) -> None:
     """Draw a thin bar anywhere in each picture, in any colour."""
     count = len(pixels)
-    frame = _frame(count, random, (3.0, 9.0), margin=0.0, steepest=1.0)  # ±90°
+    frame = _frame(count, random, (3.0, 7.0), margin=0.0)
     pixels[:] = _blend(pixels, _coverage(_box(1.0, 0.12), frame), 255 * _uniform(random, count, 1, 1, 3))
 
 
-def _frame(count: int, random: np.random.PCG64, sizes: tuple[float, float], margin: float, steepest: float) -> _Frame:
-    """Return frames turned by angles of which half has at most this tangent."""
+def _frame(count: int, random: np.random.PCG64, sizes: tuple[float, float], margin: float) -> _Frame:
     low, high = sizes
     span = SIDE - 2 * margin
-    half = steepest * (2 * _uniform(random, count, 1, 1) - 1)  # the tangent of half the angle
+    half = 2 * _uniform(random, count, 1, 1) - 1  # the tangent of half an angle within ±90°
+    turned = np.where(_uniform(random, count, 1, 1) < 0.5, -1.0, 1.0)  # and half of them by 180° more
     return _Frame(
         x=margin + span * _uniform(random, count, 1, 1),
         y=margin + span * _uniform(random, count, 1, 1),
         size=low + (high - low) * _uniform(random, count, 1, 1),
-        cos=(1 - half * half) / (1 + half * half),
-        sin=2 * half / (1 + half * half),
+        cos=turned * (1 - half * half) / (1 + half * half),
+        sin=turned * (2 * half) / (1 + half * half),
     )
 
 
