@@ -117,7 +117,7 @@ def grow(raw: RawImages, manifest: Path, folder: Path) -> Grown:
         DataError: A batch is missing, damaged, or of another shape; see `load`.
     """
     lines = read_manifest(manifest)
-    held_out = set(digests(raw.test.images)) if lines else set()
+    held_out = set(_digests(raw.test.images)) if lines else set()
     images: list[Images] = [raw.train.images]
     labels: list[Labels] = [raw.train.labels]
     held_back = 0
@@ -126,7 +126,7 @@ def grow(raw: RawImages, manifest: Path, folder: Path) -> Grown:
         if data.images.shape[1:] != raw.train.images.shape[1:]:
             expected, found = raw.train.images.shape[1:], data.images.shape[1:]
             raise DataError(f"{manifest}: batch {line.batch} has another shape", expected=expected, found=found)
-        kept = np.array([digest not in held_out for digest in digests(data.images)])
+        kept = np.array([digest not in held_out for digest in _digests(data.images)])
         held_back += int((~kept).sum())
         images.append(data.images[kept])
         labels.append(data.labels[kept])
@@ -137,6 +137,6 @@ def grow(raw: RawImages, manifest: Path, folder: Path) -> Grown:
     return Grown(RawImages(train, raw.test, raw.class_names), len(lines), added, held_back)
 
 
-def digests(images: Images) -> list[str]:
+def _digests(images: Images) -> list[str]:
     """Return the sha256 of each image's pixels."""
     return [hashlib.sha256(np.ascontiguousarray(image).data).hexdigest() for image in images]

@@ -17,8 +17,8 @@ def check(path: Path = params.PARAMS_FILE) -> dict[str, Any]:
     Raises:
         ParamsError: The first thing that is wrong.
     """
-    from pipeline import download
     from pipeline.datasets.base import source_format
+    from pipeline.download import Settings as AnyFormat
     from pipeline.models import base
 
     content = params.read(path)
@@ -35,7 +35,7 @@ def check(path: Path = params.PARAMS_FILE) -> dict[str, Any]:
             expected = nearest(dataset, content["download"])
             raise ParamsError(f"{path}: datasets: unknown dataset", expected=expected, found=repr(dataset))
     for dataset, section in content["download"].items():
-        source = source_format(params.parse(f"download.{dataset}", section, download.Settings, path).format)
+        source = source_format(params.parse(f"download.{dataset}", section, AnyFormat, path).format)
         params.parse(f"download.{dataset}", section, source.Settings, path)
     for family in _names(content, "families", path):
         if family in families and family not in content:

@@ -108,11 +108,15 @@ def _announce(console: Any, params: dict[str, Any], folder: Path) -> None:
 
 
 def _say_where_next(console: Any, folder: Path, datasets: list[str]) -> None:
+    from pipeline import tracking
+
+    server = tracking.shown_uri()
+    runs = f"make ui WORKSPACE={folder}" if server == tracking.DEFAULT_URI else server
     champions = ", ".join(f"models:/{dataset}-classifier@champion" for dataset in datasets)
     console.print(
         f"\nModel:    {champions}\n"
         f"Report:   {folder / 'reports' / 'index.html'}\n"
-        f"Runs:     make ui WORKSPACE={folder}\n"
+        f"Runs:     {runs}\n"
         f"Again:    the same command; with -S search.seed=1 only what depends on it runs",
         highlight=False,
         soft_wrap=True,

@@ -6,6 +6,7 @@ writing outputs that a new `dvc repro` has already deleted. So a stage watches t
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 import threading
@@ -35,6 +36,12 @@ def run(main: Callable[[], int | None]) -> None:
         code = INTERRUPTED
     except BrokenPipeError:  # `pipeline … | head`: the reader has gone, there is nobody to tell
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = FAILED
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        where = f" for {error.filename}" if error.filename else ""
+        print(f"error: no space left{where}; nothing half written is kept; next: make room and go on", file=sys.stderr)
         code = FAILED
     sys.stdout.flush()
     sys.stderr.flush()

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import errno
+import json
 import os
 import shutil
 from collections.abc import Callable
@@ -26,6 +27,7 @@ from pipeline.accepted import Line
 from pipeline.datasets.base import Labelled, RawImages, source_format, write_json
 from pipeline.errors import DataError, PipelineError, nearest
 from pipeline.gate import Settings as GateSettings
+from pipeline.images.reference import Reference
 from pipeline.judge import Verdict, judge
 
 _PATIENCE_S = 60.0  # for another ingest to end
@@ -70,6 +72,10 @@ class Places:
     def manifest(self) -> Path:
         return self.root / workspace.MANIFESTS / f"{self.dataset}.jsonl"
 
+    @property
+    def validated(self) -> Path:
+        return self.root / "reports" / "validate" / f"{self.dataset}.json"
+
     def waiting(self) -> list[Path]:
         """Return the batches to be dealt with, those first that a killed run had claimed."""
         claimed = self.incoming / _CLAIMED
@@ -108,12 +114,13 @@ def _take_all(root: Path, content: dict[str, Any], say: Say) -> Answer:
         shutil.rmtree(places.incoming / _DONE, ignore_errors=True)  # left by a killed run
         if places.waiting():
             settings = GateSettings.model_validate(content["validate"])
-            answer += _Intake(places, _reference(places), settings, say).take_all()
+            raw, scale = _reference(places)
+            answer += _Intake(places, raw, scale, settings, say).take_all()
     return answer
 
 
-def _reference(places: Places) -> RawImages:
-    """Return the dataset as the gate has passed it, made first where it is not there or out of date."""
+def _reference(places: Places) -> tuple[RawImages, Reference]:
+    """Return the dataset as the gate has passed it, and its scale, made first where it is not there or out of date."""
     stage = f"validate@{places.dataset}"
     if workspace.reproduce(places.root, targets=[stage], quiet=True) != 0:
         raise PipelineError(
@@ -127,14 +134,15 @@ def _reference(places: Places) -> RawImages:
     raw: RawImages = source.read(
         places.root / "data" / "raw" / places.dataset, params.load(section, source.Settings, file)
     )
-    return raw
+    report = json.loads(places.validated.read_text(encoding="utf-8"))
+    return raw, Reference.model_validate(report["reference"])
 
 
 class _Intake:
     """Deals with the batches of one dataset."""
 
-    def __init__(self, places: Places, reference: RawImages, settings: GateSettings, say: Say) -> None:
-        self._places, self._original, self._settings, self._say = places, reference, settings, say
+    def __init__(self, places: Places, original: RawImages, scale: Reference, settings: GateSettings, say: Say) -> None:
+        self._places, self._original, self._scale, self._settings, self._say = places, original, scale, settings, say
 
     def take_all(self) -> Answer:
         """Deal with every batch that waits."""
@@ -164,7 +172,7 @@ class _Intake:
             self._say(f"{self._places.dataset}: {path.name} is known, taken in as {earlier.batch}; removed")
             return Answer(known=1)
         grown = accepted.grow(self._original, self._places.manifest, self._places.accepted).raw
-        verdict = judge(self._places.dataset, batch, grown, self._settings)
+        verdict = judge(self._places.dataset, batch, grown, self._scale, self._settings)
         return self._refuse(path, batch, verdict) if verdict.reasons else self._accept(path, batch)
 
     def _accept(self, path: Path, batch: Labelled) -> Answer:

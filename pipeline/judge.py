@@ -1,28 +1,26 @@
-"""What a batch must meet before anything learns from it: the gate's bounds, and likeness to the reference.
+"""What a batch must meet before anything learns from it: the gate, and what only train's images can tell.
 
-Three of the checks need the reference: no image of the batch may be in test, hardly any in train already; each
-channel must be about as bright; and labels must mean what they mean there. All of them are coarse on purpose: they
-catch swapped channels, inverted pixels and labels that are numbered otherwise, not drift that models could learn from.
+The gate judges a batch by itself, by the scale that train sets, and against test. Here it is compared with the images
+of train: hardly any of them may be there already, and labels must mean what they mean there. That is coarse on purpose:
+it catches labels that are numbered otherwise, not a wrong one here and there.
 """
 
 from __future__ import annotations
 
-import tempfile
+import hashlib
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from pipeline import gate
-from pipeline.accepted import digests
 from pipeline.datasets.base import Images, Labelled, RawImages
-from pipeline.gate import Outcome, Settings
+from pipeline.expectations import Outcome
+from pipeline.gate import Settings
+from pipeline.images.reference import Reference
 
-_DRIFT = 0.5  # a channel's mean may lie off by this many standard deviations of an image's mean (chosen) …
-_CHANCE = 4.0  # … and by this many standard errors of the batch's mean
-_MOST_COMPARED = 10_000  # reference images; more make the likeness no sharper
-_SURPRISE = 1e-6  # a class is refused when labels as right as the reference's would look so odd so rarely
+_MOST_COMPARED = 10_000  # images of train; more make the likeness no sharper
+_SURPRISE = 1e-6  # a class is refused when labels as right as those of train would look so odd so rarely
 
 
 @dataclass(frozen=True)
@@ -32,89 +30,74 @@ class Verdict:
     reasons: tuple[str, ...]
     outcomes: tuple[Outcome, ...] = ()
 
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """The expectations that were not met, and stop nothing."""
+        return tuple(outcome.name for outcome in self.outcomes if not outcome.passed and not outcome.stops)
 
-def judge(dataset: str, batch: Labelled, reference: RawImages, settings: Settings) -> Verdict:
+
+def judge(dataset: str, batch: Labelled, known: RawImages, scale: Reference, settings: Settings) -> Verdict:
     """Return every reason against a batch.
 
     Args:
-        dataset: Whose bounds of `settings` count.
-        batch: Images of the reference's shape, labels within its classes.
-        reference: The dataset as it is now, accepted batches included in train.
-        settings: Section ``validate``; what it says of counts per class does not hold for a batch.
+        dataset: Which one the batch wants to join.
+        batch: At least one image.
+        known: The dataset as it is now, accepted batches included in train.
+        scale: What the report of validate says that train is like.
+        settings: Section ``validate`` of params.
     """
-    outcomes = _gate(dataset, batch, len(reference.class_names), settings)
-    reasons = [_told(outcome) for outcome in outcomes if not outcome.passed]
-    reasons += _copies(batch, reference, settings.max_duplicates)
-    if not reasons:  # statistics of blank or foreign images would only repeat that
-        reasons += [*_channels(batch.images, reference.train.images), *_classes(batch, reference)]
+    outcomes = tuple(
+        gate.check_batch(batch, known.test, scale, settings, dataset, len(known.class_names), docs_folder=None)
+    )
+    reasons = [_told(outcome) for outcome in outcomes if outcome.stops]
+    if not reasons:  # so the batch has labels and a shape that can be compared
+        reasons = [*_taken(batch.images, known.train.images, settings.max_duplicates), *_meanings(batch, known)]
     return Verdict(tuple(reasons), outcomes)
 
 
-def _gate(dataset: str, batch: Labelled, classes: int, settings: Settings) -> tuple[Outcome, ...]:
-    table = gate.image_table({"train": batch})
-    with tempfile.TemporaryDirectory() as docs:
-        found = gate.check(table, settings, dataset, classes, Path(docs), splits=("train",))
-    return tuple(outcome for outcome in found if not outcome.name.startswith("class-"))  # a batch may lack classes
-
-
 def _told(outcome: Outcome) -> str:
-    rows = ", ".join(example.replace("train[", "image [") for example in outcome.examples)
+    rows = ", ".join(outcome.examples).replace(f"{gate.BATCH}[", "image [").replace(f"{gate.BATCH} class", "class")
     seen = ", ".join(f"{key} {value:g}" for key, value in outcome.observed.items())
     count = f"{outcome.unexpected_count:,} unexpected ({rows}); " if rows else ""
-    name = outcome.name.removesuffix("-train")
-    return f"expectation {name!r}: expected {outcome.expected.replace(' of train', '')}, found {count}{seen}"
+    return f"expectation {outcome.name!r}: expected {outcome.expected}, found {count}{seen}"
 
 
-def _copies(batch: Labelled, reference: RawImages, most_known: float) -> list[str]:
-    own = digests(batch.images)
-    in_test, in_train = set(digests(reference.test.images)), set(digests(reference.train.images))
-    leaked = [index for index, digest in enumerate(own) if digest in in_test]
-    known = [index for index, digest in enumerate(own) if digest in in_train]
-    reasons = []
-    if leaked:
-        found = f"{len(leaked):,} of {len(own):,}, the first at {leaked[0]}"
-        reasons.append(f"images of the test split: expected none, found {found}")
-    if len(known) > most_known * len(own):
-        found = f"{len(known):,} of {len(own):,}, the first at {known[0]}"
-        reasons.append(f"images that are in train already: expected at most {most_known:g} of the batch, found {found}")
-    return reasons
+def _taken(images: Images, train: Images, most: float) -> list[str]:
+    """Count the images that are in train already: they would weigh double."""
+    there = set(_digests(train))
+    again = [index for index, digest in enumerate(_digests(images)) if digest in there]
+    if len(again) <= most * len(images):
+        return []
+    found = f"{len(again):,} of {len(images):,}, the first at {again[0]}"
+    return [f"images that are in train already: expected at most {most:g} of the batch, found {found}"]
 
 
-def _channels(images: Images, reference: Images) -> list[str]:
-    """Compare the mean of every channel."""
-    known, own = (part.mean(axis=(1, 2), dtype=np.float64) for part in (reference[:_MOST_COMPARED], images))
-    spread = known.std(axis=0)
-    off = np.abs(own.mean(axis=0) - known.mean(axis=0))
-    allowed = spread * (_DRIFT + _CHANCE / np.sqrt(len(own)))
-    return [
-        f"mean of channel {channel}: expected {known[:, channel].mean():.1f} ± {allowed[channel]:.1f} as in the"
-        f" reference, found {own[:, channel].mean():.1f}"
-        for channel in np.flatnonzero(off > allowed)
-    ]
+def _digests(images: Images) -> list[bytes]:
+    return [hashlib.sha256(np.ascontiguousarray(image).data).digest() for image in images]
 
 
-def _classes(batch: Labelled, reference: RawImages) -> list[str]:
+def _meanings(batch: Labelled, known: RawImages) -> list[str]:
     """Compare how often images lie nearest to the mean image of their class; classes that blur into one say nothing."""
     from scipy.special import bdtr
 
-    names = reference.class_names
-    known = Labelled(reference.train.images[:_MOST_COMPARED], reference.train.labels[:_MOST_COMPARED])
-    flat = known.images.reshape(len(known), -1).astype(np.float32)
-    present = [label for label in range(len(names)) if (known.labels == label).any()]
-    centres = np.stack([flat[known.labels == label].mean(axis=0) for label in present])
-    nearest = np.array(present)
-    of_known = nearest[_closest(flat, centres)]
-    of_batch = nearest[_closest(batch.images.reshape(len(batch), -1).astype(np.float32), centres)]
+    names = known.class_names
+    step = -(-len(known.train) // _MOST_COMPARED)
+    train = Labelled(known.train.images[::step], known.train.labels[::step])
+    flat = train.images.reshape(len(train), -1).astype(np.float32)
+    present = np.unique(train.labels)
+    centres = np.stack([flat[train.labels == label].mean(axis=0) for label in present])
+    of_train = present[_closest(flat, centres)]
+    of_batch = present[_closest(batch.images.reshape(len(batch), -1).astype(np.float32), centres)]
     reasons = []
     for label in np.unique(batch.labels):
         mine = of_batch[batch.labels == label]
-        usual = float((of_known[known.labels == label] == label).mean()) if label in present else 0.0
+        usual = float((of_train[train.labels == label] == label).mean()) if label in present else 0.0
         agree = int((mine == label).sum())
         if agree < usual * len(mine) / 2 and bdtr(agree, len(mine), usual) < _SURPRISE:
             most = names[np.bincount(mine).argmax()]
             reasons.append(
                 f"class {names[label]!r} does not look like itself: expected about {usual:.0%} of its images nearest to"
-                f" its mean image as in the reference, found {agree} of {len(mine)}; most look like {most!r}"
+                f" its mean image as in train, found {agree} of {len(mine)}; most look like {most!r}"
             )
     return reasons
 

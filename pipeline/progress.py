@@ -26,7 +26,7 @@ class SearchProgress:
         self._console = Console(stderr=True)
         self._progress = Progress(
             TextColumn("[bold]{task.description}"),
-            BarColumn(bar_width=24),
+            BarColumn(bar_width=16),
             TextColumn("{task.fields[told]}"),
             console=self._console,
             disable=not self._console.is_terminal,
@@ -55,10 +55,10 @@ class SearchProgress:
         epochs = study.epochs()
         share = max(ended / budget.trials, epochs / budget.epochs, study.elapsed_s / (budget.minutes * 60))
         best = study.best()
-        told = (
-            f"{ended}/{budget.trials} trials ({counts['running']} running, {counts['pruned']} pruned,"
-            f" {counts['failed']} failed), {epochs}/{budget.epochs} epochs,"
-            f" best {'-' if best is None else f'{best.value:.4f}'}, {_left(study.elapsed_s, share, budget)}"
+        told = (  # what matters most comes first: a narrow terminal cuts the rest off
+            f"best {'-' if best is None else f'{best.value:.4f}'}, {_left(study.elapsed_s, share, budget)},"
+            f" {ended}/{budget.trials} trials ({counts['running']} running, {counts['pruned']} pruned,"
+            f" {counts['failed']} failed), {epochs}/{budget.epochs} epochs"
         )
         self._progress.update(self._task, completed=min(share, 1.0), told=told)
         now = time.monotonic()

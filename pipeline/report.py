@@ -29,14 +29,15 @@ def run(reports: Path, page: Path, datasets: Iterable[str], families: list[str],
     for name in datasets:
         found = findings.of_dataset(reports, name, families)
         rows = leaderboard.rows(reports, [name], families)
-        shown.append(dataset.section(found, rows, _docs(reports, page, name), confidence))
+        shown.append(dataset.section(found, rows, _links(reports, page, name), confidence))
     return markup.render(shown, confidence)
 
 
-def _docs(reports: Path, page: Path, name: str) -> str:
-    """Return the address of a dataset's Data Docs as seen from the page; empty if there are none."""
-    index = reports / "docs" / name / "index.html"
-    return Path(os.path.relpath(index, page.parent)).as_posix() if index.exists() else ""
+def _links(reports: Path, page: Path, name: str) -> dict[str, str]:
+    """Return the addresses of the pages that validate wrote about a dataset, as seen from the page, if they exist."""
+    pages = {"Look at doubtful images": "images.html", "Open Data Docs": "index.html"}
+    found = {told: reports / "docs" / name / file for told, file in pages.items()}
+    return {told: Path(os.path.relpath(path, page.parent)).as_posix() for told, path in found.items() if path.exists()}
 
 
 def main() -> None:

@@ -7,10 +7,10 @@ by the next: what the study and the checkpoints hold is enough to go on, and MLf
 from __future__ import annotations
 
 import argparse
-import hashlib
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,8 +31,7 @@ from pipeline.tracking import Tracker
 if TYPE_CHECKING:
     import optuna
 
-# What decides the numbers that training gives, beside its settings; part of a study's identity.
-_TRAINING_CODE = ("base.py", "checkpoint.py", "classifier.py", "rung.py", "space.py")
+_LOCK_S = 10  # a killed search takes a second to let go
 
 
 @dataclass(frozen=True)
@@ -170,54 +169,71 @@ def run(
     Raises:
         EngineError: Another process is at work on this study, or every trial failed.
     """
-    import filelock
-
     budget = settings.budget_for(definition.dataset, definition.family)
     folder = studies / definition.name
+    work = Work("pipeline.models.rung:run", "pipeline.runtime:configure", {"backend": definition.backend, "threads": 1})
+    label = f"{definition.dataset} {definition.family}"
+    with _locked(folder):
+        study = Study(folder, definition, settings, family.objective)
+        record = _record(definition)
+        rung = _rungs(definition, data, folder, study.seed)
+        with _told(record), LocalExecutor(work, environments) as executor, SearchProgress(label) as progress:
+            Search(study, budget, family, executor, record, rung, progress).run()
+            best = study.require_best()
+        shutil.rmtree(folder / "checkpoints", ignore_errors=True)  # every trial has ended
+        result = Result(definition.name, best, study.counts(), study.epochs(), study.elapsed_s, record.parent.run_id)
+        return result, study, record
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Hold a study's lock: two processes that write to one study would each undo what the other did."""
+    import filelock
+
     folder.mkdir(parents=True, exist_ok=True)
     lock = filelock.FileLock(folder / "lock")
     try:
-        lock.acquire(timeout=10)  # a killed search takes a second to let go
+        lock.acquire(timeout=_LOCK_S)
     except filelock.Timeout:
         raise EngineError(
-            f"{definition.name}: another search is at work on this study",
+            f"{folder.name}: another search is at work on this study",
             expected="one search at a time",
             found=f"{folder / 'lock'} is held",
             next_step="wait for it, or end it",
         ) from None
     with lock:
-        study = Study(folder, definition, settings, family.objective)
-        record = _record(definition)
-        work = Work(
-            "pipeline.models.rung:run", "pipeline.runtime:configure", {"backend": definition.backend, "threads": 1}
+        yield
+
+
+@contextmanager
+def _told(record: Record) -> Iterator[None]:
+    """Leave no run RUNNING when a search is interrupted or fails."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        record.interrupt("KILLED")
+        raise
+    except EngineError:
+        record.interrupt("FAILED")
+        raise
+
+
+def _rungs(definition: Definition, data: Path, folder: Path, seed: int) -> Callable[[optuna.Trial, int, int], Rung]:
+    """Return what makes the task that trains a trial from one epoch to another."""
+
+    def rung(trial: optuna.Trial, start: int, stop: int) -> Rung:
+        return Rung(
+            family=definition.family,
+            settings=dict(definition.settings),
+            hyperparameters=dict(trial.params),
+            data=data,
+            seed=seed + trial.number,
+            span=models.Span(start, stop, definition.trial_epochs),
+            folder=folder / "checkpoints" / f"trial-{trial.number:05d}",
+            ledger=folder / "epochs.log",
         )
 
-        def rung(trial: optuna.Trial, start: int, stop: int) -> Rung:
-            return Rung(
-                family=definition.family,
-                settings=dict(definition.settings),
-                hyperparameters=dict(trial.params),
-                data=data,
-                seed=study.seed + trial.number,
-                span=models.Span(start, stop, definition.trial_epochs),
-                folder=folder / "checkpoints" / f"trial-{trial.number:05d}",
-                ledger=folder / "epochs.log",
-            )
-
-        label = f"{definition.dataset} {definition.family}"
-        with LocalExecutor(work, environments) as executor, SearchProgress(label) as progress:
-            try:
-                Search(study, budget, family, executor, record, rung, progress).run()
-                best = study.require_best()
-            except KeyboardInterrupt:
-                record.interrupt("KILLED")
-                raise
-            except EngineError:
-                record.interrupt("FAILED")
-                raise
-        shutil.rmtree(folder / "checkpoints", ignore_errors=True)  # every trial has ended
-        result = Result(definition.name, best, study.counts(), study.epochs(), study.elapsed_s, record.parent.run_id)
-        return result, study, record
+    return rung
 
 
 def _record(definition: Definition) -> Record:
@@ -232,15 +248,6 @@ def _record(definition: Definition) -> Record:
     }
     label = f"{definition.family} g{definition.search['generation']}"
     return Record(Tracker(definition.dataset), definition.name, label, tags)
-
-
-def code_digest(family: str) -> str:
-    """Return the digest of the code that decides what training a family gives."""
-    folder = Path(models.__file__).parent
-    sha = hashlib.sha256()
-    for name in (*_TRAINING_CODE, f"{family}.py"):
-        sha.update((folder / name).read_bytes())
-    return sha.hexdigest()
 
 
 def save(result: Result, study: Study, definition: Definition, output: Path) -> list[Path]:
@@ -286,7 +293,7 @@ def main() -> None:
         dataset=arguments.dataset,
         family=arguments.family,
         data=load_splits(arguments.data).digest,
-        code=code_digest(arguments.family),
+        code=models.code_digest(arguments.family),
         settings=family.settings.model_dump(mode="json"),
         search=settings.model_dump(exclude={"budget"}),
         trial_epochs=budget.trial_epochs,

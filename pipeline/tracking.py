@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 DEFAULT_URI = "sqlite:///mlflow.db"
 KEY = "pipeline.key"  # tag: what a run stands for, unique within its experiment
 PARENT = "mlflow.parentRunId"
+_ANSWER_S = 10
 _METRICS_PER_CALL = 1000  # MLflow's limit for one batch
 
 
@@ -70,6 +71,7 @@ class Tracker:
     """
 
     def __init__(self, experiment: str) -> None:
+        _require_server()
         mlflow = load_mlflow()
         mlflow.set_tracking_uri(tracking_uri())
         self.experiment = experiment
@@ -77,12 +79,7 @@ class Tracker:
         try:
             self.experiment_id = self._experiment(experiment)
         except mlflow.exceptions.MlflowException as error:
-            raise TrackingError(
-                "the tracking server cannot be used",
-                expected=f"an MLflow server at {shown_uri()}",
-                found=str(error).splitlines()[0][:300],
-                next_step="check MLFLOW_TRACKING_URI; unset, runs go to mlflow.db here",
-            ) from None
+            raise _unusable(str(error).splitlines()[0][:300]) from None
 
     def _experiment(self, name: str) -> str:
         found = self.client.get_experiment_by_name(name)
@@ -220,18 +217,41 @@ def load_mlflow() -> ModuleType:
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
     import logging
-    import warnings
 
     import mlflow
     import mlflow.exceptions
     import mlflow.pyfunc
 
-    warnings.filterwarnings("ignore", message=".*[Tt]ype hints", module=r"mlflow\.pyfunc")  # serving.py says why
-    for chatty in ("alembic", "mlflow.store.db.utils", "mlflow.pyfunc"):
+    for chatty in ("alembic", "mlflow.store", "mlflow.pyfunc"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
     logging.getLogger("mlflow.utils.environment").setLevel(logging.ERROR)  # an environment by uv has no pip to pin
     module: ModuleType = mlflow
     return module
+
+
+def _require_server() -> None:
+    """Ask a tracking server on the network for a sign of life: MLflow itself would retry for minutes.
+
+    Raises:
+        TrackingError: Nobody answers.
+    """
+    if not tracking_uri().startswith(("http://", "https://")):
+        return
+    import requests
+
+    try:
+        requests.get(f"{tracking_uri().rstrip('/')}/health", timeout=_ANSWER_S)  # 401 is an answer, too
+    except requests.RequestException as error:
+        raise _unusable(type(error).__name__) from None
+
+
+def _unusable(found: str) -> TrackingError:
+    return TrackingError(
+        "the tracking server cannot be used",
+        expected=f"an MLflow server at {shown_uri()}",
+        found=found,
+        next_step="check MLFLOW_TRACKING_URI; unset, runs go to mlflow.db here",
+    )
 
 
 def _artifacts_beside_database() -> str | None:

@@ -125,6 +125,7 @@ def log(
     log_dataset(tracker, run_id, f"{name}-train", digest, data.train.images, data.train.labels, "training")
     log_dataset(tracker, run_id, f"{name}-val", digest, data.val.images, data.val.labels, "validation")
     return log_model(
+        tracker,
         run_id,
         code=serving_code(),
         files={"model": exported_model(result.rung)},
@@ -216,44 +217,54 @@ def main() -> None:
     family = models.load(arguments.family)
     best = load_best(arguments.best)
     data = load_splits(arguments.data)
-    sections = {"train": settings.model_dump(), arguments.family: family.settings.model_dump(mode="json")}
-    tags = {
-        "stage": "train",
-        "dataset": arguments.dataset,
-        "family": arguments.family,
-        "backend": backend.backend,
-        "data.digest": data.digest,
-        "dvc.data": dvc_hash(arguments.data),
-        **code_tags(),
-    }
+    sections = {"train": settings.model_dump(), family.name: family.settings.model_dump(mode="json")}
+    tags = _tags(arguments, backend.backend, data)
     digest = hashlib.sha256(json.dumps([asdict(best), sections, tags], sort_keys=True).encode()).hexdigest()
-    key = f"train-{arguments.dataset}-{arguments.family}-{digest[:12]}"
+    key = f"train-{arguments.dataset}-{family.name}-{digest[:12]}"
     work = Work("pipeline.models.rung:run", "pipeline.runtime:configure", {"backend": backend.backend, "threads": 1})
     with new_folder(arguments.model.with_name(f"{arguments.model.name}.training"), keep=False) as scratch:
-        rungs = {
-            seed: Rung(
-                family=arguments.family,
-                settings=sections[arguments.family],
-                hyperparameters=best.hyperparameters,
-                data=arguments.data,
-                seed=seed,
-                span=models.Span(0, best.epochs, best.epochs),
-                folder=scratch / f"seed-{seed}",
-                ledger=scratch / "epochs.log",
-                export=True,
-            )
-            for seed in range(settings.seed, settings.seed + settings.seeds)
-        }
+        rungs = _rungs(best, settings, sections[family.name], arguments.data, scratch)
         with LocalExecutor(work, runtime.worker_environments(backend.workers)) as executor:
             for seed, rung in rungs.items():
                 executor.submit(seed, rung)
             tracker = Tracker(arguments.dataset)  # importing MLflow takes seconds: workers start meanwhile
-            with tracker.running(key, f"train {arguments.family}", tags) as run_id:
+            with tracker.running(key, f"train {family.name}", tags) as run_id:
                 result = collect(executor, rungs, family.objective)
                 model_id = log(tracker, run_id, result, data, backend.backend, sections)
                 ids = {"run_id": run_id, "model_id": model_id}
                 save(result, data, backend.backend, ids, arguments.model, arguments.report)
-    print(f"{arguments.dataset} {arguments.family}: {family.objective} {result.value:.4f}, seeds {result.values}")
+    print(f"{arguments.dataset} {family.name}: {family.objective} {result.value:.4f}, seeds {result.values}")
+
+
+def _tags(arguments: argparse.Namespace, backend: str, data: Splits) -> dict[str, str]:
+    """Return what a run tells of where it comes from."""
+    return {
+        "stage": "train",
+        "dataset": arguments.dataset,
+        "family": arguments.family,
+        "backend": backend,
+        "data.digest": data.digest,
+        "dvc.data": dvc_hash(arguments.data),
+        **code_tags(),
+    }
+
+
+def _rungs(best: Best, settings: Settings, section: Mapping[str, Any], data: Path, scratch: Path) -> dict[int, Rung]:
+    """Return the tasks, by seed: each from the first epoch to the last."""
+    return {
+        seed: Rung(
+            family=best.family,
+            settings=dict(section),
+            hyperparameters=best.hyperparameters,
+            data=data,
+            seed=seed,
+            span=models.Span(0, best.epochs, best.epochs),
+            folder=scratch / f"seed-{seed}",
+            ledger=scratch / "epochs.log",
+            export=True,
+        )
+        for seed in range(settings.seed, settings.seed + settings.seeds)
+    }
 
 
 if __name__ == "__main__":

@@ -1,88 +1,128 @@
-"""Bytes over HTTP for `download`: bounded in size and in the time spent on hosts that do not answer."""
+"""Bytes over HTTP for `download`: from any byte on, tried again where that may help, never waited for too long."""
 
 from __future__ import annotations
 
 import queue
-import sys
+import re
 import threading
 import time
 from collections.abc import Generator
-from dataclasses import dataclass, field
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
+
+from pipeline import patience as limits
+from pipeline.patience import Broken, Pace, Patience, Unavailable
 
 if TYPE_CHECKING:
     import requests
-
-CONNECT_TIMEOUT_S = 5.0
-READ_TIMEOUT_S = 10.0
-BUDGET_S = 18.0  # chosen: with one stalled read on top, a failure comes within 30 s of the start
-_CHUNK = 1 << 16
-_WORTH_A_BAR = 1_000_000  # bytes
-
-
-class Unavailable(Exception):
-    """A source does not have the file or is out of reach; `unreachable` tells that it is the connection that failed."""
-
-    def __init__(self, why: str, *, unreachable: bool = False) -> None:
-        super().__init__(why)
-        self.unreachable = unreachable
-
-
-@dataclass
-class Patience:
-    """How much more waiting a run allows itself, and which hosts have used up theirs.
-
-    A host that did not answer once is not asked again in the same run: offline, every file would wait for every mirror.
-    """
-
-    left_s: float = BUDGET_S
-    silent: dict[str, str] = field(default_factory=dict)
-
-    def check(self, host: str) -> None:
-        """Refuse a host that did not answer before, and any host once the time for waiting is spent."""
-        if host in self.silent:
-            raise Unavailable(f"not tried again: {self.silent[host]}", unreachable=True)
-        if self.left_s <= 0:
-            raise Unavailable("not tried: the time for hosts that do not answer is spent", unreachable=True)
-
-    def spent(self, host: str, since: float, why: str) -> Unavailable:
-        """Note that the wait for a host since a `time.monotonic` was in vain; return what to raise."""
-        self.left_s -= time.monotonic() - since
-        self.silent[host] = why
-        return Unavailable(why, unreachable=True)
-
-
-def stream(url: str, limit: int, patience: Patience) -> Generator[bytes]:
-    """Yield a URL's bytes as they are served: a gzip file stays one, whatever the server says about encodings.
-
-    Raises:
-        Unavailable: The host does not answer, answers with an error, announces more than `limit` bytes, or breaks off.
-    """
     import urllib3
 
+CONNECT_TIMEOUT_S = 5.0
+_BACKOFF_S = 0.3  # waits of 0, 0.6 and 1.2 s
+_TRANSIENT = frozenset({500, 502, 503, 504})
+_MOST_REDIRECTS = 5
+_CHUNK = 1 << 16
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a server sends: the file from `offset` on. Use as a context manager.
+
+    `announced` is the size of the whole file as far as the server tells, `validator` what names this edition of it
+    in an ``If-Range``.
+    """
+
+    offset: int
+    announced: int
+    validator: str
+    host: str
+    response: requests.Response
+    patience: Patience
+
+    def __enter__(self) -> Answer:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.response.close()
+
+    def chunks(self) -> Generator[bytes]:
+        """Yield the bytes as they are served: a gzip file stays one, whatever the server says about encodings.
+
+        Raises:
+            Broken: The connection broke, or stalled after it had brought much.
+            Unavailable: It stalled before, or brings next to nothing.
+        """
+        import urllib3
+
+        pace = Pace()
+        try:
+            while chunk := self.response.raw.read1(_CHUNK, decode_content=False):
+                yield chunk
+                self.patience.go_on()
+                if pace.too_slow(len(chunk)):
+                    raise self._stalled(pace, f"sends less than {limits.SLOWEST:,} bytes/s")
+        except urllib3.exceptions.ReadTimeoutError:
+            raise self._stalled(pace, "stopped sending") from None
+        except (urllib3.exceptions.HTTPError, OSError) as error:
+            raise Broken(f"broke off: {_reason(error)}") from None
+
+    def _stalled(self, pace: Pace, why: str) -> Unavailable:
+        return Broken(why) if pace.total >= limits.WORTH_A_WAIT else self.patience.spent(self.host, pace.since, why)
+
+
+def ask(url: str, offset: int, validator: str, patience: Patience) -> Answer:
+    """Ask for a file from a byte on; the answer starts at 0 when the server cannot do that or has another edition.
+
+    Args:
+        url: Where the file is.
+        offset: How many bytes are there already.
+        validator: The answer's that brought them, or empty when it had none.
+        patience: The run's.
+
+    Raises:
+        Unavailable: The host does not answer, or answers with an error.
+    """
     host = urlsplit(url).netloc
     patience.check(host)
-    response = _open(url, host, patience)
-    with response:
-        if response.status_code != 200:
-            raise Unavailable(f"HTTP {response.status_code} {response.reason}")
-        announced = response.headers.get("Content-Length", "0")
-        if announced.isdigit() and int(announced) > limit:
-            raise Unavailable(f"announces {int(announced):,} bytes, more than {limit:,}")
-        since = time.monotonic()
-        try:
-            for chunk in response.raw.stream(_CHUNK, decode_content=False):
-                yield chunk
-                since = time.monotonic()
-        except urllib3.exceptions.ReadTimeoutError:
-            raise patience.spent(host, since, "stopped sending") from None
-        except (urllib3.exceptions.HTTPError, OSError) as error:
-            raise Unavailable(f"broke off: {_reason(error)}", unreachable=True) from None
+    headers = {"Accept-Encoding": "identity"}
+    if offset:
+        headers |= {"Range": f"bytes={offset}-"} | ({"If-Range": validator} if validator else {})
+    response = _open(url, host, patience, headers)
+    if offset and response.status_code in (206, 416) and not _continues(response, offset, validator):
+        response.close()
+        return ask(url, 0, "", patience)
+    if response.status_code != (206 if offset else 200) and response.status_code != 200:
+        response.close()
+        raise Unavailable(f"HTTP {response.status_code} {response.reason}")
+    start = offset if response.status_code == 206 else 0
+    length = response.headers.get("Content-Length", "")
+    announced = start + int(length) if length.isdigit() else 0
+    return Answer(start, announced, _validator(response), host, response, patience)
 
 
-def _open(url: str, host: str, patience: Patience) -> requests.Response:
+def retries() -> urllib3.Retry:
+    """Return how often, and after which pauses, what broke off is tried again."""
+    import urllib3
+
+    return urllib3.Retry(total=3, backoff_factor=_BACKOFF_S)
+
+
+def _continues(response: requests.Response, offset: int, validator: str) -> bool:
+    """Tell whether an answer is the rest of what is there: of the same edition, from the very byte asked for."""
+    found = re.fullmatch(r"bytes (\d+)-\d+/(?:\d+|\*)", response.headers.get("Content-Range", ""))
+    edition = _validator(response)
+    same = not validator or not edition or edition == validator
+    return response.status_code == 206 and found is not None and int(found[1]) == offset and same
+
+
+def _validator(response: requests.Response) -> str:
+    """Return what names an edition of a file for sure: a strong ETag, else the time it was changed."""
+    etag = str(response.headers.get("ETag", ""))
+    return etag if etag.startswith('"') else str(response.headers.get("Last-Modified", ""))
+
+
+def _open(url: str, host: str, patience: Patience, headers: dict[str, str]) -> requests.Response:
     """Return the response once its headers are there, or raise `Unavailable` at the latest after the allowed wait.
 
     In a thread, because `requests` bounds the wait per address: name resolution has no limit, and a host may have a
@@ -92,29 +132,45 @@ def _open(url: str, host: str, patience: Patience) -> requests.Response:
 
     answers: queue.SimpleQueue[requests.Response | requests.RequestException] = queue.SimpleQueue()
 
-    def ask() -> None:
+    def request() -> None:
+        timeout = (CONNECT_TIMEOUT_S, limits.READ_TIMEOUT_S)
         try:
-            answers.put(
-                requests.get(
-                    url,
-                    stream=True,
-                    timeout=(CONNECT_TIMEOUT_S, READ_TIMEOUT_S),
-                    headers={"Accept-Encoding": "identity"},
-                )
-            )
+            answers.put(_session().get(url, stream=True, timeout=timeout, headers=headers))
         except requests.RequestException as error:
             answers.put(error)
 
     since = time.monotonic()
-    wait = min(READ_TIMEOUT_S, patience.left_s)
-    threading.Thread(target=ask, daemon=True, name=f"ask {host}").start()
+    wait = max(min(limits.READ_TIMEOUT_S, patience.left_s), 0.0)
+    threading.Thread(target=request, daemon=True, name="ask a mirror").start()
     try:
         answer = answers.get(timeout=wait)
     except queue.Empty:
         raise patience.spent(host, since, f"no answer within {wait:.0f} s") from None
-    if isinstance(answer, requests.RequestException):
+    if isinstance(answer, requests.ConnectionError | requests.Timeout):
         raise patience.spent(host, since, _reason(answer))
+    if isinstance(answer, requests.RequestException):
+        raise Unavailable(_reason(answer))
     return answer
+
+
+def _session() -> requests.Session:
+    """Return a session that tries again what may work a second later: broken connections, and errors like HTTP 503."""
+    import requests
+    import urllib3
+
+    retry = urllib3.Retry(
+        total=3,
+        connect=0,  # a host that cannot be connected to is left at once for the next mirror
+        status_forcelist=_TRANSIENT,
+        backoff_factor=_BACKOFF_S,
+        raise_on_status=False,
+        respect_retry_after_header=False,  # it may say an hour; the next mirror is nearer
+    )
+    session = requests.Session()
+    session.max_redirects = _MOST_REDIRECTS
+    for scheme in ("https://", "http://"):
+        session.mount(scheme, requests.adapters.HTTPAdapter(max_retries=retry))
+    return session
 
 
 def _reason(error: BaseException) -> str:
@@ -125,34 +181,3 @@ def _reason(error: BaseException) -> str:
         error = inner
     told = getattr(error, "strerror", None) or str(error)
     return told if len(told) < 120 else type(error).__name__
-
-
-class Progress:
-    """A progress bar for one file: on a terminal, for files worth one; otherwise nothing at all."""
-
-    def __init__(self, name: str, size: int) -> None:
-        self._name, self._size = name, size
-        self._bar: Any = None
-        self._task: Any = None
-
-    def __enter__(self) -> Self:
-        if sys.stdout.isatty() and self._size > _WORTH_A_BAR:
-            from rich import progress
-
-            self._bar = progress.Progress(
-                *progress.Progress.get_default_columns(), progress.DownloadColumn(), transient=True
-            )
-            self._task = self._bar.add_task(self._name, total=self._size)
-            self._bar.start()
-        return self
-
-    def advance(self, count: int) -> None:
-        """Count bytes that have arrived."""
-        if self._bar is not None:
-            self._bar.advance(self._task, count)
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._bar is not None:
-            self._bar.stop()

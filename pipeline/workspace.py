@@ -163,11 +163,12 @@ def next_generation(path: Path = params.PARAMS_FILE) -> int:
 def environment(folder: Path) -> dict[str, str]:
     """Return the environment in which DVC runs the stages of a folder.
 
-    `python` in a stage's command is this Python, and finds the folder's own code first. A relative MIRROR is relative
-    to where the command was typed, not to the folder.
+    `python` in a stage's command is this Python, and finds the folder's own code first. A relative MIRROR, or source
+    of a download, is relative to where the command was typed, not to the folder.
     """
     env = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "PYTHONSAFEPATH")}
     env["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), env.get("PATH", os.defpath)])
+    env["PIPELINE_TYPED_IN"] = str(Path.cwd())
     mirror = env.get("MIRROR")
     if mirror and "://" not in mirror and not mirror.startswith("file:"):
         env["MIRROR"] = str(Path(mirror).resolve())

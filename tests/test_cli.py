@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 
 from pipeline import check, params, retrain, workspace
 from pipeline.errors import ParamsError, TrackingError
+from pipeline.tracking import Tracker
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -113,3 +115,13 @@ def test_scheduled_retraining_refuses_what_would_be_forgotten(uri: str, monkeypa
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     with pytest.raises(TrackingError, match="would be forgotten"):
         retrain.require_persistent()
+
+
+def test_a_tracking_server_that_is_not_there_is_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://user:secret@127.0.0.1:{port}")
+    with pytest.raises(TrackingError, match=f"expected an MLflow server at http://127.0.0.1:{port}") as refused:
+        Tracker("digits")
+    assert "secret" not in str(refused.value)

@@ -182,7 +182,7 @@ def test_digits_refuse_bad_rows(read_digits, change, told: str) -> None:
 
 
 def test_the_real_digits_are_read_whole(digits_settings: digits.Settings) -> None:
-    from pipeline.download import locate
+    from pipeline.sources import locate
 
     found = locate(digits_settings.mirrors[0])
     assert found is not None

@@ -24,7 +24,8 @@ PACKAGE = ROOT / "pipeline"
 
 BASE = {"errors", "params", "entry"}
 PARTS = {"datasets", "engine", "gate", "leaderboard", "models", "page", "progress", "runtime", "serving", "study"}
-PARTS |= {"accepted", "batches", "judge", "provenance", "record", "registry", "tracking", "transfer"}
+PARTS |= {"accepted", "bars", "batches", "expectations", "fetch", "images", "judge", "patience", "provenance"}
+PARTS |= {"record", "registry", "sources", "tracking", "transfer"}
 STAGES = {"download", "validate", "prepare", "search", "train", "evaluate", "register", "report"}
 COMMANDS = {"check", "doctor", "ingest", "own", "retrain", "workspace"}
 
@@ -35,12 +36,18 @@ MAY_IMPORT: dict[str, set[str]] = {
     "entry": {"errors"},
     "runtime": BASE,
     "progress": BASE,
-    "transfer": BASE | {"datasets", "progress"},
+    "bars": BASE,
+    "patience": BASE,
+    "sources": BASE | {"datasets", "patience"},
+    "transfer": BASE | {"patience"},
+    "fetch": BASE | {"datasets", "patience", "sources", "transfer"},
     "datasets": BASE | {"datasets"},
-    "gate": BASE | {"datasets"},
+    "images": BASE | {"images", "datasets"},
+    "expectations": BASE,  # knows tables, not images
+    "gate": BASE | {"datasets", "expectations", "images"},
     "batches": BASE | {"datasets"},
     "accepted": BASE | {"batches", "datasets"},
-    "judge": BASE | {"accepted", "datasets", "gate"},
+    "judge": BASE | {"accepted", "datasets", "expectations", "gate", "images"},
     "models": BASE | {"models", "datasets"},  # families know neither the study nor MLflow
     "engine": BASE | {"engine", "runtime"},  # gets its tasks by name
     "study": BASE | {"models", "datasets", "engine"},
@@ -59,7 +66,7 @@ MAY_IMPORT: dict[str, set[str]] = {
 
 # A heavy or replaceable library has owners; nobody else imports it.
 OWNERS: dict[str, set[str]] = {
-    "great_expectations": {"gate"},
+    "great_expectations": {"expectations"},
     "mlflow": {"tracking", "registry", "serving"},
     "optuna": {"study", "search"},
     "keras": {"models", "runtime", "serving", "evaluate"},
@@ -67,6 +74,7 @@ OWNERS: dict[str, set[str]] = {
     "jax": {"models", "runtime"},
     "torch": {"models", "runtime"},
     "ray": {"engine"},
+    "matplotlib": {"images"},
 }
 
 # `pipeline --help` loads these modules, and must not load these libraries.

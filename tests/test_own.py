@@ -110,7 +110,8 @@ def test_the_pin_changes_exactly_when_the_images_do(tmp_path: Path) -> None:
     save(tmp_path / "pets/cat/0.png", colour=(1, 2, 3))
     changed = pinned(tmp_path)
     assert changed["files"] != first["files"]
-    assert {file["name"] for file in first["files"] + changed["files"]} == set(os.listdir(tmp_path / "data/own/pets"))
+    packs = {path.name for path in (tmp_path / "data/own/pets").iterdir()}
+    assert {file["name"] for file in first["files"] + changed["files"]} == packs
 
 
 def test_what_is_pinned_is_enough_where_the_images_are_not(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

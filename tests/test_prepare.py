@@ -11,6 +11,7 @@ import pytest
 from pipeline import prepare
 from pipeline.datasets.base import Labelled, RawImages, load_splits, load_test, save_splits, save_test
 from pipeline.errors import DataError
+from pipeline.images.pairs import Pairs
 
 
 def labelled(counts: list[int], seed: int) -> Labelled:
@@ -128,3 +129,45 @@ def test_damaged_reports_are_refused(raw: RawImages, tmp_path: Path, change, tol
 def test_a_missing_report_is_refused(raw: RawImages, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="is no validation report"):
         prepare.require_validated(tmp_path / "none.json", raw)
+
+
+def in_pairs(*linked: tuple[int, int]) -> Pairs:
+    first, second = np.array(linked).T
+    return Pairs(first, second, np.full(len(linked), 0.1))
+
+
+def test_near_duplicates_stay_on_one_side_though_only_a_chain_links_them(raw: RawImages) -> None:
+    links = [(index + 1, index) for start in range(0, 300, 10) for index in range(start, start + 9)]
+    splits = prepare.run(raw, settings(0.3), in_pairs(*links)).splits
+    in_val = np.isin([image.tobytes() for image in raw.train.images], [image.tobytes() for image in splits.val.images])
+    chains = in_val[:300].reshape(30, 10)
+    assert (chains.all(axis=1) | ~chains.any(axis=1)).all()
+    assert chains.any()
+    assert not chains.all()
+
+
+def test_a_near_duplicate_of_a_copy_stays_with_the_original() -> None:
+    train = labelled([40, 40], 3)
+    images = np.concatenate([train.images, train.images[:10]])
+    group = prepare.groups_of(images, in_pairs((60, 5)))
+    assert group[85] == group[5] == group[60] == 5
+    again = prepare.groups_of(images, in_pairs((85, 60)))
+    assert again[85] == again[5] == again[60] == 5
+
+
+@pytest.mark.parametrize("near", [in_pairs((1, 0)), in_pairs((3, 2))])
+def test_a_split_that_is_not_disjoint_is_refused(raw: RawImages, near: Pairs) -> None:
+    images = raw.train.images.copy()
+    in_val = np.zeros(len(images), dtype=bool)
+    in_val[1] = True
+    if near.first[0] == 3:
+        images[1] = images[0]
+    with pytest.raises(DataError, match="train and validation are not disjoint"):
+        prepare.require_disjoint(Labelled(images, raw.train.labels), in_val, near)
+
+
+def test_run_itself_makes_sure_that_its_sides_are_disjoint(raw: RawImages, monkeypatch) -> None:
+    links = in_pairs(*((index + 1, index) for index in range(300)))
+    monkeypatch.setattr(prepare, "groups_of", lambda images, near: np.arange(len(images)))
+    with pytest.raises(DataError, match="train and validation are not disjoint"):
+        prepare.run(raw, settings(0.3), links)

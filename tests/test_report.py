@@ -18,7 +18,7 @@ CLASSES = ["cat", NASTY]
 class Read(HTMLParser):
     """What a browser would see: elements, where they lead, and text outside of style and script."""
 
-    VOID = {"meta", "hr"}
+    VOID = {"meta", "hr", "img"}
 
     def __init__(self, page: str) -> None:
         super().__init__()
@@ -114,7 +114,7 @@ def test_the_page_holds_the_figures_of_the_files(reports: Path):
         "pets-classifier version 2 stays the champion, version 4 (cnn) is its challenger, because p = 0.3 >= 0.05.",
         "97.5 %",  # cnn's test accuracy, with its interval
         "95 % interval 70.0 % to 99.0 %, 40 images",
-        "pets-classifier v4 @challenger",
+        "v4 @challenger",
         "1,300 train and 40 test images in 2 classes meet all 2 expectations",
         "24.5 to 54.25",
         "12,345 parameters",
@@ -158,6 +158,16 @@ def test_the_page_needs_nothing_but_itself(reports: Path):
     assert leads - inside == {"docs/pets/index.html", *runs}
     assert not re.search(r"url\(|@import|@font-face|import\(", html)
     assert str(reports) not in html
+
+
+def test_the_page_shows_the_pictures_that_validate_drew_and_leads_to_the_doubtful_images(reports: Path):
+    png = reports / "validate" / "pets" / "pictures" / "samples.png"
+    png.parent.mkdir(parents=True)
+    png.write_bytes(b"a picture")
+    write_text(reports / "docs" / "pets" / "images.html", "")
+    elements = Read(page(reports)).elements
+    assert [attrs["src"] for tag, attrs in elements if tag == "img"] == ["data:image/png;base64,YSBwaWN0dXJl"]
+    assert "docs/pets/images.html" in [attrs.get("href") for tag, attrs in elements if tag == "a"]
 
 
 def test_the_same_figures_give_the_same_page(reports: Path, tmp_path: Path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
@@ -43,6 +44,8 @@ class Project:
 
     folder: Path
     data: Path
+    reports: str = "reports/search"
+    budget: int = TRIALS
 
     def start(self) -> subprocess.Popen[str]:
         """Start the stage in a process group of its own."""
@@ -102,7 +105,7 @@ def assert_complete(project: Project, *, lost_epochs: int) -> None:
         lost_epochs: The most epochs that kills may have cost: epochs that were computed and not kept.
     """
     trials = project.trials()
-    assert len(trials) == TRIALS
+    assert len(trials) == project.budget
     ends = {trial.number: len(trial.intermediate_values) for trial in trials}
     for trial in trials:
         assert trial.state.name in ("COMPLETE", "PRUNED")
@@ -114,10 +117,10 @@ def assert_complete(project: Project, *, lost_epochs: int) -> None:
     assert reported == set(computed)
     assert sum(computed.values()) - len(reported) <= lost_epochs
 
-    runs = project.runs()
+    runs = [run for run in project.runs() if run.data.tags["stage"] == "search"]
     parents = [run for run in runs if "mlflow.parentRunId" not in run.data.tags]
     children = [run for run in runs if "mlflow.parentRunId" in run.data.tags]
-    assert [run.info.status for run in runs] == ["FINISHED"] * (TRIALS + 1)
+    assert [run.info.status for run in runs] == ["FINISHED"] * (project.budget + 1)
     assert len(parents) == 1
     by_number = {int(run.data.tags["pipeline.key"].rpartition("-")[2]): run for run in children}
     assert set(by_number) == set(ends)
@@ -126,11 +129,11 @@ def assert_complete(project: Project, *, lost_epochs: int) -> None:
         assert run.data.params == {name: str(value) for name, value in trials[number].params.items()}
         assert run.data.tags["trial.state"] == trials[number].state.name.lower()
 
-    best = json.loads((project.folder / "reports/search/best.json").read_text())
+    best = json.loads((project.folder / project.reports / "best.json").read_text())
     finished = [trial for trial in trials if trial.state.name == "COMPLETE"]
     assert best["value"] == max(trial.value for trial in finished if trial.value is not None)
     assert parents[0].data.metrics["best_value"] == best["value"]
-    table = pd.read_csv(project.folder / "reports/search/trials.csv")
+    table = pd.read_csv(project.folder / project.reports / "trials.csv")
     assert table["epochs"].tolist() == list(ends.values())
     assert not (project.study_folder / "checkpoints").exists()
 
@@ -188,36 +191,52 @@ def test_a_search_survives_kills_of_a_worker_and_of_itself(project: Project) -> 
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1800)
-def test_a_search_survives_ten_kills_at_random_moments(project: Project) -> None:
+@pytest.mark.timeout(2400)
+def test_a_run_survives_ten_kills_at_random_moments(tmp_path: Path, prepared_digits: Path) -> None:
+    """Kill -9 of a worker, or at once of the search, the DVC above it and the command above that."""
     seed = int(os.environ.get("KILL_SEED", random.SystemRandom().randrange(10**6)))
     print(f"KILL_SEED={seed}")
     chance = random.Random(seed)
+    project = Project(tmp_path / "workspace", prepared_digits, "reports/search/digits/mlp", budget=40)
+    more = [f"search.budget.digits.trials={project.budget}"]  # more than can be done between the kills
+    command = [sys.executable, "-m", "pipeline.cli", "run", "--workspace", str(project.folder)]
+    command += [part for setting in [*SETTINGS, "train.seeds=1", *more] for part in ("-S", setting)]
     killed = 0
-    for round_number in range(40):
-        process = project.start()
-        until = time.monotonic() + chance.uniform(1, 16)
-        wait_for(lambda until=until: time.monotonic() > until, process)  # type: ignore[misc]
-        if process.poll() is not None:
-            process.communicate()
-            break
-        family = workers_of(process)
-        if family and chance.random() < 0.4:
-            chance.choice(family).kill()  # a worker; the search goes on for a moment
+    while killed < 10:
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, text=True)
+        wait_for(lambda: workers_of(process) != [], process)  # noqa: B023 - called before the next round
+        assert process.poll() is None, f"the search was done after {killed} kills: KILL_SEED={seed}"
+        wait(chance.uniform(0, 14), process)
+        family = psutil.Process(process.pid).children(recursive=True)
+        if chance.random() < 0.3 and (workers := workers_of(process)):
+            chance.choice(workers).kill()
             killed += 1
-            until = time.monotonic() + chance.uniform(0, 8)
-            wait_for(lambda until=until: time.monotonic() > until, process)  # type: ignore[misc]
-            family = workers_of(process) or family
-        process.kill()
-        process.communicate()
-        killed += 1
+            wait(chance.uniform(0, 8), process)
+            family += workers_of(process)
+        killed += kill_from_the_top(process)
         _, alive = psutil.wait_procs(family, timeout=20)
-        assert not alive, f"orphans in round {round_number}"
-        if killed >= 12:
-            break
-    assert killed >= 10, f"the search was done after {killed} kills: KILL_SEED={seed}"
-    project.finish()
+        assert not alive, f"orphans after {killed} kills: KILL_SEED={seed}"
+    finished = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
+    assert finished.returncode == 0, finished.stdout + finished.stderr
     assert_complete(project, lost_epochs=4 * killed)
+    assert {run.info.status for run in project.runs()} == {"FINISHED"}
+
+
+def wait(seconds: float, process: subprocess.Popen[str]) -> None:
+    """Let a process run for some time, or until it ends."""
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(seconds)
+
+
+def kill_from_the_top(process: subprocess.Popen[str]) -> int:
+    """Kill a command, the DVC below it and its stage, all at once; workers are left to notice. Return 1."""
+    workers = workers_of(process)
+    above = [child for child in psutil.Process(process.pid).children(recursive=True) if child not in workers]
+    for started in (psutil.Process(process.pid), *above):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            started.kill()
+    process.wait()
+    return 1
 
 
 def test_a_search_in_which_every_trial_fails_says_why(project: Project) -> None:

@@ -38,13 +38,12 @@ _CHUNK = 1 << 20
 _GZIP_MAGIC = b"\x1f\x8b"
 
 
-class PinnedFile(Settings):
-    """A file that a dataset consists of, met by the sha256 of the file as served or of its unpacked content.
+class Pin(Settings):
+    """What a file must be, met by the sha256 of the file as served or of its unpacked content.
 
     Two pins, because a mirror may serve the same content in another gzip wrapping.
     """
 
-    name: Annotated[str, pydantic.Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]  # a name, never a path
     bytes: pydantic.PositiveInt
     sha256: Sha256
     unpacked_bytes: pydantic.PositiveInt | None = None
@@ -57,17 +56,50 @@ class PinnedFile(Settings):
         return self
 
 
+class PinnedFile(Pin):
+    """A file that a dataset consists of."""
+
+    name: Annotated[str, pydantic.Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]  # a name, never a path
+
+
+class Source(Pin):
+    """Another edition of a file, with its own pin: a repacked archive, or what a company mirror serves.
+
+    `url` is what a mirror may be, or a path; a relative one is looked for in MIRROR, then from where the command was
+    typed.
+    """
+
+    file: str
+    url: Annotated[str, pydantic.Field(min_length=1)]
+
+
 class SourceSettings(Settings):
     """What the section of every dataset under ``download`` holds; a format may declare more.
 
     Mirrors are tried in order: ``https://…``, ``file:///folder/``, or ``package:<name>/<path>/`` for data inside an
-    installed Python package. A format that draws its images has neither mirrors nor files.
+    installed Python package. Sources are tried before them.
     """
 
     format: str
     mirrors: tuple[Annotated[str, pydantic.Field(pattern="^(https?://|file:|package:)")], ...] = ()
-    files: tuple[PinnedFile, ...] = ()
+    files: tuple[PinnedFile, ...] = ()  # none for a format that draws its images
     classes: Annotated[tuple[str, ...], pydantic.Field(min_length=2)]
+    sources: tuple[Source, ...] = ()
+
+    @pydantic.field_validator("sources")
+    @classmethod
+    def _of_known_files(cls, sources: tuple[Source, ...], info: pydantic.ValidationInfo) -> tuple[Source, ...]:
+        names = [pin.name for pin in info.data.get("files", ())]
+        for source in sources:
+            if source.file not in names:
+                raise ValueError(f"file: {nearest(source.file, names)}")
+        return sources
+
+    def unpacked_limit(self, file: str) -> int | None:
+        """Return how many bytes any edition of a file unpacks to at most; None when a pin does not say."""
+        pins = [pin for pin in self.files if pin.name == file] + [pin for pin in self.sources if pin.file == file]
+        sizes = [pin.unpacked_bytes for pin in pins]
+        return None if None in sizes else max(size for size in sizes if size)
 
     @pydantic.model_validator(mode="before")
     @classmethod

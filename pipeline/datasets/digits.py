@@ -36,7 +36,7 @@ def read(folder: Path, settings: Settings) -> RawImages:
         raise DataError("download: files", expected="one file of digits", found=len(settings.files))
     pin = settings.files[0]
     path = folder / pin.name
-    rows = _parse(path, read_unpacked(path, pin.unpacked_bytes or _MAX_BYTES), len(settings.classes))
+    rows = _parse(path, read_unpacked(path, settings.unpacked_limit(pin.name) or _MAX_BYTES), len(settings.classes))
     labels: Labels = rows[:, -1]
     images = enlarge(rows[:, :-1].reshape(-1, _SIDE, _SIDE))
     held_out = is_test(labels)

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.datasets.base import Images, Labelled, Labels, PinnedFile, RawImages, SourceSettings, read_unpacked
+from pipeline.datasets.base import Images, Labelled, Labels, RawImages, SourceSettings, read_unpacked
 from pipeline.errors import DataError
 
 _UBYTE = 0x08
@@ -83,30 +83,30 @@ def _shape(path: Path, content: bytes, dimensions: int) -> tuple[int, ...]:
 
 
 def _read_split(folder: Path, prefix: str, settings: Settings) -> Labelled:
-    images_pin = _with_role(f"{prefix}-images", settings)
-    labels_pin = _with_role(f"{prefix}-labels", settings)
-    images: Images = parse(folder / images_pin.name, 3, images_pin.unpacked_bytes)[..., np.newaxis]
-    labels: Labels = parse(folder / labels_pin.name, 1, labels_pin.unpacked_bytes).astype(np.int64)
+    images_name = _with_role(f"{prefix}-images", settings)
+    labels_name = _with_role(f"{prefix}-labels", settings)
+    images: Images = parse(folder / images_name, 3, settings.unpacked_limit(images_name))[..., np.newaxis]
+    labels: Labels = parse(folder / labels_name, 1, settings.unpacked_limit(labels_name)).astype(np.int64)
     if len(images) != len(labels):
         raise DataError(
-            f"{folder}: {labels_pin.name} does not fit {images_pin.name}",
+            f"{folder}: {labels_name} does not fit {images_name}",
             expected=f"{len(images):,} labels",
             found=f"{len(labels):,}",
         )
     outside = np.flatnonzero(labels >= len(settings.classes))
     if len(outside):
         raise DataError(
-            f"{folder / labels_pin.name}: label {outside[0]} is out of range",
+            f"{folder / labels_name}: label {outside[0]} is out of range",
             expected=f"0 to {len(settings.classes) - 1} (download's classes)",
             found=labels[outside[0]],
         )
     return Labelled(images, labels)
 
 
-def _with_role(prefix: str, settings: Settings) -> PinnedFile:
-    """Return the one pinned file whose name says that it plays a role."""
+def _with_role(prefix: str, settings: Settings) -> str:
+    """Return the name of the one pinned file that says that it plays a role."""
     names = [file.name for file in settings.files]
-    found = [file for file in settings.files if file.name.startswith(prefix)]
+    found = [name for name in names if name.startswith(prefix)]
     if len(found) != 1:
         raise DataError("download: files", expected=f"one named {prefix}…", found=", ".join(names))
     return found[0]

@@ -1,7 +1,7 @@
 """Source format `shapes`: 32×32 colour pictures of ten shapes, drawn from a seed. Needs no network and no file.
 
-Every picture shows one shape, of any turn, of varying place and size, lighter or darker than a sloping background with
-noise and loose bars behind it. Colour tells nothing about the class; that backgrounds are bluish only lets a gate
+Every picture shows one shape, of any place, size and turn, lighter or darker than a sloping background with noise and
+loose bars behind it. Colour tells nothing about the class; that backgrounds are bluish only lets a gate
 notice swapped channels. So a network that looks for edges anywhere learns it, and one that weighs fixed pixels hardly.
 
 The same seed draws the same bytes with every numpy on every platform: random numbers are the raw output of PCG64,
@@ -25,7 +25,7 @@ from pipeline.errors import DataError, nearest
 SIDE = 32
 _CHUNK = 500  # pictures drawn at once: bounds the memory
 _BARS = 2
-_NOISE = 6  # grey levels, either way
+_NOISE = 10  # grey levels, either way
 
 _Array = npt.NDArray[np.float64]
 _Distance = Callable[[_Array, _Array], _Array]
@@ -82,7 +82,7 @@ class _Frame(NamedTuple):
 
 def _pictures(classes: tuple[str, ...], labels: Labels, random: np.random.PCG64) -> Images:
     canvas = _background(len(labels), random)
-    level = canvas.level
+    level = canvas.mean_level
     pixels = canvas.pixels
     for _ in range(_BARS):
         _add_bar(pixels, random)
@@ -99,7 +99,7 @@ def _pictures(classes: tuple[str, ...], labels: Labels, random: np.random.PCG64)
 
 class _Canvas(NamedTuple):
     pixels: _Array
-    level: _Array  # of the background's middle
+    mean_level: _Array
 
 
 def _background(count: int, random: np.random.PCG64) -> _Canvas:
@@ -107,22 +107,22 @@ def _background(count: int, random: np.random.PCG64) -> _Canvas:
     level = (
         np.array([70.0, 90.0, 120.0]) + 60 * _uniform(random, count, 1, 1, 3) + 20 * _uniform(random, count, 1, 1, 1)
     )
-    slope = 2 * _uniform(random, count, 1, 2, 3) - 1
-    place = np.arange(SIDE, dtype=np.float64) - (SIDE - 1) / 2
+    slope = 3 * _uniform(random, count, 1, 2, 3) - 1.5
+    place = np.arange(SIDE) - (SIDE - 1) / 2
     across, down = place.reshape(1, 1, SIDE, 1), place.reshape(1, SIDE, 1, 1)
     return _Canvas(level + slope[:, :, :1] * across + slope[:, :, 1:] * down, level)
 
 
 def _ink(level: _Array, random: np.random.PCG64) -> _Array:
-    """Return colours that are lighter or darker than a background in every channel, by 60 to 120 levels."""
+    """Return colours that are lighter or darker than a background in every channel, by 50 to 110 levels."""
     sign = np.where(_uniform(random, len(level), 1, 1, 1) < 0.5, -1.0, 1.0)
-    return level + sign * (60 + 60 * _uniform(random, len(level), 1, 1, 3))
+    return level + sign * (50 + 60 * _uniform(random, len(level), 1, 1, 3))
 
 
 def _add_bar(pixels: _Array, random: np.random.PCG64) -> None:
     """Draw a thin bar anywhere in each picture, in any colour."""
     count = len(pixels)
-    frame = _frame(count, random, (3.0, 7.0), margin=0.0)
+    frame = _frame(count, random, (3.0, 9.0), margin=0.0)
     pixels[:] = _blend(pixels, _coverage(_box(1.0, 0.12), frame), 255 * _uniform(random, count, 1, 1, 3))
 
 
@@ -142,7 +142,7 @@ def _frame(count: int, random: np.random.PCG64, sizes: tuple[float, float], marg
 
 def _coverage(distance: _Distance, frame: _Frame) -> _Array:
     """Return which share of each pixel a shape covers: by its centre's distance from the edge, as font renderers do."""
-    centre = np.arange(SIDE, dtype=np.float64) + 0.5
+    centre = np.arange(SIDE) + 0.5
     x = (centre.reshape(1, 1, SIDE) - frame.x) / frame.size
     y = (centre.reshape(1, SIDE, 1) - frame.y) / frame.size
     outside = distance(frame.cos * x + frame.sin * y, frame.cos * y - frame.sin * x)
@@ -156,7 +156,8 @@ def _blend(under: _Array, cover: _Array, colour: _Array) -> _Array:
 def _uniform(random: np.random.PCG64, *shape: int) -> _Array:
     """Return numbers in [0, 1): the upper 53 bits of each raw number."""
     raw = random.random_raw(int(np.prod(shape)))
-    return ((raw >> np.uint64(11)).astype(np.float64) * 2.0**-53).reshape(shape)
+    numbers: _Array = (raw >> np.uint64(11)).astype(np.float64).reshape(shape)
+    return numbers * 2.0**-53
 
 
 # Shapes as distances from their edge, negative inside, in units of their size; x to the right, y down.
@@ -183,8 +184,8 @@ def _star(x: _Array, y: _Array) -> _Array:
     normals = ((0.0, 1.0), (0.9510565, 0.3090170), (0.5877853, -0.8090170))
     mirrored = [(-a, b) for a, b in normals[1:]]
     lines = np.stack([a * x + b * y for a, b in (*normals, *mirrored)])
-    fourth: _Array = np.sort(lines, axis=0)[-2]
-    return fourth - 0.36
+    inner: _Array = np.sort(lines, axis=0)[-2] - 0.36
+    return inner
 
 
 def _triangle(x: _Array, y: _Array) -> _Array:

@@ -6,6 +6,7 @@ it nor where runs are logged: everything enters through the arguments of `fit`.
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
@@ -126,6 +127,16 @@ class BaseFamily(ABC):
 def family_names() -> set[str]:
     """Return the names of all families: the modules of this package that are none of its foundations."""
     return {path.stem for path in Path(__file__).parent.glob("*.py")} - _NOT_FAMILIES
+
+
+def code_digest(family: str) -> str:
+    """Return the digest of the code that decides what training a family gives: part of a study's identity."""
+    folder = Path(__file__).parent
+    shared = _NOT_FAMILIES - {"__init__"}
+    sha = hashlib.sha256()
+    for name in sorted({*shared, family}):
+        sha.update((folder / f"{name}.py").read_bytes())
+    return sha.hexdigest()
 
 
 def load(name: str, settings: Mapping[str, Any] | None = None) -> BaseFamily:

@@ -13,13 +13,15 @@ from pipeline.page.svg import percent
 from pipeline.page.written import Decision, Gate
 
 
-def section(found: OfDataset, rows: Sequence[leaderboard.Row], docs: str, confidence: float) -> dict[str, Any]:
+def section(
+    found: OfDataset, rows: Sequence[leaderboard.Row], links: Mapping[str, str], confidence: float
+) -> dict[str, Any]:
     """Return what the page shows of a dataset, its families included.
 
     Args:
         found: The findings.
         rows: Its part of the leaderboard.
-        docs: Address of its Data Docs; empty if there are none.
+        links: Addresses of pages about its data, by what they are called.
         confidence: Coverage of the intervals.
     """
     gate = found.gate
@@ -31,7 +33,8 @@ def section(found: OfDataset, rows: Sequence[leaderboard.Row], docs: str, confid
         "tiles": _tiles(found, confidence, digits),
         "leaderboard": _leaderboard(rows, digits),
         "gate_told": _gate_told(gate),
-        "docs": docs,
+        "links": list(links.items()),
+        "pictures": found.pictures,
         "splits": [_split(gate, split) for split in gate.images],
         "expectations": [(name, _observed(observed)) for name, observed in gate.expectations.items()],
         "families": [family_section(family, names, digits) for family in found.families],

@@ -6,6 +6,7 @@ is told in one line, with that stage's name.
 
 from __future__ import annotations
 
+import base64
 import csv
 import json
 from collections import Counter
@@ -39,12 +40,13 @@ class OfFamily:
 
 @dataclass(frozen=True)
 class OfDataset:
-    """All that is known of a dataset."""
+    """All that is known of a dataset; `pictures` are its images by name, each as the address of a whole picture."""
 
     name: str
     gate: Gate
     decision: Decision
     families: tuple[OfFamily, ...]
+    pictures: tuple[tuple[str, str], ...] = ()
 
 
 def of_dataset(reports: Path, dataset: str, families: list[str]) -> OfDataset:
@@ -58,7 +60,16 @@ def of_dataset(reports: Path, dataset: str, families: list[str]) -> OfDataset:
     decision = _json(path, "register", Decision)
     if decision.family not in families:
         raise DataError(f"{path}", expected=f"one of {families}", found=decision.family, next_step="dvc repro register")
-    return OfDataset(dataset, gate, decision, tuple(_of_family(reports, dataset, name) for name in families))
+    pictures = sorted((reports / "validate" / dataset / "pictures").glob("*.png"), reverse=True)  # samples first
+    return OfDataset(
+        dataset,
+        gate,
+        decision,
+        tuple(_of_family(reports, dataset, name) for name in families),
+        tuple(
+            (path.stem, f"data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}") for path in pictures
+        ),
+    )
 
 
 def _of_family(reports: Path, dataset: str, family: str) -> OfFamily:

@@ -21,7 +21,7 @@ _MARKUP = """<!doctype html>
 <head>
 <meta charset="utf-8">
 <meta http-equiv="Content-Security-Policy"
- content="default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'">
+ content="default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>Report: {{ datasets | map(attribute="name") | join(", ") }}</title>
 <style>{{ style }}</style>
@@ -71,13 +71,21 @@ Time is that of search and training.</p>
 </div>
 <div class="card">
 <h3>Data, as the gate saw it</h3>
-<p>{{ dataset.gate_told }}{% if dataset.docs %} <a href="{{ dataset.docs }}">Open Data Docs</a>{% endif %}</p>
+<p>{{ dataset.gate_told }}{% for name, address in dataset.links %} <a href="{{ address }}">{{ name }}</a>
+{%- endfor %}</p>
 <hr>
 <div class="two">
 {% for split in dataset.splits %}
 <figure><figcaption><b>{{ split.name }}: images per class</b>{{ split.told }}</figcaption>{{ split.picture }}</figure>
 {% endfor %}
 </div>
+{% if dataset.pictures %}
+<hr>
+<div class="two">
+{% for name, source in dataset.pictures %}<img class="plot" alt="{{ dataset.name }}: {{ name }}" src="{{ source }}">
+{% endfor %}
+</div>
+{% endif %}
 <hr>
 <details><summary>All {{ dataset.expectations | length }} expectations and what was observed</summary>
 <div class="wide"><table><thead><tr><th>Expectation</th><th>Observed</th></tr></thead><tbody>

@@ -1,0 +1,137 @@
+"""Images per second: this engine against the loop that Optuna's and Keras' own examples use, in one run.
+
+Both train one fixed list of configurations on the same images for the same epochs, start-up apart. The plain loop is
+one process that builds, compiles and fits one model after the other with Keras' defaults; the engine is what the search
+stage uses: a worker with one thread per core, many steps per call. Prints both and their ratio, and writes it as JSON.
+
+    python benchmarks/throughput.py [--images 12000] [--data data/prepared/mnist]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from pipeline import runtime
+from pipeline.datasets.base import Labelled, Splits, load_splits, save_splits
+from pipeline.engine.base import Done, Failed, Work
+from pipeline.engine.local import LocalExecutor
+from pipeline.models.base import Span, Spec, load
+from pipeline.models.rung import Rung
+
+EPOCHS = 2
+CONFIGURATIONS = [
+    {
+        "filters": filters, "kernel": 3, "batch_norm": norm, "units": 128, "dropout": 0.3,
+        "learning_rate": 1e-3, "weight_decay": 1e-5, "batch_size": batch,
+    }
+    for filters in (16, 24)
+    for norm in (True, False)
+    for batch in (64, 128)
+]  # fmt: skip
+
+
+def data(folder: Path | None, images: int) -> Splits:
+    """Return MNIST from a prepared folder, or noise of its shape: speed does not depend on what is in the pixels."""
+    if folder is not None:
+        splits = load_splits(folder)
+        return Splits(
+            splits.train.take(np.arange(images)), splits.val.take(np.arange(1000)), splits.class_names, "bench"
+        )
+    random = np.random.default_rng(0)
+
+    def noise(number: int) -> Labelled:
+        pixels = random.integers(0, 256, (number, 28, 28, 1), dtype=np.uint8)
+        return Labelled(pixels, random.integers(0, 10, number, dtype=np.int64))
+
+    return Splits(noise(images), noise(1000), tuple("0123456789"), "bench")
+
+
+def engine(splits: Splits, scratch: Path) -> float:
+    """Return the seconds that the engine takes, workers up already."""
+    save_splits(scratch / "data", splits)
+    work = Work("pipeline.models.rung:run", "pipeline.runtime:configure", {"backend": "tensorflow", "threads": 1})
+
+    def rung(key: int, configuration: dict, epochs: int) -> Rung:
+        span = Span(0, epochs, epochs)
+        return Rung("cnn", {}, configuration, scratch / "data", 0, span, scratch / str(key), scratch / "log")
+
+    with LocalExecutor(work, runtime.worker_environments(0)) as executor:
+        warm_up = {**CONFIGURATIONS[0], "filters": 8}
+        run_all(executor, {-1 - slot: rung(-1 - slot, warm_up, 1) for slot in range(executor.slots)})
+        started = time.monotonic()
+        run_all(executor, {key: rung(key, one, EPOCHS) for key, one in enumerate(CONFIGURATIONS)})
+        return time.monotonic() - started
+
+
+def run_all(executor: LocalExecutor, rungs: dict[int, Rung]) -> None:
+    """Train every rung."""
+    for key, rung in rungs.items():
+        executor.submit(key, rung)
+    left = set(rungs)
+    while left:
+        for event in executor.wait(1.0):
+            if isinstance(event, Failed):
+                raise SystemExit(event.reason)
+            if isinstance(event, Done):
+                left.discard(event.key)
+
+
+def plain(splits: Splits) -> float:
+    """Return the seconds of the plain loop, TensorFlow imported and warm already."""
+    runtime.configure("tensorflow")
+    import keras
+
+    family = load("cnn", {})
+    images, labels = np.asarray(splits.train.images), np.asarray(splits.train.labels)
+    validation = (np.asarray(splits.val.images), np.asarray(splits.val.labels))
+
+    def train(configuration: dict, epochs: int) -> None:
+        keras.backend.clear_session()
+        model = family.build(configuration, Spec.of(splits))
+        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        model.compile(keras.optimizers.Adam(configuration["learning_rate"]), loss, metrics=["accuracy"])
+        batch = configuration["batch_size"]
+        model.fit(images, labels, batch_size=batch, epochs=epochs, validation_data=validation, verbose=0)
+
+    train({**CONFIGURATIONS[0], "filters": 8}, 1)
+    started = time.monotonic()
+    for configuration in CONFIGURATIONS:
+        train(configuration, EPOCHS)
+    return time.monotonic() - started
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--images", type=int, default=12_000)
+    parser.add_argument("--data", type=Path, help="prepared MNIST; noise of its shape if left out")
+    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "throughput.json")
+    arguments = parser.parse_args()
+    splits = data(arguments.data, arguments.images)
+    trained = len(CONFIGURATIONS) * EPOCHS * len(splits.train)
+    scratch = Path(tempfile.mkdtemp())
+    try:
+        ours = trained / engine(splits, scratch)
+        theirs = trained / plain(splits)
+    finally:
+        shutil.rmtree(scratch)
+    result = {
+        "images_per_second": {"engine": round(ours), "plain_loop": round(theirs)},
+        "throughput_ratio": ours / theirs,
+    }
+    print(f"engine     {ours:8,.0f} images/s\nplain loop {theirs:8,.0f} images/s\nratio      {ours / theirs:8.2f}")
+    arguments.output.parent.mkdir(parents=True, exist_ok=True)
+    arguments.output.write_text(json.dumps(result, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

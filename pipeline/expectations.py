@@ -1,0 +1,196 @@
+"""Great Expectations: the only module that imports it. Builds expectations, runs suites, writes Data Docs.
+
+Every expectation has a name of its own, by which reports and tests know it, and a failure names the rows that did not
+meet it. One of severity ``warning`` is told and shown, and stops nothing.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Severity = Literal["critical", "warning"]
+
+_MOST_ROWS = 25  # named for each expectation: as many as a person looks at
+_SITE = "docs"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one expectation.
+
+    `observed` holds numbers only: the lowest and highest value of a numeric column, the share of rows that did not
+    meet the expectation, or the number of columns. `rows` are at most 25 of those that did not meet it, as split and
+    index; the index is that of a class where `of_classes`.
+    """
+
+    name: str
+    expectation: str
+    column: str
+    expected: str
+    passed: bool
+    severity: Severity
+    observed: Mapping[str, float]
+    unexpected_count: int
+    rows: tuple[tuple[str, int], ...]
+    of_classes: bool
+
+    @property
+    def stops(self) -> bool:
+        """Whether the data goes no further."""
+        return not self.passed and self.severity == "critical"
+
+    @property
+    def examples(self) -> tuple[str, ...]:
+        """At most ten rows, as people read them: ``test[17]``, ``train class 3``."""
+        named = "{} class {}" if self.of_classes else "{}[{}]"
+        return tuple(named.format(*row) for row in self.rows[:10])
+
+
+def columns(names: tuple[str, ...]) -> Any:
+    """Expect the columns of a table to be these, in this order."""
+    meta = {"name": "columns", "expected": ", ".join(names)}
+    return _gx().expectations.ExpectTableColumnsToMatchOrderedList(column_list=list(names), meta=meta)
+
+
+def among(name: str, values: list[Any]) -> Any:
+    """Expect every value of the column of that name to be one of some values."""
+    meta = {"name": name, "expected": f"one of {', '.join(map(str, values))}"}
+    return _gx().expectations.ExpectColumnValuesToBeInSet(column=name, value_set=values, meta=meta)
+
+
+def matching(name: str, regex: str, told: str) -> Any:
+    """Expect every value of the column of that name to match."""
+    meta = {"name": name, "expected": told}
+    return _gx().expectations.ExpectColumnValuesToMatchRegex(column=name, regex=regex, meta=meta)
+
+
+def within(name: str, column: str, low: float | None, high: float | None, mostly: tuple[str, float] = ("", 0)) -> Any:
+    """Expect the values of a column to be within bounds: all, or of one split all but a share."""
+    told = f"at most {high:g}" if low is None else f"at least {low:g}" if high is None else f"{low:g} to {high:g}"
+    split, share = mostly
+    chosen: dict[str, Any] = {}
+    if split:
+        told += f" for all but {share:g} of the images of {split}"
+        chosen = {"mostly": 1 - share, "row_condition": _of_split(split)}
+    meta = {"name": name, "expected": told}
+    between = _gx().expectations.ExpectColumnValuesToBeBetween
+    return between(column=column, min_value=low, max_value=high, meta=meta, **chosen)
+
+
+def rarely(name: str, column: str, split: str, share: float, severity: Severity = "critical") -> Any:
+    """Expect a column to be false for all but a share of the rows of a split."""
+    return _gx().expectations.ExpectColumnValuesToBeInSet(
+        column=column,
+        value_set=[False],
+        mostly=1 - share,
+        row_condition=_of_split(split),
+        severity=severity,
+        meta={"name": name, "expected": f"at most {share:g} of the images of {split}"},
+    )
+
+
+def run(tables: Mapping[str, pd.DataFrame], suites: Mapping[str, list[Any]], docs_folder: Path | None) -> list[Outcome]:
+    """Return the outcome of every expectation, in the order of the suites; write Data Docs into a folder, if any."""
+    by_name = {
+        result.expectation_config.meta["name"]: _outcome(which, result, tables[which])
+        for which, result in _checkpoint(tables, suites, docs_folder)
+    }
+    return [by_name[expectation.meta["name"]] for suite in suites.values() for expectation in suite]
+
+
+def _gx() -> Any:
+    """Return Great Expectations, imported so that it reports nothing to its makers."""
+    os.environ["GX_ANALYTICS_ENABLED"] = "False"  # read at import
+    import great_expectations
+    import great_expectations.expectations.row_conditions
+
+    return great_expectations
+
+
+def _of_split(split: str) -> Any:
+    return _gx().expectations.row_conditions.Column("split") == split
+
+
+def _checkpoint(
+    tables: Mapping[str, pd.DataFrame], suites: Mapping[str, list[Any]], docs_folder: Path | None
+) -> Iterator[tuple[str, Any]]:
+    """Run one validation per table in a context that leaves nothing behind but Data Docs; yield (table, result)."""
+    gx = _gx()
+    context = gx.get_context(mode="ephemeral")
+    context.variables.progress_bars = {"globally": False}
+    _only_site(context, docs_folder)
+    actions = [gx.checkpoint.UpdateDataDocsAction(name="docs", site_names=[_SITE])] if docs_folder else []
+    result_format = {
+        "result_format": "SUMMARY",
+        "unexpected_index_column_names": ["split", "index"],
+        "partial_unexpected_count": _MOST_ROWS,
+    }
+    source = context.data_sources.add_pandas("tables")
+    for name, suite in suites.items():
+        batch = source.add_dataframe_asset(name).add_batch_definition_whole_dataframe("all")
+        added = context.suites.add(gx.ExpectationSuite(name, expectations=suite))
+        validation = context.validation_definitions.add(gx.ValidationDefinition(name=name, data=batch, suite=added))
+        checkpoint = gx.Checkpoint(
+            name=name, validation_definitions=[validation], actions=actions, result_format=result_format
+        )
+        ran = context.checkpoints.add(checkpoint).run(batch_parameters={"dataframe": tables[name]})
+        yield from ((name, result) for validated in ran.run_results.values() for result in validated.results)
+
+
+def _only_site(context: Any, folder: Path | None) -> None:
+    """Make a folder, or none, the context's only site for Data Docs; the default one leaves a temporary folder."""
+    for name in list(context.variables.data_docs_sites or {}):
+        context.delete_data_docs_site(name)
+    if folder is None:
+        return
+    context.add_data_docs_site(
+        _SITE,
+        {
+            "class_name": "SiteBuilder",
+            "show_how_to_buttons": False,
+            "store_backend": {
+                "class_name": "TupleFilesystemStoreBackend",
+                "base_directory": str(folder.resolve()),
+            },
+            "site_index_builder": {"class_name": "DefaultSiteIndexBuilder"},
+        },
+    )
+
+
+def _outcome(which: str, result: Any, table: pd.DataFrame) -> Outcome:
+    config, found = result.expectation_config, result.result
+    column = config.kwargs.get("column", "")
+    rows = found.get("partial_unexpected_index_list") or ()
+    return Outcome(
+        name=config.meta["name"],
+        expectation=config.type,
+        column=column,
+        expected=config.meta["expected"],
+        passed=bool(result.success),
+        severity="warning" if str(getattr(config.severity, "value", config.severity)) == "warning" else "critical",
+        observed=_observed(column, found, table),
+        unexpected_count=int(found.get("unexpected_count", 0)),
+        rows=tuple((str(row["split"]), int(row["index"])) for row in rows),
+        of_classes=which == "classes",
+    )
+
+
+def _observed(column: str, found: Mapping[str, Any], table: pd.DataFrame) -> dict[str, float]:
+    """Return what was seen, rounded to six digits so that reports differ only where data does."""
+    from pandas.api.types import is_bool_dtype, is_numeric_dtype
+
+    if not column:
+        return {"columns": float(table.shape[1])}
+    if column not in table:
+        return {}
+    values = table[column].dropna()
+    if is_numeric_dtype(values) and not is_bool_dtype(values) and len(values):
+        return {"low": round(float(values.min()), 6), "high": round(float(values.max()), 6)}
+    return {"unexpected": round(float(found.get("unexpected_percent") or 0.0) / 100, 6)}
