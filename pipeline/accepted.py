@@ -41,7 +41,7 @@ class Grown:
 
 
 def read_manifest(path: Path) -> list[Line]:
-    """Return the lines of a manifest, the oldest first; a missing one has none.
+    """Return the lines of a manifest, the oldest first; a missing one has none, and a batch named twice counts once.
 
     Raises:
         DataError: A line is not what `append` writes.
@@ -51,11 +51,12 @@ def read_manifest(path: Path) -> list[Line]:
     except FileNotFoundError:
         return []
     try:
-        return [Line.model_validate_json(line) for line in text.splitlines()]
+        lines = [Line.model_validate_json(line) for line in text.splitlines()]
     except ValueError as error:
         raise DataError(
             f"{path} is damaged", expected="JSON lines", found=str(error), next_step=f"git checkout {path}"
         ) from None
+    return list({line.digest: line for line in reversed(lines)}.values())[::-1]
 
 
 def append(path: Path, line: Line) -> None:
@@ -70,10 +71,14 @@ def store(folder: Path, data: Labelled) -> str:
     digest = data.digest()
     partial = folder / f".{digest}.partial"
     partial.unlink(missing_ok=True)  # left by a killed run, and read-only
-    with partial.open("wb") as file:
-        np.savez(file, images=data.images, labels=data.labels)
-        file.flush()
-        os.fsync(file.fileno())
+    try:
+        with partial.open("wb") as file:
+            np.savez(file, images=data.images, labels=data.labels)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError:
+        partial.unlink()  # a disk that is full needs it
+        raise
     partial.chmod(0o444)
     partial.replace(folder / f"{digest}.npz")
     return digest

@@ -37,11 +37,20 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Answer:
-    """How many batches came to which end; `known` were taken before, `images` are those of accepted batches."""
+    """How many batches came to which end.
+
+    Attributes:
+        accepted: Are in the manifest now.
+        quarantined: Were refused.
+        known: Had been accepted before, and are removed.
+        left: Cannot be moved, and lie where they were.
+        images: Of the accepted batches.
+    """
 
     accepted: int = 0
     quarantined: int = 0
     known: int = 0
+    left: int = 0
     images: int = 0
 
     def __add__(self, other: Answer) -> Answer:
@@ -98,7 +107,7 @@ def run(root: Path, say: Say) -> Answer:
     try:
         with filelock.FileLock(lock, timeout=_PATIENCE_S):
             content = workspace.settle(root)
-            return _take_all(root, content, say)
+            return _take_all(root, content, lambda told: say(_shown(told)))
     except filelock.Timeout:
         raise PipelineError("another ingest is at work here", expected="its end within a minute", found=lock) from None
 
@@ -112,6 +121,8 @@ def _take_all(root: Path, content: dict[str, Any], say: Say) -> Answer:
     for dataset in datasets:
         places = Places(root, dataset)
         shutil.rmtree(places.incoming / _DONE, ignore_errors=True)  # left by a killed run
+        if places.incoming.is_file():
+            say(f"{places.incoming} is left alone: expected a folder of batches, found a file")
         if places.waiting():
             settings = GateSettings.model_validate(content["validate"])
             raw, scale = _reference(places)
@@ -152,7 +163,14 @@ class _Intake:
             mine = claimed / path.name
             if path != mine:  # nobody may write to it while it is judged
                 claimed.mkdir(exist_ok=True)
-                path.replace(mine)
+                try:
+                    path.replace(mine)
+                except PermissionError as error:
+                    self._say(
+                        f"{self._places.dataset}: {path.name} is left alone: it cannot be moved: {error.strerror}"
+                    )
+                    answer += Answer(left=1)
+                    continue
             answer += self._take(mine)
         with suppress(OSError):
             claimed.rmdir()
@@ -163,7 +181,7 @@ class _Intake:
         try:
             batch = batches.read(path, (shape[0], shape[1], shape[2]), names)
         except DataError as error:
-            return self._refuse(path, None, Verdict((str(error),)))
+            return self._refuse(path, None, Verdict((_shown(str(error)),)))
         digest = batch.digest()
         lines = accepted.read_manifest(self._places.manifest)
         earlier = next((line for line in lines if line.digest == digest), None)
@@ -173,15 +191,18 @@ class _Intake:
             return Answer(known=1)
         grown = accepted.grow(self._original, self._places.manifest, self._places.accepted).raw
         verdict = judge(self._places.dataset, batch, grown, self._scale, self._settings)
-        return self._refuse(path, batch, verdict) if verdict.reasons else self._accept(path, batch)
+        if verdict.reasons:
+            return self._refuse(path, batch, verdict)
+        return self._accept(path, batch, verdict.warnings)
 
-    def _accept(self, path: Path, batch: Labelled) -> Answer:
+    def _accept(self, path: Path, batch: Labelled, warnings: tuple[str, ...]) -> Answer:
         """Write the file, then the line that makes it count, and only then let go of the batch."""
         digest = accepted.store(self._places.accepted, batch)
-        line = Line(digest=digest, batch=path.name, images=len(batch), classes=self._original.class_names)
+        line = Line(digest=digest, batch=_shown(path.name), images=len(batch), classes=self._original.class_names)
         accepted.append(self._places.manifest, line)
         self._remove(path)
-        self._say(f"{self._places.dataset}: {path.name} accepted: {len(batch):,} images, digest {digest[:12]}")
+        warned = f", with warnings ({', '.join(warnings)})" if warnings else ""
+        self._say(f"{self._places.dataset}: {path.name} accepted{warned}: {len(batch):,} images, digest {digest[:12]}")
         return Answer(accepted=1, images=len(batch))
 
     def _refuse(self, path: Path, batch: Labelled | None, verdict: Verdict) -> Answer:
@@ -189,7 +210,7 @@ class _Intake:
         folder = self._free(path.name)
         found = {"images": len(batch), "digest": batch.digest()} if batch else {"images": None, "digest": None}
         outcomes = [dataclasses.asdict(outcome) for outcome in verdict.outcomes]
-        told = {"dataset": self._places.dataset, "batch": path.name, "reasons": list(verdict.reasons)}
+        told = {"dataset": self._places.dataset, "batch": _shown(path.name), "reasons": list(verdict.reasons)}
         (folder / "batch").mkdir(parents=True, exist_ok=True)
         write_json(folder / "report.json", {**told, **found, "outcomes": outcomes})
         _move(path, folder / "batch" / path.name)
@@ -209,6 +230,11 @@ class _Intake:
         done.mkdir(exist_ok=True)
         path.replace(done / path.name)
         shutil.rmtree(done)
+
+
+def _shown(text: str) -> str:
+    """Return a text that can be printed and stored: a name may hold line breaks, colours, and what is no UTF-8."""
+    return "".join(letter if letter.isprintable() else "�" for letter in text)
 
 
 def _listed(folder: Path) -> list[Path]:
@@ -235,5 +261,6 @@ def main(root: Path) -> int:
         raise PipelineError("nothing to take in here", expected="dvc.yaml", found=root.resolve(), next_step="cd to it")
     answer = run(root, print)
     told = f"{answer.accepted} accepted ({answer.images:,} images), {answer.quarantined} quarantined"
-    print(f"ingest: {told}, {answer.known} known already")
+    left = f", {answer.left} left alone" if answer.left else ""
+    print(f"ingest: {told}, {answer.known} known already{left}{'; next: dvc repro' if answer.accepted else ''}")
     return 0

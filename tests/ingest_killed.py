@@ -1,4 +1,4 @@
-"""Run by test_ingest.py in a process of its own: ends an ingest before every single change to the disk, and goes on.
+"""Run by test_ingest.py in a process of its own: kills an ingest before every single change to the disk, and goes on.
 
     python ingest_killed.py <folder to work in>     prints JSON: [[exit code, what is there after a rerun], …]
 
@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from pipeline import ingest, workspace
 from pipeline.datasets.base import Labelled, RawImages
 from pipeline.judge import Verdict
 
-KILLED = 9
+KILLED = -signal.SIGKILL
 CHANGES = {"os.rename", "os.remove", "os.mkdir", "os.rmdir", "shutil.rmtree"}
 
 
@@ -29,7 +30,7 @@ def drawn(seed: int, count: int = 6) -> Labelled:
     return Labelled(images, np.arange(count, dtype=np.int64) % 2)
 
 
-def judged(dataset: str, batch: Labelled, reference: RawImages, settings: Any) -> Verdict:
+def judged(dataset: str, batch: Labelled, known: RawImages, scale: Any, settings: Any) -> Verdict:
     return Verdict(("looks bad",) if batch.images[0, 0, 0, 0] == 255 else ())
 
 
@@ -62,7 +63,7 @@ def take(root: Path, kill_before: int | None) -> int:
         if (event in CHANGES or writes) and str(root) in str(arguments[0]) and ".lock" not in str(arguments[0]):
             seen += 1
             if seen == kill_before:
-                os._exit(KILLED)
+                os.kill(os.getpid(), signal.SIGKILL)
 
     sys.addaudithook(watch)
     ingest.run(root, lambda told: None)
@@ -89,7 +90,7 @@ def main(folder: Path) -> None:
     raw = RawImages(drawn(10), drawn(11), ("x", "y"))
     workspace.settle = settled
     ingest.judge = judged
-    ingest._reference = lambda places: raw
+    ingest._reference = lambda places: (raw, None)
     ingest.GateSettings = type("Settings", (), {"model_validate": staticmethod(lambda value: None)})
     results, number, code = [], 0, KILLED
     while code == KILLED:

@@ -9,6 +9,7 @@ params.yaml pins like any other; `read` decodes what was pinned. So the data of 
 from __future__ import annotations
 
 import hashlib
+import os
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -76,8 +77,10 @@ def pictures(folder: Path, inside: Path) -> Iterator[Path]:
     if not folder.is_dir():
         raise DataError(f"{folder}: a file beside the classes", expected="a folder per class", found=folder.name)
     for path in visible(folder):
-        if not path.resolve().is_relative_to(inside.resolve()):
-            raise DataError(f"{path} is a link", expected=f"pictures in {inside}", found=path.resolve())
+        if not (lies := Path(os.path.realpath(path))).is_relative_to(
+            os.path.realpath(inside)
+        ):  # resolve loops may raise
+            raise DataError(f"{path} is a link", expected=f"pictures in {inside}", found=lies)
         if path.suffix.lower() not in SUFFIXES or not path.is_file():
             raise DataError(f"{path} is no picture by its name", expected=" ".join(SUFFIXES), found=path.name)
         yield path
