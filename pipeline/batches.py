@@ -23,7 +23,8 @@ from pipeline.errors import DataError, nearest
 MOST_BATCH_BYTES = 2 << 30  # of a batch in memory (chosen): 2.7 million images of 28×28
 _MEMBERS = ["images.npy", "labels.npy"]
 _MAX_HEADER = 10_000  # characters, as numpy has it
-_DAMAGE = (ValueError, SyntaxError, EOFError, KeyError, RuntimeError, zipfile.BadZipFile, zlib.error)
+_NO_ZIP = {b"": "an empty file", b"PK": "the first part of one"}
+_DAMAGE = (ValueError, SyntaxError, EOFError, KeyError, RuntimeError, zlib.error)
 
 
 def read(path: Path, shape: tuple[int, int, int], class_names: tuple[str, ...]) -> Labelled:
@@ -45,9 +46,11 @@ def read(path: Path, shape: tuple[int, int, int], class_names: tuple[str, ...]) 
         batch = read_npz(path)
     else:
         expected = "an .npz file, or a folder with a folder of images per class"
-        raise DataError(f"{path.name} is no batch", expected=expected, found=f"a file called {path.name}")
+        found = f"a file called {path.name}" if path.is_file() else "what is neither a file nor a folder"
+        raise DataError(f"{path.name} is no batch", expected=expected, found=found)
     if not len(batch):
-        raise DataError(f"{path.name} is empty", expected="at least one image", found="none")
+        found = "no picture in a folder of a class" if path.is_dir() else "arrays of none"
+        raise DataError(f"{path.name} is empty", expected="at least one image", found=found)
     if batch.images.shape[1:] != shape:
         raise DataError(f"{path.name}: shape of an image", expected=shape, found=batch.images.shape[1:])
     return batch
@@ -67,6 +70,9 @@ def read_npz(path: Path) -> Labelled:
             images, labels = (_read_member(path.name, archive, member) for member in _MEMBERS)
     except OSError as error:
         raise DataError(f"{path.name} cannot be read", expected="an .npz file", found=error.strerror or error) from None
+    except zipfile.BadZipFile as error:
+        found = str(error) if zipfile.is_zipfile(path) else _NO_ZIP.get(_start(path), "a file of another kind")
+        raise DataError(f"{path.name} is damaged", expected="a whole .npz file", found=found) from None
     except _DAMAGE as error:
         raise DataError(f"{path.name} is damaged", expected="a whole .npz file", found=str(error)) from None
     if images.dtype != np.uint8 or images.ndim not in (3, 4):
@@ -81,6 +87,11 @@ def read_npz(path: Path) -> Labelled:
     if len(labels) and int(labels.max()) > np.iinfo(np.int64).max:
         raise DataError(f"{path.name}: labels", expected="numbers of classes", found=labels.max())
     return Labelled(images if images.ndim == 4 else images[..., np.newaxis], labels.astype(np.int64))
+
+
+def _start(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(2)
 
 
 def _read_member(name: str, archive: zipfile.ZipFile, member: str) -> npt.NDArray[Any]:

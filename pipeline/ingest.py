@@ -181,7 +181,7 @@ class _Intake:
         try:
             batch = batches.read(path, (shape[0], shape[1], shape[2]), names)
         except DataError as error:
-            return self._refuse(path, None, Verdict((_shown(str(error)),)))
+            return self._refuse(path, None, Verdict((_shown(str(error)).replace(f"{path.parent}{os.sep}", ""),)))
         digest = batch.digest()
         lines = accepted.read_manifest(self._places.manifest)
         earlier = next((line for line in lines if line.digest == digest), None)

@@ -34,7 +34,7 @@ _MEANS = {  # expectations whose names do not say it
     "saturation-batch": "images of less or more colour than those of train",
     "clipped-batch": "images with more or fewer white pixels than those of train",
 }
-_LEAST_LIKE = 0.25  # of the usual share; measured: digits a pixel aside keep 0.4 of it, those of another class 0.05
+_LEAST_LIKE = 0.25  # of the usual share; measured: digits a pixel aside keep 0.4 of it, those of another class nothing
 _SURPRISE = 1e-6  # a class is refused when labels as right as those of train would look so odd so rarely
 
 

@@ -69,7 +69,7 @@ def prepare(folder: Path, overrides: Iterable[str]) -> dict[str, Any]:
     content = _checked(text, folder)
     _copy_code(root, folder)
     write_text(folder / "params.yaml", text)
-    _make_manifests(folder, content)
+    make_manifests(folder, content)
     return content
 
 
@@ -87,7 +87,7 @@ def settle(folder: Path) -> dict[str, Any]:
         write_text(file, text)
     else:
         content = check.check(file)
-    _make_manifests(folder, content)
+    make_manifests(folder, content)
     return content
 
 
@@ -103,7 +103,7 @@ def _checked(text: str, folder: Path) -> dict[str, Any]:
         proposed.unlink(missing_ok=True)
 
 
-def _make_manifests(folder: Path, content: Mapping[str, Any]) -> None:
+def make_manifests(folder: Path, content: Mapping[str, Any]) -> None:
     """DVC wants a dependency to exist: an empty manifest for every dataset that has none."""
     for dataset in content["datasets"]:
         manifest = folder / MANIFESTS / f"{dataset}.jsonl"

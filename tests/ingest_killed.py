@@ -26,7 +26,7 @@ CHANGES = {"os.rename", "os.remove", "os.mkdir", "os.rmdir", "shutil.rmtree"}
 
 
 def drawn(seed: int, count: int = 6) -> Labelled:
-    images = np.random.default_rng(seed).integers(0, 256, (count, 5, 5, 1), dtype=np.uint8)
+    images = np.random.default_rng(seed).integers(0, 255, (count, 5, 5, 1), dtype=np.uint8)
     return Labelled(images, np.arange(count, dtype=np.int64) % 2)
 
 
@@ -105,7 +105,7 @@ def main(folder: Path) -> None:
 
 
 def settled(root: Path) -> dict[str, Any]:
-    workspace._make_manifests(root, {"datasets": ["toy"]})
+    workspace.make_manifests(root, {"datasets": ["toy"]})
     return {"datasets": ["toy"], "validate": None}
 
 
