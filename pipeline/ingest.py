@@ -103,13 +103,21 @@ def run(root: Path, say: Say) -> Answer:
         PipelineError: Params are wrong, another ingest does not end, or the reference cannot be made.
     """
     lock = root / "data" / "accepted" / ".lock"
-    lock.parent.mkdir(parents=True, exist_ok=True)
     try:
+        lock.parent.mkdir(parents=True, exist_ok=True)
         with filelock.FileLock(lock, timeout=_PATIENCE_S):
             content = workspace.settle(root)
             return _take_all(root, content, lambda told: say(_shown(told)))
     except filelock.Timeout:
         raise PipelineError("another ingest is at work here", expected="its end within a minute", found=lock) from None
+    except OSError as error:
+        if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise
+        raise PipelineError(
+            f"{error.filename}: {error.strerror}",
+            done="batches left where they are",
+            next_step="let this user read and write there, and run it again",
+        ) from None
 
 
 def _take_all(root: Path, content: dict[str, Any], say: Say) -> Answer:

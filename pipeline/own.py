@@ -42,12 +42,18 @@ def pins(content: dict[str, Any], root: Path, project: Path) -> list[str]:
         section = sections.get(dataset) if isinstance(sections, dict) else None
         if not isinstance(section, dict) or "path" not in section:
             continue  # not of one's own; `pipeline check` tells what else is wrong
+        source = source_format(str(section.get("format", "")))
+        if not hasattr(source, "collect"):
+            continue  # a format that has no path: told by `pipeline check`, too
         path = _resolved(dataset, section["path"], root)
         if not path.exists() and section.get("files"):
             print(f"{dataset}: {path} is not here; going on with what is pinned", file=sys.stderr)
             continue
-        entries = source_format(str(section.get("format"))).collect(path)
-        pin = pack(dataset, entries, project / "data" / "own" / dataset)
+        try:
+            entries = source.collect(path)
+            pin = pack(dataset, entries, project / "data" / "own" / dataset)
+        except PermissionError as error:
+            raise DataError(f"{dataset}: {error.filename} cannot be used", found=error.strerror) from None
         values = {
             "path": str(section["path"] if root == project else path),
             "mirrors": [f"file:data/own/{dataset}/"],

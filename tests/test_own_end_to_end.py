@@ -69,7 +69,9 @@ def pets(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "datasets=[pets]",
         "families=[mlp]",
         f"download.pets={{format: folder, path: {home / 'pets'}, size: [24, 20], channels: 3}}",
-        "search.budget.pets={trials: 1, epochs: 12, minutes: 5, trial_epochs: 12}",
+        "search.budget.pets={trials: 1, epochs: 5, minutes: 5, trial_epochs: 5}",
+        "search.reduction=5",
+        "runtime.workers=1",
         "train.seeds=1",
         f"mlp.space={POINT}",
     ]
