@@ -51,7 +51,7 @@ def read_manifest(path: Path) -> list[Line]:
     except FileNotFoundError:
         return []
     try:
-        lines = [Line.model_validate_json(line) for line in text.splitlines()]
+        lines = [Line.model_validate_json(line) for line in text.splitlines() if line]
     except ValueError as error:
         raise DataError(
             f"{path} is damaged", expected="JSON lines", found=str(error), next_step=f"git checkout {path}"

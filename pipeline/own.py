@@ -60,6 +60,9 @@ def pins(content: dict[str, Any], root: Path, project: Path) -> list[str]:
             "files": [pin],
             "classes": classes(dataset, entries),
         }
+        if section.get("files") != [pin]:
+            told = f"{len(entries):,} pictures of {len(values['classes'])} classes"
+            print(f"{dataset}: {told} pinned as {pin['name']}", file=sys.stderr)
         changed = {key: value for key, value in values.items() if section.get(key) != value}
         settings += [f"download.{dataset}.{key}={json.dumps(value)}" for key, value in changed.items()]
     return settings

@@ -104,11 +104,11 @@ def _checked(text: str, folder: Path) -> dict[str, Any]:
 
 
 def make_manifests(folder: Path, content: Mapping[str, Any]) -> None:
-    """DVC wants a dependency to exist: an empty manifest for every dataset that has none."""
+    """DVC wants a dependency to exist, and warns of one that is empty: a blank line for every dataset without any."""
     for dataset in content["datasets"]:
         manifest = folder / MANIFESTS / f"{dataset}.jsonl"
         if not manifest.exists():
-            write_text(manifest, "")
+            write_text(manifest, "\n")
 
 
 def _copy_code(root: Path, folder: Path) -> None:

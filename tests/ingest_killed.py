@@ -72,7 +72,7 @@ def take(root: Path, kill_before: int | None) -> int:
 
 def state(root: Path) -> dict[str, Any]:
     """What became of the batches."""
-    manifest = [json.loads(line) for line in (root / "reports/ingest/toy.jsonl").read_text().splitlines()]
+    manifest = [json.loads(line) for line in (root / "reports/ingest/toy.jsonl").read_text().split("\n") if line]
     quarantine = sorted((root / "data/quarantine/toy").glob("*/batch/*"))
     reports = [json.loads((path.parent.parent / "report.json").read_text()) for path in quarantine]
     waiting = [str(path) for path in (root / "data/incoming/toy").rglob("*") if path.is_file()]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import os
@@ -91,7 +92,8 @@ def put(root: Path, name: str, data: Labelled) -> Path:
 
 
 def manifest(root: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (root / "reports/ingest/toy.jsonl").read_text().splitlines()]
+    lines = (root / "reports/ingest/toy.jsonl").read_text().splitlines()
+    return [json.loads(line) for line in lines if line]
 
 
 # ---------------------------------------------------------------- a table of damage
@@ -406,6 +408,35 @@ def test_a_batch_that_cannot_be_moved_stays_and_does_not_stop_the_others(
     assert taken.answer == ingest.Answer(accepted=1, left=1, images=90)
     assert "a.npz is left alone: it cannot be moved: Permission denied" in taken.said[0]
     assert (project / "data/incoming/toy/a.npz").exists()
+
+
+def test_a_full_disk_costs_nothing_but_time(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    put(project, "monday.npz", GOOD)
+    save = np.savez
+
+    def fill(file: Any, **arrays: np.ndarray) -> None:
+        file.write(bytes(1000))
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(np, "savez", fill)
+    with pytest.raises(OSError, match="No space left"):  # of which `entry.run` makes one line
+        take(project)
+    assert list((project / "data/accepted/toy").iterdir()) == []
+    monkeypatch.setattr(np, "savez", save)
+    assert take(project).answer.accepted == 1
+
+
+def test_a_folder_that_nobody_may_write_to_is_told_in_one_line(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    put(project, "monday.npz", GOOD)
+
+    def refuse(self: Path, **more: Any) -> None:
+        raise OSError(errno.EROFS, "Read-only file system", str(self))
+
+    with monkeypatch.context() as inner:
+        inner.setattr(Path, "mkdir", refuse)
+        with pytest.raises(PipelineError, match=r"Read-only file system; batches left where they are; next: let this"):
+            take(project)
+    assert take(project).answer.accepted == 1
 
 
 def test_killed_before_any_change_to_the_disk_nothing_is_lost_or_taken_twice(tmp_path: Path) -> None:

@@ -146,7 +146,11 @@ def test_few_pictures_change_sides_when_some_are_added() -> None:
         (lambda root: (root / "cat/notes.txt").write_text("x"), "is no picture by its name"),
         (lambda root: (root / "cat/0").mkdir(), "is no picture by its name"),
         (lambda root: (root / "cat/out.png").symlink_to(root.parent / "secret.png"), "is a link"),
-        (lambda root: [path.unlink() for path in (root / "cat").iterdir()], "at least two classes"),
+        (lambda root: [path.unlink() for path in (root / "cat").iterdir()], "cat: a class without pictures"),
+        (
+            lambda root: [path.rename(root / "dog" / f"c{path.name}") for path in (root / "cat").iterdir()],
+            "a class without",
+        ),
     ],
 )
 def test_what_is_no_picture_is_never_passed_over(tmp_path: Path, damage: Any, told: str) -> None:

@@ -53,19 +53,21 @@ def collect(path: Path) -> list[Entry]:
     """Return the pictures under a folder, in the order of their names.
 
     Raises:
-        DataError: No such folder, something in it that is no picture, or a link that leads out of it.
+        DataError: No such folder, a class without pictures, something that is none, or a link that leads out of it.
     """
     if not path.is_dir():
         raise DataError(f"{path}: no such folder", expected="a folder per class", found="none")
     below = visible(path)
     split = {child.name for child in below} == _SPLITS
     roots = {child.name: child for child in below} if split else {UNSPLIT: path}
-    return sorted(
-        Entry(name, folder.name, picture.name, picture)
-        for name, root in roots.items()
-        for folder in visible(root)
-        for picture in pictures(folder, path)
-    )
+    entries = []
+    for name, root in roots.items():
+        for folder in visible(root):
+            found = [Entry(name, folder.name, picture.name, picture) for picture in pictures(folder, path)]
+            if not found:  # its class would vanish without a word
+                raise DataError(f"{folder}: a class without pictures", expected=" ".join(SUFFIXES), found="none")
+            entries += found
+    return sorted(entries)
 
 
 def pictures(folder: Path, inside: Path) -> Iterator[Path]:
