@@ -32,8 +32,8 @@ demo: $(INSTALLED) ## the whole pipeline on real digits, offline, in runs/demo
 demo-color: $(INSTALLED) ## the same on drawn colour pictures, offline, in runs/demo-color
 	@$(BIN)/pipeline run --workspace runs/demo-color -S 'datasets=[shapes]'
 
-repro: $(INSTALLED) ## check the settings, then run every stage that is out of date [MIRROR=…]
-	@$(BIN)/pipeline check && $(BIN)/dvc repro
+repro: $(INSTALLED) ## check the settings, take in what has come, then run every stage that is out of date [MIRROR=…]
+	@$(BIN)/pipeline ingest && $(BIN)/dvc repro
 
 ui: $(INSTALLED) ## MLflow's pages for the runs and models, on port 5000 [WORKSPACE=runs/demo] [PORT=…]
 	@case "$${MLFLOW_TRACKING_URI:-}" in \

@@ -47,6 +47,15 @@ def _parser() -> argparse.ArgumentParser:
     presets.add_argument("--json", action="store_true", help="for machines")
     presets.set_defaults(command=_presets)
 
+    ingest = commands.add_parser(
+        "ingest",
+        help="take in own images and incoming batches",
+        description="Pins own images in params.yaml. Judges every batch in data/incoming/<dataset>/ and accepts it,"
+        " or moves it to data/quarantine/ with a report. Can be killed and called again at any time.",
+    )
+    ingest.add_argument("--workspace", type=Path, default=Path(), metavar="DIR", help="whose; the working directory")
+    ingest.set_defaults(command=_ingest)
+
     retrain = commands.add_parser(
         "retrain",
         help="what a scheduler calls: retrain if anything changed",
@@ -151,6 +160,12 @@ def _presets(arguments: argparse.Namespace) -> int:
     from pipeline import presets
 
     return presets.main(as_json=arguments.json)
+
+
+def _ingest(arguments: argparse.Namespace) -> int:
+    from pipeline import ingest
+
+    return ingest.main(arguments.workspace)
 
 
 def _retrain(arguments: argparse.Namespace) -> int:

@@ -88,7 +88,9 @@ def parse(dotted: str, value: Any, model: type[S], path: Path = PARAMS_FILE) -> 
         raise ParamsError(f"{path}: unknown key {where}", expected=nearest(key, known), found=repr(key))
     if first["type"] == "missing":
         raise ParamsError(f"{path}: {where} is missing", expected="a value", found="nothing")
-    raise ParamsError(f"{path}: {where} is wrong", expected=first["msg"], found=repr(first["input"]))
+    raise ParamsError(
+        f"{path}: {where} is wrong", expected=first["msg"].removeprefix("Value error, "), found=repr(first["input"])
+    )
 
 
 def _fields_at(model: Any, location: tuple[int | str, ...]) -> list[str]:

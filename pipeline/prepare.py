@@ -1,4 +1,7 @@
-"""Stage `prepare`: train and validation splits, stratified by class, as memory-mapped arrays; the test split apart."""
+"""Stage `prepare`: train and validation splits, stratified by class, as memory-mapped arrays; the test split apart.
+
+Batches that were accepted after the dataset was published grow train and validation, never test.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,8 @@ import numpy as np
 import numpy.typing as npt
 import pydantic
 
-from pipeline import entry, params
+from pipeline import accepted, entry, params
+from pipeline.accepted import Grown
 from pipeline.datasets.base import (
     Images,
     Labelled,
@@ -26,7 +30,7 @@ from pipeline.datasets.base import (
     source_format,
 )
 from pipeline.errors import DataError
-from pipeline.images import pairs
+from pipeline.images import neighbours, pairs
 from pipeline.images.pairs import NONE, Indices, Pairs
 
 
@@ -51,7 +55,7 @@ def run(raw: RawImages, settings: Settings, near: Pairs = NONE) -> Result:
     Args:
         raw: What the publisher split.
         settings: How to split.
-        near: Near duplicates within train, as validate found them; they stay on one side.
+        near: Near duplicates within train; they stay on one side.
 
     Raises:
         DataError: A class has too few images for both sides.
@@ -120,8 +124,8 @@ def require_disjoint(train: Labelled, in_val: npt.NDArray[np.bool_], near: Pairs
         )
 
 
-def require_validated(path: Path, raw: RawImages) -> None:
-    """Refuse data that the gate has not passed, or that is no longer what it saw.
+def require_validated(path: Path, raw: RawImages) -> dict[str, Any]:
+    """Return the report of the gate; refuse data that it has not passed, or that is no longer what it saw.
 
     Raises:
         DataError: The report is missing, damaged, does not say "passed", or is about other data.
@@ -144,6 +148,23 @@ def require_validated(path: Path, raw: RawImages) -> None:
                 found=found,
                 next_step="dvc repro validate",
             )
+    return report
+
+
+def near_duplicates(path: Path, grown: Grown, report: dict[str, Any]) -> Pairs:
+    """Return the pairs within train: those that validate found, and those of which an image came in a batch.
+
+    Args:
+        path: The file that validate has written about the train split as published.
+        grown: The dataset with its accepted batches.
+        report: What validate has written about it, with the distance that it called near.
+    """
+    published = len(grown.raw.train) - grown.images
+    near = pairs.load(path, "train", published)
+    if not grown.images:
+        return near
+    distance = float(report["near_duplicates"]["threshold"])
+    return pairs.joined(near, neighbours.search(grown.raw.train.images, distance, since=published))
 
 
 def _read_report(path: Path) -> dict[str, Any]:
@@ -168,18 +189,24 @@ def main() -> None:
     parser.add_argument("--raw", required=True, type=Path)
     parser.add_argument("--validated", required=True, type=Path)
     parser.add_argument("--near-duplicates", required=True, type=Path)
+    parser.add_argument("--manifest", required=True, type=Path)
+    parser.add_argument("--accepted", required=True, type=Path)
     parser.add_argument("--output", required=True, type=Path)
     parser.add_argument("--test", required=True, type=Path)
     args = parser.parse_args()
     settings = params.load("prepare", Settings)
     source = source_format(params.section(f"download.{args.dataset}.format"))
     raw = source.read(args.raw, params.load(f"download.{args.dataset}", source.Settings))
-    require_validated(args.validated, raw)
-    result = run(raw, settings, pairs.load(args.near_duplicates, "train", len(raw.train)))
+    report = require_validated(args.validated, raw)
+    grown = accepted.grow(raw, args.manifest, args.accepted)
+    result = run(grown.raw, settings, near_duplicates(args.near_duplicates, grown, report))
     save_splits(args.output, result.splits)
     save_test(args.test, result.test)
     train, val, test = len(result.splits.train), len(result.splits.val), len(result.test.test)
     print(f"{args.dataset}: {train:,} images to train, {val:,} to validate, {test:,} to test")
+    if grown.batches:
+        held_back = f", {grown.held_back:,} more held back: they are in test" if grown.held_back else ""
+        print(f"{args.dataset}: {grown.images:,} of them from {grown.batches:,} accepted batches{held_back}")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What a scheduler calls: reproduce the pipeline if anything has changed, and say what came of it.
+"""What a scheduler calls: take in what has come, reproduce the pipeline if anything has changed, and say so.
 
 Exit codes: 0 a new champion was promoted; 10 models were trained and none promoted; 11 nothing to do; 12 another
 retraining is at work; 1 something failed; 130 interrupted.
@@ -18,7 +18,7 @@ from typing import Any, Literal
 import filelock
 from ruamel.yaml import YAML
 
-from pipeline import check, leaderboard, workspace
+from pipeline import check, ingest, leaderboard, workspace
 from pipeline.errors import PipelineError, TrackingError
 
 PROMOTED, FAILED, NOT_PROMOTED, NOTHING_TO_DO, LOCKED = 0, 1, 10, 11, 12
@@ -43,12 +43,14 @@ class Answer:
         generation: Generation of the studies.
         seconds: Wall time.
         decisions: By dataset, what register decided now; empty where it had nothing to decide.
+        ingested: How many incoming batches were accepted, quarantined or known, and the images accepted.
     """
 
     outcome: Outcome
     seconds: float = 0.0
     generation: int | None = None
     decisions: dict[str, dict[str, Any]] = field(default_factory=dict)
+    ingested: ingest.Answer = field(default_factory=ingest.Answer)
 
     @property
     def code(self) -> int:
@@ -72,20 +74,21 @@ def run(*, force: bool) -> Answer:
 
 
 def _run(started: float, *, force: bool) -> Answer:
+    ingested = ingest.run(Path(), lambda told: print(told, file=sys.stderr))
     content = check.check()
     generation = workspace.next_generation() if force else int(content["search"]["generation"])
     before = _registrations()
     code = workspace.reproduce(Path.cwd(), quiet=True)
     seconds = round(time.monotonic() - started, 1)
     if code != 0:
-        return Answer("failed", seconds, generation)
+        return Answer("failed", seconds, generation, ingested=ingested)
     after = _registrations()
     decided = [dataset for dataset in content["datasets"] if after.get(dataset) != before.get(dataset)]
     decisions = {dataset: _decision(dataset) for dataset in decided}
     if not decisions:  # a new generation that finds the same model again leaves nothing to decide
-        return Answer("not promoted" if force else "nothing to do", seconds, generation)
+        return Answer("not promoted" if force else "nothing to do", seconds, generation, ingested=ingested)
     promoted = any(decision["decision"] == "promoted" for decision in decisions.values())
-    return Answer("promoted" if promoted else "not promoted", seconds, generation, decisions)
+    return Answer("promoted" if promoted else "not promoted", seconds, generation, decisions, ingested)
 
 
 def _registrations() -> dict[str, Any]:

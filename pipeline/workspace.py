@@ -1,7 +1,7 @@
 """A workspace: a copy of the project in a folder of its own, and the way DVC is run.
 
 Nothing is shared with the checkout: code, params, data, reports, DVC cache and tracking database are the workspace's.
-It needs no git.
+It needs no git. Making it again keeps its data, its incoming batches and its manifests of accepted ones.
 """
 
 from __future__ import annotations
@@ -18,11 +18,12 @@ from typing import Any
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from pipeline import check, params
+from pipeline import check, own, params, pretrained
 from pipeline.datasets.base import write_text
 from pipeline.errors import ParamsError, PipelineError, nearest
 from pipeline.provenance import code_tags
 
+MANIFESTS = Path("reports/ingest")  # of accepted batches: one file per dataset, which `prepare` depends on
 _MARKER = ".pipeline-workspace"
 _DVC_CONFIG = "[core]\n    no_scm = true\n    analytics = false\n"
 _GRACE_S = 30.0  # what an interrupted DVC may take to wait for its stage
@@ -64,17 +65,52 @@ def prepare(folder: Path, overrides: Iterable[str]) -> dict[str, Any]:
     text = override((root / "params.yaml").read_text(), overrides)
     folder.mkdir(parents=True, exist_ok=True)
     write_text(folder / _MARKER, "A copy of the project, made by `pipeline run`; safe to delete.\n")
+    text = override(text, own.pins(YAML(typ="safe").load(text), root, folder))
+    text = override(text, pretrained.pins(_checked(text, folder), folder))
+    content = _checked(text, folder)
+    _copy_code(root, folder)
+    write_text(folder / "params.yaml", text)
+    make_manifests(folder, content)
+    return content
+
+
+def settle(folder: Path) -> dict[str, Any]:
+    """Pin own images and models to begin with in params, make missing manifests, and return the params.
+
+    Raises:
+        PipelineError: Own images are missing or damaged, or a setting is wrong; then params.yaml is as it was.
+    """
+    file = folder / params.PARAMS_FILE
+    content = params.read(file)
+    settings = [*own.pins(content, folder, folder), *pretrained.pins(content, folder)]
+    if settings:
+        text = override(file.read_text(), settings)
+        content = _checked(text, folder)
+        write_text(file, text)
+    else:
+        content = check.check(file)
+    make_manifests(folder, content)
+    return content
+
+
+def _checked(text: str, folder: Path) -> dict[str, Any]:
+    """Return the content of a params file that is not there yet, once it is known to be right."""
     proposed = folder / "params.proposed.yaml"
     write_text(proposed, text)
     try:
-        content = check.check(proposed)
+        return check.check(proposed)
     except ParamsError as error:
         raise ParamsError(str(error).replace(str(proposed), "params.yaml")) from None
     finally:
         proposed.unlink(missing_ok=True)
-    _copy_code(root, folder)
-    write_text(folder / "params.yaml", text)
-    return content
+
+
+def make_manifests(folder: Path, content: Mapping[str, Any]) -> None:
+    """DVC wants a dependency to exist, and warns of one that is empty: a blank line for every dataset without any."""
+    for dataset in content["datasets"]:
+        manifest = folder / MANIFESTS / f"{dataset}.jsonl"
+        if not manifest.exists():
+            write_text(manifest, "\n")
 
 
 def _copy_code(root: Path, folder: Path) -> None:

@@ -24,11 +24,11 @@ PACKAGE = ROOT / "pipeline"
 
 BASE = {"errors", "params", "entry"}
 PARTS = {"datasets", "engine", "gate", "leaderboard", "models", "page", "progress", "runtime", "serving", "study"}
-PARTS |= {"bars", "expectations", "fetch", "images", "patience", "provenance", "record", "registry", "sources"}
-PARTS |= {"pretrained", "tracking", "transfer"}
+PARTS |= {"accepted", "bars", "batches", "expectations", "fetch", "images", "judge", "patience", "provenance"}
+PARTS |= {"pretrained", "record", "registry", "sources", "tracking", "transfer"}
 PARTS |= {"budget", "cost", "diagrams", "drawing", "definition", "loop", "points", "sampling", "shelf", "trials"}
 STAGES = {"download", "validate", "prepare", "search", "train", "evaluate", "register", "report"}
-COMMANDS = {"check", "doctor", "ingest", "presets", "retrain", "workspace"}
+COMMANDS = {"check", "doctor", "ingest", "own", "presets", "retrain", "workspace"}
 
 # A new module of pipeline/ is placed here; a package counts as one.
 MAY_IMPORT: dict[str, set[str]] = {
@@ -46,6 +46,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "images": BASE | {"images", "datasets"},
     "expectations": BASE,  # knows tables, not images
     "gate": BASE | {"datasets", "expectations", "images"},
+    "batches": BASE | {"datasets"},
+    "accepted": BASE | {"batches", "datasets"},
+    "judge": BASE | {"accepted", "datasets", "expectations", "gate", "images"},
     "models": BASE | {"models", "datasets"},  # families know neither the study nor MLflow
     "engine": BASE | {"budget", "datasets", "engine", "runtime"},  # gets its tasks by name
     "budget": BASE,

@@ -33,7 +33,7 @@ Labels = npt.NDArray[np.int64]
 
 Sha256 = Annotated[str, pydantic.Field(pattern="^[0-9a-f]{64}$")]
 
-_NOT_FORMATS = frozenset({"__init__", "base"})
+_NOT_FORMATS = frozenset({"__init__", "base", "picture"})  # picture: what formats of own images share
 _CHUNK = 1 << 20
 _GZIP_MAGIC = b"\x1f\x8b"
 
@@ -100,6 +100,15 @@ class SourceSettings(Settings):
         pins = [pin for pin in self.files if pin.name == file] + [pin for pin in self.sources if pin.file == file]
         sizes = [pin.unpacked_bytes for pin in pins]
         return None if None in sizes else max(size for size in sizes if size)
+
+    @pydantic.model_validator(mode="before")
+    @classmethod
+    def _pinned(cls, section: Any) -> Any:
+        if isinstance(section, dict) and "path" in section and not section.get("files"):
+            raise ValueError(
+                "own images to be pinned: `pipeline ingest` does it, and so do `pipeline run` and `make repro`"
+            )
+        return section
 
 
 @dataclass(frozen=True)

@@ -39,6 +39,12 @@ class Pairs:
 NONE = Pairs(np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0))
 
 
+def joined(one: Pairs, other: Pairs) -> Pairs:
+    """Return the pairs of both."""
+    first, second = np.append(one.first, other.first), np.append(one.second, other.second)
+    return Pairs(first, second, np.append(one.distance, other.distance))
+
+
 Row = tuple[str, int, str, int, float]
 
 

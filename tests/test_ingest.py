@@ -1,0 +1,584 @@
+"""Incoming batches: good ones are taken in exactly once, whatever dies; each bad one is refused in its own words."""
+
+from __future__ import annotations
+
+import errno
+import io
+import json
+import os
+import re
+import struct
+import subprocess
+import sys
+import warnings
+import zipfile
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import filelock
+import numpy as np
+import pytest
+from PIL import Image
+from ruamel.yaml import YAML
+
+from pipeline import accepted, batches, gate, ingest, params, prepare, workspace
+from pipeline.datasets.base import Labelled, RawImages, write_json
+from pipeline.errors import DataError, PipelineError
+from pipeline.images import pairs, reference
+from pipeline.images.reference import Reference
+
+ROOT = Path(__file__).resolve().parents[1]
+NAMES = ("left", "middle", "right")
+SIDE = 15
+
+
+def drawn(per_class: int, seed: int) -> Labelled:
+    """Bluish colour images with a light block, at the place that the class says."""
+    random = np.random.default_rng(seed)
+    labels = np.tile(np.arange(3), per_class)
+    images = random.integers(0, 60, (len(labels), SIDE, SIDE, 3)) + np.array([30, 60, 100])
+    for image, label in zip(images, labels, strict=True):
+        top = random.integers(0, 9)
+        image[top : top + 6, 5 * label : 5 * label + 5] += random.integers(50, 90)
+    return Labelled(images.astype(np.uint8), labels)
+
+
+RAW = RawImages(drawn(80, 1), drawn(15, 2), NAMES)
+GOOD, OTHER = drawn(30, 3), drawn(30, 5)
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A project with one dataset that has passed the gate, and nothing in its way."""
+    return made(tmp_path, monkeypatch)
+
+
+def made(root: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Stand in for what needs DVC: params, and the dataset with the scale that validate learnt."""
+    section = params.section("validate", ROOT / "params.yaml")
+
+    def settle(folder: Path) -> dict[str, Any]:
+        content = {"datasets": ["toy"], "validate": section}
+        workspace.make_manifests(folder, content)
+        return content
+
+    scale = reference.learn(gate.image_table({"train": RAW.train}))
+    monkeypatch.setattr(workspace, "settle", settle)
+    monkeypatch.setattr(ingest, "_reference", lambda places: (RAW, scale))
+    (root / "data/incoming/toy").mkdir(parents=True)
+    return root
+
+
+@dataclass
+class Taken:
+    """What an ingest has answered and said."""
+
+    answer: ingest.Answer
+    said: list[str]
+
+
+def take(root: Path) -> Taken:
+    said: list[str] = []
+    return Taken(ingest.run(root, said.append), said)
+
+
+def put(root: Path, name: str, data: Labelled) -> Path:
+    path = root / "data/incoming/toy" / name
+    np.savez(path, images=data.images, labels=data.labels)
+    return path
+
+
+def manifest(root: Path) -> list[dict[str, Any]]:
+    lines = (root / "reports/ingest/toy.jsonl").read_text().splitlines()
+    return [json.loads(line) for line in lines if line]
+
+
+# ---------------------------------------------------------------- a table of damage
+
+
+def packed(**arrays: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays)
+    return buffer.getvalue()
+
+
+def whole() -> bytes:
+    return packed(images=OTHER.images, labels=OTHER.labels)
+
+
+def zipped(images: bytes, *, name: str = "images.npy", how: int = zipfile.ZIP_STORED) -> bytes:
+    """An .npz file whose images are any bytes."""
+    buffer, labels = io.BytesIO(), io.BytesIO()
+    np.save(labels, OTHER.labels)
+    with zipfile.ZipFile(buffer, "w", how) as archive:
+        archive.writestr(name, images)
+        archive.writestr("labels.npy", labels.getvalue())
+    return buffer.getvalue()
+
+
+def header(shape: str, version: bytes = b"\x01\x00") -> bytes:
+    """The start of an .npy file of uint8 that declares a shape."""
+    told = f"{{'descr': '|u1', 'fortran_order': False, 'shape': {shape}, }}".ljust(117) + "\n"
+    return b"\x93NUMPY" + version + struct.pack("<H", len(told)) + told.encode()
+
+
+def flipped(content: bytes) -> bytes:
+    middle = len(content) // 2
+    return content[:middle] + bytes([content[middle] ^ 255]) + content[middle + 1 :]
+
+
+def relabelled(change: Callable[[np.ndarray], np.ndarray]) -> bytes:
+    return packed(images=OTHER.images, labels=change(OTHER.labels))
+
+
+def repainted(change: Callable[[np.ndarray], np.ndarray]) -> bytes:
+    return packed(images=change(OTHER.images).astype(np.uint8), labels=OTHER.labels)
+
+
+def with_first(*images: np.ndarray) -> bytes:
+    """A good batch with other images in front."""
+    return packed(images=np.concatenate([images, OTHER.images[len(images) :]]), labels=OTHER.labels)
+
+
+def dusty(image: np.ndarray, place: int) -> np.ndarray:
+    copy = image.copy()
+    copy[0, place] ^= 1
+    return copy
+
+
+FILES: dict[str, tuple[Callable[[], bytes], str]] = {
+    "nothing.npz": (lambda: b"", "is damaged: .*found an empty file"),
+    "cut.npz": (lambda: whole()[:-50], "is damaged: .*found the first part of one"),
+    "flipped.npz": (lambda: flipped(whole()), "is damaged: .*CRC"),
+    "text.npz": (lambda: b"label,pixels\n1,2\n", "is damaged: .*a file of another kind"),
+    "notes.txt": (lambda: b"see mail", "is no batch: expected an .npz file, or a folder .* found a file called"),
+    "unlabelled.npz": (lambda: packed(images=OTHER.images), "arrays: expected images.npy and labels.npy, found images"),
+    "more.npz": (
+        lambda: packed(images=OTHER.images, labels=OTHER.labels, x=OTHER.labels),
+        "found images.npy, .*, x.npy",
+    ),
+    "escape.npz": (lambda: zipped(b"", name="../../escaped.npy"), "found ../../escaped.npy, labels.npy"),
+    "pickle.npz": (lambda: relabelled(lambda labels: labels.astype(object)), "labels.npy holds Python objects"),
+    "magic.npz": (lambda: zipped(b"GIF89a" * 20), "is damaged: .*magic string"),
+    "version.npz": (lambda: zipped(header("(90, 15, 15, 3)", b"\x09\x00")), "version 1 or 2 of the format, found"),
+    "lies.npz": (lambda: zipped(header("(1000000000, 15, 15, 3)")), "declares .*: expected 675,000,000,000 bytes"),
+    "negative.npz": (lambda: zipped(header("(-90, 15, 15, 3)")), r"declares \(-90"),
+    "bomb.npz": (lambda: zipped(bytes(9 << 20), how=zipfile.ZIP_DEFLATED), "images.npy is too large: .*9,437,184"),
+    "float.npz": (lambda: packed(images=OTHER.images / 255, labels=OTHER.labels), "found float64 .*3\\)$"),
+    "nan.npz": (lambda: packed(images=OTHER.images * np.nan, labels=OTHER.labels), "with NaN among its values"),
+    "flat.npz": (lambda: packed(images=OTHER.images.reshape(90, -1), labels=OTHER.labels), r"found uint8 \(90, 675\)"),
+    "unwhole.npz": (lambda: relabelled(lambda labels: labels / 2), "labels: expected whole numbers"),
+    "short.npz": (lambda: relabelled(lambda labels: labels[:-1]), "labels do not fit: expected 90 labels, found 89"),
+    "huge-label.npz": (lambda: relabelled(lambda labels: labels.astype(np.uint64) + 2**63), "numbers of classes"),
+    "label.npz": (lambda: relabelled(lambda labels: labels + 1), "labels that are no class .*found 30 \\(image 2"),
+    "minus.npz": (lambda: relabelled(lambda labels: labels - 1), "labels that are no class .*found 30 \\(image 0"),
+    "empty.npz": (lambda: packed(images=OTHER.images[:0], labels=OTHER.labels[:0]), "is empty: expected at least one"),
+    "small.npz": (
+        lambda: packed(images=OTHER.images[:, :8], labels=OTHER.labels),
+        r"shape of an image: .*\(8, 15, 3\)",
+    ),
+    "grey.npz": (lambda: packed(images=OTHER.images[..., :1], labels=OTHER.labels), r"shape of an image: .*15, 1\)"),
+    "blank.npz": (lambda: with_first(np.full((SIDE, SIDE, 3), 90, np.uint8)), "blank images .*found 1 \\(image 0\\)"),
+    "twice.npz": (lambda: with_first(*[OTHER.images[9]] * 9), "occur twice in the batch .*found 9"),
+    "dust.npz": (lambda: with_first(*(dusty(OTHER.images[9], n) for n in range(9))), "look the same within the batch"),
+    "leak.npz": (lambda: with_first(RAW.test.images[0]), "images that are in test .*found 1 \\(image 0\\)"),
+    "leak-dust.npz": (
+        lambda: with_first(*(dusty(image, 3) for image in RAW.test.images[:9])),
+        "look the same as one in test .*found 9",
+    ),
+    "again.npz": (lambda: packed(images=RAW.train.images[:90], labels=OTHER.labels), "in train already: .*90 of 90"),
+    "bgr.npz": (lambda: repainted(lambda images: images[..., ::-1]), "levels are not those of train"),
+    "inverted.npz": (lambda: repainted(lambda images: 255 - images), "darker or lighter than those of train"),
+    "pale.npz": (lambda: repainted(lambda images: images / 3 + 68), "less or more contrast than those of train"),
+    "rotated-labels.npz": (
+        lambda: relabelled(lambda labels: (labels + 1) % 3),
+        "class 'left' does not look like itself: .*found 0 of 30; most look like 'right'",
+    ),
+}
+
+
+def pictures(folder: Path, size: tuple[int, int] = (SIDE, SIDE)) -> None:
+    """Write the good batch as a folder of pictures per class."""
+    for index, (image, label) in enumerate(zip(GOOD.images[:60], GOOD.labels, strict=False)):
+        (folder / NAMES[label]).mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).resize(size).save(folder / NAMES[label] / f"{index:03}.png")
+
+
+def png_header(width: int, height: int) -> bytes:
+    """A PNG that declares a size and holds nothing."""
+    told = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    chunks = (told, b"IDAT", b"IEND")
+    framed = (struct.pack(">I", len(each) - 4) + each + struct.pack(">I", zlib.crc32(each)) for each in chunks)
+    return b"\x89PNG\r\n\x1a\n" + b"".join(framed)
+
+
+FOLDERS: dict[str, tuple[Callable[[Path], object], str]] = {
+    "misnamed": (lambda box: (box / "left").rename(box / "lefd"), "unknown class: expected 'left'. .*found 'lefd'"),
+    "stray": (lambda box: (box / "notes.txt").write_text("x"), "a file beside the classes"),
+    "not-a-picture": (lambda box: (box / "left/a.csv").write_text("x"), "a.csv is no picture by its name"),
+    "gif": (lambda box: (box / "left/a.png").write_bytes(b"GIF89a"), "1 of 61 .*left/a.png .not a PNG or JPEG"),
+    "torn": (lambda box: os.truncate(box / "left/000.png", 200), "1 of 60 pictures cannot be read: .*left/000.png"),
+    "pixel-bomb": (
+        lambda box: (box / "left/a.png").write_bytes(png_header(9_000, 9_000)),
+        "declares 9,000 × 9,000 pixels",
+    ),
+    "pixel-flood": (
+        lambda box: (box / "left/a.png").write_bytes(png_header(60_000, 60_000)),
+        "Image size .3600000000 pixels. exceeds limit",
+    ),
+    "link-out": (lambda box: (box / "left/a.png").symlink_to("/etc/passwd"), "a.png is a link"),
+    "link-round": (lambda box: (box / "left/a.png").symlink_to("a.png"), "a.png is no picture by its name"),
+    "no-pictures": (lambda box: [path.unlink() for path in box.glob("*/*")], "no-pictures is empty"),
+}
+ODD = {"link.npz": "is a link", "pipe.npz": "is no batch: .*neither a file nor a folder"}
+DAMAGED = {**{name: told for name, (_, told) in (FILES | FOLDERS).items()}, **ODD}
+
+
+@dataclass
+class Outcome:
+    """What became of the table, with two good batches among it."""
+
+    root: Path
+    taken: Taken
+    before: dict[str, bytes]
+
+    def report(self, name: str) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads((self.root / f"data/quarantine/toy/{name}/report.json").read_text())
+        return found
+
+
+@pytest.fixture(scope="module")
+def outcome(tmp_path_factory: pytest.TempPathFactory) -> Outcome:
+    """Everything damaged and two good batches, in one ingest."""
+    root = tmp_path_factory.mktemp("table")
+    box, before = root / "data/incoming/toy", {}
+    with pytest.MonkeyPatch.context() as monkeypatch, warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # casts of the damage itself
+        made(root, monkeypatch)
+        monkeypatch.setattr(batches, "MOST_BATCH_BYTES", 8 << 20)
+        for name, (make, _) in FILES.items():
+            before[name] = make()
+            (box / name).write_bytes(before[name])
+        for name, (damage, _) in FOLDERS.items():
+            pictures(box / name)
+            damage(box / name)
+        (box / "link.npz").symlink_to(root / "elsewhere.npz")
+        os.mkfifo(box / "pipe.npz")
+        put(root, "a-good.npz", GOOD)
+        pictures(box / "a-good-folder", (40, 40))
+        return Outcome(root, take(root), before)
+
+
+@pytest.mark.parametrize("name", DAMAGED)
+def test_every_damaged_batch_is_quarantined_with_its_own_reason(outcome: Outcome, name: str) -> None:
+    report = outcome.report(name)
+    assert re.search(DAMAGED[name], report["reasons"][0]), report["reasons"]
+    assert report["batch"] == name
+    assert os.path.lexists(outcome.root / f"data/quarantine/toy/{name}/batch/{name}")
+    [line] = [line for line in outcome.taken.said if f": {name} " in line]
+    assert f"{name} quarantined: {report['reasons'][0]}" in line
+    assert f"data/quarantine/toy/{name}/report.json" in line
+
+
+def test_no_two_kinds_of_damage_are_told_alike(outcome: Outcome) -> None:
+    assert len(DAMAGED) >= 40
+    told = [outcome.report(name)["reasons"][0].replace(name, "") for name in DAMAGED]
+    assert len(set(told)) == len(told)
+
+
+def test_what_is_quarantined_is_whole(outcome: Outcome) -> None:
+    for name, content in outcome.before.items():
+        assert (outcome.root / f"data/quarantine/toy/{name}/batch/{name}").read_bytes() == content
+
+
+def test_bad_batches_do_not_keep_the_good_ones_out(outcome: Outcome) -> None:
+    lines = manifest(outcome.root)
+    assert [(line["batch"], line["images"]) for line in lines] == [("a-good-folder", 60), ("a-good.npz", 90)]
+    assert outcome.taken.answer == ingest.Answer(accepted=2, quarantined=len(DAMAGED), images=150)
+    assert {path.stem for path in (outcome.root / "data/accepted/toy").iterdir()} == {line["digest"] for line in lines}
+    assert list((outcome.root / "data/incoming/toy").iterdir()) == []
+
+
+# ---------------------------------------------------------------- what is taken, and how often
+
+
+def test_an_accepted_batch_is_an_immutable_file_that_its_digest_names(project: Path) -> None:
+    put(project, "monday.npz", GOOD)
+    take(project)
+    path = project / f"data/accepted/toy/{GOOD.digest()}.npz"
+    assert batches.read_npz(path).digest() == GOOD.digest()
+    assert path.stat().st_mode & 0o222 == 0
+    assert manifest(project) == [{"digest": GOOD.digest(), "batch": "monday.npz", "images": 90, "classes": list(NAMES)}]
+
+
+def test_the_same_images_are_taken_once_whatever_they_are_called(project: Path) -> None:
+    put(project, "monday.npz", GOOD)
+    put(project, "tuesday.npz", GOOD)
+    first = take(project)
+    assert first.answer == ingest.Answer(accepted=1, known=1, images=90)
+    put(project, "wednesday.npz", GOOD)
+    before = (project / "reports/ingest/toy.jsonl").read_bytes()
+    second = take(project)
+    assert second.said == ["toy: wednesday.npz is known, taken in as monday.npz; removed"]
+    assert (project / "reports/ingest/toy.jsonl").read_bytes() == before
+
+
+def test_a_batch_is_compared_with_the_batches_before_it(project: Path) -> None:
+    put(project, "monday.npz", GOOD)
+    put(project, "tuesday.npz", Labelled(np.concatenate([GOOD.images[:9], drawn(30, 9).images[9:]]), GOOD.labels))
+    said = take(project).said
+    assert "tuesday.npz quarantined: images that are in train already" in said[1]
+
+
+def test_a_batch_may_lack_a_class(project: Path) -> None:
+    put(project, "two.npz", GOOD.take(np.flatnonzero(GOOD.labels < 2)))
+    assert take(project).answer.accepted == 1
+
+
+@pytest.mark.parametrize("box", [None, "toy", "tox", "toy.npz"])
+def test_nothing_to_take_is_fine(project: Path, box: str | None) -> None:
+    (project / "data/incoming/toy").rmdir()
+    if box is None:
+        (project / "data/incoming").rmdir()
+    elif box == "toy.npz":
+        (project / "data/incoming" / box).write_bytes(b"")
+    else:
+        (project / "data/incoming" / box).mkdir()
+    taken = take(project)
+    assert taken.answer == ingest.Answer()
+    assert manifest(project) == []
+    strays = [] if box in (None, "toy") else [f"{project}/data/incoming/{box} is left alone: expected a dataset"]
+    assert [line.partition(" of params.yaml")[0] for line in taken.said] == strays
+
+
+def test_a_file_where_batches_are_expected_is_told(project: Path) -> None:
+    (project / "data/incoming/toy").rmdir()
+    (project / "data/incoming/toy").write_bytes(whole())
+    [line] = take(project).said
+    assert "is left alone: expected a folder of batches, found a file" in line
+
+
+def test_what_is_still_being_copied_is_left_alone(project: Path) -> None:
+    path = put(project, ".monday.npz", GOOD)
+    assert take(project).answer == ingest.Answer()
+    assert path.exists()
+
+
+def test_a_name_cannot_write_lines_of_its_own(project: Path) -> None:
+    name = b"x\n\x1b[31mtoy: x accepted\xff.txt".decode(errors="surrogateescape")
+    (project / "data/incoming/toy" / name).write_text("")
+    [line] = take(project).said
+    assert line.isprintable()
+    line.encode()
+    assert (project / "data/quarantine/toy" / name / "report.json").exists()
+
+
+def test_two_bad_batches_of_one_name_are_both_kept(project: Path) -> None:
+    for content in (b"one", b"two"):
+        (project / "data/incoming/toy/bad.npz").write_bytes(content)
+        take(project)
+    kept = {path.read_bytes() for path in (project / "data/quarantine/toy").glob("*/batch/bad.npz")}
+    assert kept == {b"one", b"two"}
+
+
+def test_a_second_ingest_waits_and_then_says_who_is_in_its_way(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ingest, "_PATIENCE_S", 0.1)
+    take(project)
+    with filelock.FileLock(project / "data/accepted/.lock"), pytest.raises(PipelineError, match="another ingest"):
+        take(project)
+
+
+def test_a_batch_that_cannot_be_moved_stays_and_does_not_stop_the_others(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(project, "a.npz", GOOD)
+    put(project, "b.npz", drawn(30, 8))
+    rename = Path.replace
+
+    def refuse(self: Path, target: Path) -> Path:
+        if self.name == "a.npz":
+            raise PermissionError(13, "Permission denied", str(self))
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "replace", refuse)
+    taken = take(project)
+    assert taken.answer == ingest.Answer(accepted=1, left=1, images=90)
+    assert "a.npz is left alone: it cannot be moved: Permission denied" in taken.said[0]
+    assert (project / "data/incoming/toy/a.npz").exists()
+
+
+def test_a_full_disk_costs_nothing_but_time(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    put(project, "monday.npz", GOOD)
+    save = np.savez
+
+    def fill(file: Any, **arrays: np.ndarray) -> None:
+        file.write(bytes(1000))
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(np, "savez", fill)
+    with pytest.raises(OSError, match="No space left"):  # of which `entry.run` makes one line
+        take(project)
+    assert list((project / "data/accepted/toy").iterdir()) == []
+    monkeypatch.setattr(np, "savez", save)
+    assert take(project).answer.accepted == 1
+
+
+def test_a_folder_that_nobody_may_write_to_is_told_in_one_line(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    put(project, "monday.npz", GOOD)
+
+    def refuse(self: Path, **more: Any) -> None:
+        raise OSError(errno.EROFS, "Read-only file system", str(self))
+
+    with monkeypatch.context() as inner:
+        inner.setattr(Path, "mkdir", refuse)
+        with pytest.raises(PipelineError, match=r"Read-only file system; batches left where they are; next: let this"):
+            take(project)
+    assert take(project).answer.accepted == 1
+
+
+def test_killed_before_any_change_to_the_disk_nothing_is_lost_or_taken_twice(tmp_path: Path) -> None:
+    script = Path(__file__).with_name("ingest_killed.py")
+    done = subprocess.run([sys.executable, str(script), str(tmp_path)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    results = json.loads(done.stdout)
+    assert len(results) > 50
+    assert [code for code, _ in results] == [-9] * (len(results) - 1) + [0]
+    expected = {
+        "manifest": [["a-good.npz", 6], ["b-folder", 4]],
+        "stored": True,
+        "quarantine": ["c-bad.npz", "d-damaged.npz"],
+        "reports": ["c-bad.npz", "d-damaged.npz"],
+        "waiting": [],
+    }
+    assert [after for _, after in results if after != expected] == []
+
+
+# ---------------------------------------------------------------- what becomes of it
+
+
+def grown(root: Path, raw: RawImages = RAW) -> accepted.Grown:
+    return accepted.grow(raw, root / "reports/ingest/toy.jsonl", root / "data/accepted/toy")
+
+
+def test_train_grows_and_test_never_does(project: Path) -> None:
+    put(project, "monday.npz", GOOD)
+    take(project)
+    raw = grown(project).raw
+    assert len(raw.train) == len(RAW.train) + len(GOOD)
+    assert raw.train.take(np.arange(240, 330)).digest() == GOOD.digest()
+    assert raw.test.digest() == RAW.test.digest()
+
+
+def test_without_batches_a_dataset_is_what_it_was(project: Path) -> None:
+    take(project)
+    found = grown(project)
+    assert found.raw.train is RAW.train
+    assert (found.batches, found.images) == (0, 0)
+
+
+def test_images_that_are_in_test_by_now_are_held_back(project: Path) -> None:
+    put(project, "monday.npz", GOOD)
+    take(project)
+    test = Labelled(np.concatenate([RAW.test.images, GOOD.images[:4]]), np.append(RAW.test.labels, GOOD.labels[:4]))
+    found = grown(project, replace(RAW, test=test))
+    assert (found.images, found.held_back) == (86, 4)
+
+
+def test_labels_follow_the_names_of_classes(project: Path) -> None:
+    put(project, "monday.npz", GOOD)
+    take(project)
+    found = grown(project, replace(RAW, class_names=("middle", "right", "left")))
+    assert found.raw.train.labels[240:].tolist() == [[2, 0, 1][label] for label in GOOD.labels]
+    with pytest.raises(DataError, match="has a class that is no more: expected left, middle, found right"):
+        grown(project, replace(RAW, class_names=("left", "middle")))
+
+
+def test_an_accepted_file_that_is_missing_or_changed_is_told(project: Path) -> None:
+    put(project, "monday.npz", GOOD)
+    take(project)
+    path = project / f"data/accepted/toy/{GOOD.digest()}.npz"
+    path.chmod(0o644)
+    path.write_bytes(packed(images=GOOD.images[::-1], labels=GOOD.labels))
+    with pytest.raises(DataError, match=r"is not what the manifest says \(batch monday.npz\)"):
+        grown(project)
+    path.unlink()
+    with pytest.raises(
+        DataError, match=r"is missing, which the manifest names \(batch monday.npz\): expected 90 images"
+    ):
+        grown(project)
+
+
+def test_a_damaged_manifest_is_told_and_a_line_that_git_merged_twice_counts_once(project: Path) -> None:
+    put(project, "monday.npz", GOOD)
+    take(project)
+    path = project / "reports/ingest/toy.jsonl"
+    line = path.read_text()
+    path.write_text(line + line)
+    assert grown(project).batches == 1
+    path.write_text(f"<<<<<<< ours\n{line}")
+    with pytest.raises(DataError, match="is damaged: expected JSON lines"):
+        grown(project)
+
+
+def test_near_duplicates_that_came_in_a_batch_stay_on_one_side_of_validation(project: Path) -> None:
+    twins = Labelled(np.stack([dusty(image, 2) for image in RAW.train.images[:60]]), RAW.train.labels[:60])
+    accepted.append(
+        project / "reports/ingest/toy.jsonl",
+        accepted.Line(
+            digest=accepted.store(project / "data/accepted/toy", twins), batch="twins", images=60, classes=NAMES
+        ),
+    )
+    found = grown(project)
+    pairs.save(project / "near.csv", pairs.NONE, {"train": 240, "test": 45})
+    near = prepare.near_duplicates(project / "near.csv", found, {"near_duplicates": {"threshold": 0.15}})
+    assert {(int(a), int(b)) for a, b in zip(near.first, near.second, strict=True)} == {(240 + n, n) for n in range(60)}
+    splits = prepare.run(found.raw, prepare.Settings(val_fraction=0.3, seed=0), near).splits
+    inside = {image.tobytes() for image in splits.val.images}
+    both = [(image.tobytes() in inside) + (dusty(image, 2).tobytes() in inside) for image in RAW.train.images[:60]]
+    assert set(both) == {0, 2}
+
+
+def test_the_reference_is_what_validate_wrote(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from pipeline.datasets import shapes
+
+    settings = {"format": "shapes", "train": 40, "test": 20, "seed": 0, "classes": ["disc", "ring"]}
+    write_json(tmp_path / "params.yaml", {"download": {"toy": settings}})
+    raw = shapes.read(tmp_path, shapes.Settings.model_validate(settings))
+    scale = reference.learn(gate.image_table({"train": raw.train}))
+    targets: list[str] = []
+
+    def reproduce(root: Path, *, targets: list[str], quiet: bool, into: list[str] = targets) -> int:
+        into += targets
+        write_json(root / "reports/validate/toy.json", {"reference": scale.model_dump(mode="json")})
+        return 0
+
+    monkeypatch.setattr(workspace, "reproduce", reproduce)
+    places = ingest.Places(tmp_path, "toy")
+    found, learnt = ingest._reference(places)
+    assert targets == ["validate@toy"]
+    assert found.train.digest() == raw.train.digest()
+    assert learnt == Reference.model_validate(scale.model_dump())
+    monkeypatch.setattr(workspace, "reproduce", lambda root, **more: 1)
+    with pytest.raises(PipelineError, match=r"nothing to judge them by.*batches left where they are"):
+        ingest._reference(places)
+
+
+def test_ingest_and_the_graph_mean_the_same_places() -> None:
+    graph = YAML(typ="safe").load(ROOT / "dvc.yaml")["stages"]
+    places = ingest.Places(Path(), "${item.dataset}")
+    assert f"--manifest {places.manifest} --accepted {places.accepted} " in graph["prepare"]["cmd"]
+    assert str(places.manifest) in graph["prepare"]["deps"]
+    assert str(places.validated) in [next(iter(metric)) for metric in graph["validate"]["metrics"]]
+
+
+def test_every_dataset_of_params_has_its_manifest_in_git() -> None:
+    names = set(YAML(typ="safe").load(ROOT / "params.yaml")["download"])
+    listed = subprocess.run(
+        ["git", "ls-files", str(workspace.MANIFESTS)], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    if listed.returncode:
+        pytest.skip("not a git checkout")
+    assert {Path(line).stem for line in listed.stdout.splitlines()} >= names
