@@ -22,6 +22,8 @@ from pipeline.models.space import Hyperparameters, Space, Trial, override, sampl
 if TYPE_CHECKING:
     import keras
 
+    from pipeline.models.scale import Scale
+
 _FOLDER = Path(__file__).parent
 
 Metrics = dict[str, float]
@@ -89,6 +91,11 @@ class Fitted(ABC):
     def export(self, folder: Path) -> None:
         """Write the files that the family's serving code loads into an existing folder."""
 
+    def draw(self, path: Path) -> bool:
+        """Write a picture (PNG) of what the model gives, to watch it learn; return False where there is none to see."""
+        del path
+        return False
+
 
 @dataclass(frozen=True)
 class Preset:
@@ -120,6 +127,8 @@ class BaseFamily(ABC):
         objective: The epoch metric that a search maximises; always measured on validation data.
         task: What the family does, and so how evaluate scores it and what it competes with.
         serving: How it is served: the name of a module of `pipeline.serving`, which MLflow stores with the model.
+        needs_scale: Whether its epochs are scored on the scale that the stage `features` makes of the dataset.
+        scale: That scale, which whoever calls `fit` has loaded.
     """
 
     Settings: ClassVar[type[FamilySettings]] = FamilySettings
@@ -129,6 +138,8 @@ class BaseFamily(ABC):
     objective: ClassVar[str] = "val_accuracy"
     task: ClassVar[str] = "classify"
     serving: ClassVar[str] = "classifier"
+    needs_scale: ClassVar[bool] = False
+    scale: Scale | None = None
 
     def __init__(self, name: str, settings: FamilySettings, dataset: str | None = None) -> None:
         self.name = name
