@@ -43,6 +43,10 @@ def _parser() -> argparse.ArgumentParser:
     models.add_argument("dataset", nargs="?", help="one dataset; all of params.yaml if left out")
     models.set_defaults(command=_models)
 
+    presets = commands.add_parser("presets", help="the reference models that a search can begin with, and their size")
+    presets.add_argument("--json", action="store_true", help="for machines")
+    presets.set_defaults(command=_presets)
+
     retrain = commands.add_parser(
         "retrain",
         help="what a scheduler calls: retrain if anything changed",
@@ -141,6 +145,12 @@ def _models(arguments: argparse.Namespace) -> None:
             f"no model of {', '.join(datasets)} has been evaluated here", next_step="`dvc repro` or `make demo`"
         )
     Console().print(leaderboard.table(found))
+
+
+def _presets(arguments: argparse.Namespace) -> int:
+    from pipeline import presets
+
+    return presets.main(as_json=arguments.json)
 
 
 def _retrain(arguments: argparse.Namespace) -> int:

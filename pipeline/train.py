@@ -34,7 +34,11 @@ from pipeline.registry import log_model
 from pipeline.tracking import Tracker, log_dataset
 
 _EXAMPLES = 4
-_SERVING = {"classifier": "pipeline.serving.classifier"}
+# How a family may be served: the module that MLflow stores, and what it needs beside the libraries of every model.
+_SERVING = {
+    "classifier": ("pipeline.serving.classifier", ("keras",)),
+    "neighbours": ("pipeline.serving.neighbours", ("scikit-learn",)),
+}
 
 
 class Settings(params.Settings):
@@ -139,22 +143,23 @@ def log(
         config={"class_names": list(data.class_names), "backend": backend},
         shape=data.image_shape,
         example=np.asarray(data.val.images[:_EXAMPLES]),
-        requirements=requirements(backend),
+        requirements=requirements(family, backend),
     )
 
 
 def serving_code(family: models.BaseFamily) -> Path:
-    """Return the file that MLflow stores and runs with the model. It is not imported here: it needs Keras to load."""
-    spec = importlib.util.find_spec(_SERVING[family.serving])
+    """Return the file that MLflow stores and runs with the model. It is not imported here: that would load Keras."""
+    spec = importlib.util.find_spec(_SERVING[family.serving][0])
     assert spec is not None
     return Path(str(spec.origin))
 
 
-def requirements(backend: runtime.Backend) -> list[str]:
+def requirements(family: models.BaseFamily, backend: runtime.Backend) -> list[str]:
     """Return what the served model needs, pinned to what is installed here."""
-    builds = {"tensorflow": ("tensorflow-cpu", "tensorflow")}.get(backend, (backend,))
+    needed = _SERVING[family.serving][1]
+    builds = {"tensorflow": ("tensorflow-cpu", "tensorflow")}.get(backend, (backend,)) if "keras" in needed else ()
     pinned = []
-    for name in ("mlflow", "keras", "numpy", "pandas", *builds):
+    for name in ("mlflow", "numpy", "pandas", *needed, *builds):
         try:
             pinned.append(f"{name}=={importlib.metadata.version(name)}")
         except importlib.metadata.PackageNotFoundError:

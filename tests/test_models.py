@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -11,12 +10,13 @@ import optuna
 import pytest
 
 from pipeline import runtime
-from pipeline.datasets.base import Splits, load_splits
+from pipeline.datasets.base import Labelled, Splits, load_splits
 from pipeline.errors import DataError, ParamsError
 from pipeline.models import base, checkpoint, recipe
 from pipeline.models.augment import Augment
 from pipeline.models.base import Span, Spec, TrainingError
 from pipeline.models.cnn.family import architectures
+from pipeline.models.knn import family as knn
 from pipeline.models.rung import Rung, run
 from pipeline.models.space import Choice, Range, Space, override
 
@@ -44,7 +44,9 @@ POINTS: dict[str, dict[str, Any]] = {
         "residual": True,
         "pooling": "max", "head_units": 64, "dropout": 0.1,
     },
+    "knn": {"metric": "l2"},
 }  # fmt: skip
+NETWORKS = sorted(set(POINTS) - {"knn"})
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -61,7 +63,7 @@ def test_every_family_is_tried_here() -> None:
     assert base.family_names() == set(POINTS)
 
 
-@pytest.mark.parametrize("name", sorted(POINTS))
+@pytest.mark.parametrize("name", NETWORKS)
 def test_the_loss_falls_and_unseen_digits_are_recognised(name: str, data: Splits) -> None:
     family = base.load(name, {"space": {}})
     seen: list[float] = []
@@ -75,7 +77,7 @@ def test_the_loss_falls_and_unseen_digits_are_recognised(name: str, data: Splits
     assert [epoch["epoch"] for epoch in fitted.history] == [1, 2, 3, 4]
 
 
-@pytest.mark.parametrize("name", sorted(POINTS))
+@pytest.mark.parametrize("name", NETWORKS)
 def test_a_training_cut_into_rungs_gives_the_same_weights_as_one_run_through(
     name: str, data: Splits, prepared_digits: Path, tmp_path: Path
 ) -> None:
@@ -136,7 +138,7 @@ def test_a_checkpoint_of_another_model_is_refused(tmp_path: Path) -> None:
         checkpoint.restore(model(3), tmp_path / "state.npz")
 
 
-@pytest.mark.parametrize("name", sorted(POINTS))
+@pytest.mark.parametrize("name", NETWORKS)
 def test_models_take_raw_colour_images_of_any_size(name: str) -> None:
     model = base.load(name, {"space": {}}).build(POINTS[name], Spec((32, 20, 3), 7))
     assert model(np.zeros((2, 32, 20, 3), np.uint8)).shape == (2, 7)
@@ -145,7 +147,7 @@ def test_models_take_raw_colour_images_of_any_size(name: str) -> None:
 # Trainable parameters of the reference models, as they were counted when these were written down.
 COUNTS = {
     "R1": 54_410, "R2": 1_204_682, "R3": 1_629_472, "R4": 101_770, "R5": 282_250, "R6": 8_806, "R7": 106_510,
-    "R8": 213_054, "R9": 101_770, "R10": 21_840, "R11": 225_034,
+    "R8": 213_054, "R9": 101_770, "R10": 21_840, "R11": 225_034, "R14": 321,
 }  # fmt: skip
 PRESETS = {preset.name: (name, preset) for name in POINTS for preset in base.load(name, {}).presets}
 
@@ -161,8 +163,8 @@ def test_a_preset_is_a_point_of_its_space_and_has_its_count(reference: str) -> N
     assert family.presets_for("anything") == {reference: preset.hyperparameters}
     outside = [key for key, value in preset.hyperparameters.items() if not family.space[key].holds(value)]
     assert not outside
-    model = family.build(preset.hyperparameters, Spec(preset.image_shape, 10))
-    assert sum(math.prod(weight.shape) for weight in model.trainable_variables) == COUNTS[reference]
+    spec = Spec(preset.image_shape, preset.classes)
+    assert family.trainable_parameters(preset.hyperparameters, spec) == COUNTS[reference]
 
 
 def test_a_study_begins_with_the_presets_of_its_dataset_or_with_those_named() -> None:
@@ -207,7 +209,7 @@ def test_adding_an_architecture_changes_no_study_that_does_not_use_it(monkeypatc
     assert not used & (set(ARCHITECTURES) - {"plain"})
 
 
-@pytest.mark.parametrize("name", sorted(POINTS))
+@pytest.mark.parametrize("name", NETWORKS)
 def test_every_point_of_a_space_builds(name: str) -> None:
     family = base.load(name, {"space": {}})
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=3))
@@ -215,6 +217,57 @@ def test_every_point_of_a_space_builds(name: str) -> None:
         hyperparameters = family.suggest(study.ask())
         assert set(recipe.TRAINING) < set(hyperparameters)
         assert family.build(hyperparameters, Spec((28, 28, 1), 10)).count_params() > 0
+
+
+def test_r14_learns_its_regression() -> None:
+    """Four sequences of one step and two features; the outputs are their sums, as good a line as any."""
+    import keras
+
+    keras.utils.set_random_seed(0)
+    preset = PRESETS["R14"][1]
+    model = base.load("rnn", {}).build(preset.hyperparameters, Spec(preset.image_shape, preset.classes))
+    steps = keras.Model(model.layers[2].output, model.output)  # behind what turns pixels into steps
+    x = np.array([[[0.0, 0.1]], [[0.2, 0.3]], [[0.4, 0.5]], [[0.6, 0.7]]], np.float32)
+    y = x.sum(axis=2)
+    steps.compile("adam", "mse")
+    losses = steps.fit(x, y, epochs=100, verbose=0).history["loss"]
+    assert losses[-1] < losses[0] / 10
+
+
+class TestNeighbours:
+    data = Labelled(
+        np.repeat(np.array([[0, 0], [10, 0], [40, 40], [50, 40], [41, 41]], np.uint8), 1, axis=0).reshape(5, 1, 2, 1),
+        np.array([0, 0, 1, 1, 1]),
+    )
+
+    def test_the_metrics_differ_where_they_should(self) -> None:
+        """From (0, 0), (30, 30) is 60 or 42.4 away, and (45, 0) 45 or 45: the nearer one depends on the metric."""
+        known = Labelled(np.array([[30, 30], [45, 0]], np.uint8).reshape(2, 1, 2, 1), np.array([0, 1]))
+        asked = Labelled(np.zeros((1, 1, 2, 1), np.uint8), np.array([0]))
+        assert knn.predict(known, asked, "l2", [1])[1].tolist() == [0]
+        assert knn.predict(known, asked, "l1", [1])[1].tolist() == [1]
+
+    def test_the_majority_decides_and_of_equals_the_first(self) -> None:
+        asked = Labelled(np.array([[5, 0]], np.uint8).reshape(1, 1, 2, 1), np.array([0]))
+        found = knn.predict(self.data, asked, "l2", [1, 4, 5])
+        assert [found[k].tolist() for k in (1, 4, 5)] == [[0], [0], [1]]
+
+    def test_the_number_of_neighbours_is_cross_validated_on_training_images_alone(self, data: Splits) -> None:
+        family = base.load("knn", {"neighbours": [1, 3, 600], "fold_images": 600})
+        told: list[Any] = []
+        fitted = family.fit({"metric": "l2"}, data, Span(0, 8, 8), seed=0, state=None, on_epoch=told.append)
+        (epoch,) = fitted.history
+        assert told == [epoch]
+        assert epoch["stopped"] == 1.0
+        assert epoch["neighbours"] in (1, 3)
+        assert epoch["accuracy_600"] < 0.3 < 0.9 < epoch["accuracy"]
+        assert epoch["val_accuracy"] > 0.9
+
+    def test_only_as_many_images_are_kept_as_params_allow(self, data: Splits, tmp_path: Path) -> None:
+        family = base.load("knn", {"images": {"l1": 50}, "fold_images": 50})
+        family.fit({"metric": "l1"}, data, Span(0, 1, 1), seed=0, state=None, on_epoch=lambda _: None).export(tmp_path)
+        with np.load(tmp_path / "model.npz", allow_pickle=False) as stored:
+            assert stored["images"].shape == (50, 28, 28, 1)
 
 
 def test_augmentation_moves_mirrors_and_blanks(data: Splits) -> None:

@@ -12,7 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pipeline import params
 from pipeline.datasets.base import Splits
@@ -20,8 +20,6 @@ from pipeline.errors import ParamsError, PipelineError, nearest
 from pipeline.models.space import Hyperparameters, Space, Trial, override, sample
 
 if TYPE_CHECKING:
-    import keras
-
     from pipeline.models.scale import Scale
 
 _FOLDER = Path(__file__).parent
@@ -107,6 +105,7 @@ class Preset:
         dataset: The dataset that it was made for.
         image_shape: Height, width and channels of that dataset's images.
         hyperparameters: The point.
+        classes: Number of classes of that dataset.
     """
 
     name: str
@@ -114,6 +113,7 @@ class Preset:
     dataset: str
     image_shape: tuple[int, int, int]
     hyperparameters: Hyperparameters
+    classes: int = 10
 
 
 class BaseFamily(ABC):
@@ -168,13 +168,14 @@ class BaseFamily(ABC):
             if (preset.dataset == dataset if wanted == "dataset" else preset.name in wanted)
         }
 
+    def trainable_parameters(self, hyperparameters: Hyperparameters, spec: Spec) -> int:
+        """Return how many numbers training changes in a model of this family; none, where it only remembers."""
+        del hyperparameters, spec
+        return 0
+
     def sources(self) -> list[Path]:
         """Return the files of the family's own code that decide what its training gives."""
         return sorted((_FOLDER / self.name).glob("*.py"))
-
-    @abstractmethod
-    def build(self, hyperparameters: Hyperparameters, spec: Spec) -> keras.Model:
-        """Return a new model that takes raw uint8 images (N, H, W, C) and gives logits (N, classes)."""
 
     @abstractmethod
     def fit(

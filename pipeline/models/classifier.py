@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import time
+from abc import abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -58,6 +59,14 @@ class KerasClassifier(BaseFamily):
     settings: ClassifierSettings
     space: ClassVar[Space] = recipe.TRAINING
     searched: ClassVar[Mapping[str, Any]] = recipe.SEARCHED
+
+    @abstractmethod
+    def build(self, hyperparameters: Hyperparameters, spec: Spec) -> keras.Model:
+        """Return a new model that takes raw uint8 images (N, H, W, C) and gives logits (N, classes)."""
+
+    def trainable_parameters(self, hyperparameters: Hyperparameters, spec: Spec) -> int:
+        """Return how many numbers training changes in the network that `build` gives."""
+        return sum(math.prod(weight.shape) for weight in self.build(hyperparameters, spec).trainable_variables)
 
     def fit(
         self,

@@ -7,11 +7,14 @@ from typing import Any
 _MOMENTUM = 0.9  # moving averages follow within tens of steps: a first rung on a small dataset has no more
 
 
-def conv(x: Any, filters: int, kernel: int = 3, *, strides: int = 1, activation: str | None = "relu") -> Any:
-    """Return x convolved, normalised over the batch and activated; the borders are padded."""
+def conv(
+    x: Any, filters: int, kernel: int = 3, *, strides: int = 1, pool: bool = False, activation: str | None = "relu"
+) -> Any:
+    """Return x convolved with padded borders, pooled where asked for (maxima of 2×2), normalised and activated."""
     from keras import layers
 
     x = layers.Conv2D(filters, kernel, strides=strides, padding="same", use_bias=False)(x)
+    x = layers.MaxPooling2D(2)(x) if pool else x
     x = batch_norm(x)
     return layers.Activation(activation)(x) if activation else x
 

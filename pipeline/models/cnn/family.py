@@ -53,7 +53,7 @@ class Family(KerasClassifier):
         return sample(trial, asked)
 
     def build(self, hyperparameters: Hyperparameters, spec: Spec) -> keras.Model:
-        """Return a convolutional network; see `BaseFamily.build`."""
+        """Return a convolutional network; see `KerasClassifier.build`."""
         import keras
 
         architecture = str(hyperparameters["architecture"])

@@ -39,7 +39,7 @@ class Family(KerasClassifier):
     presets: ClassVar[tuple[Preset, ...]] = PRESETS
 
     def build(self, hyperparameters: Hyperparameters, spec: Spec) -> keras.Model:
-        """Return a perceptron; see `BaseFamily.build`."""
+        """Return a perceptron; see `KerasClassifier.build`."""
         import keras
         from keras import layers
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from pipeline.models.base import Spec
+from pipeline.models.base import Preset, Spec
 from pipeline.models.classifier import KerasClassifier
 from pipeline.models.recipe import SEARCHED, TRAINING
+from pipeline.models.rnn.presets import PRESETS
 from pipeline.models.space import Choice, Hyperparameters, Range, Space
 
 if TYPE_CHECKING:
@@ -37,9 +38,10 @@ class Family(KerasClassifier):
         "dropout": {"low": 0.0, "high": 0.4},
         **SEARCHED,
     }
+    presets: ClassVar[tuple[Preset, ...]] = PRESETS
 
     def build(self, hyperparameters: Hyperparameters, spec: Spec) -> keras.Model:
-        """Return a recurrent network; see `BaseFamily.build`."""
+        """Return a recurrent network; see `KerasClassifier.build`."""
         import keras
         from keras import layers
 

@@ -1,7 +1,9 @@
-"""A network of our own for short trainings: wide early, pooled soon, residual in the middle, maxima at the end.
+"""A network of our own for short trainings on little hardware.
 
-It follows the networks with which the DAWNBench contest was won (a few convolutions, a residual pair at each low
-resolution, a scaled classifier on global maxima), with pooling one step earlier, where a CPU spends its time.
+It follows the networks with which the DAWNBench contest was won: few convolutions, residual pairs at low resolutions,
+global maxima, scaled logits. Here every block pools before it normalises and activates, so that three quarters of that
+work fall away, and the first pooling comes at once: on a CPU, what is done to many pixels costs more than what is done
+to many channels.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ from pipeline.models.cnn.blocks import conv, logits
 from pipeline.models.space import Choice, Hyperparameters, Range, Space
 
 SPACE: Space = {
-    "width": Choice(choices=(16, 24, 32, 48, 64)),  # filters of the first convolution
+    "width": Choice(choices=(8, 16, 32, 48, 64)),  # filters of the first convolution
     "activation": Choice(choices=("relu", "gelu", "silu")),
     "dropout": Range(low=0.0, high=0.5),
     "scale": Range(
@@ -21,23 +23,25 @@ SPACE: Space = {
     ),  # of the logits: smaller ones keep a short training from overconfidence
 }
 
-SEARCHED: Mapping[str, Any] = {"width": [24, 32], "activation": "relu", "dropout": 0.0, "scale": 0.125}
+SEARCHED: Mapping[str, Any] = {"width": [16, 32], "activation": "relu", "dropout": 0.0, "scale": 0.125}
 
 
 def build(x: Any, hyperparameters: Hyperparameters, classes: int) -> Any:
     """Return logits (N, classes) of images (N, H, W, C)."""
     from keras import layers
 
-    activation = str(hyperparameters["activation"])
-
-    def convolved(x: Any, filters: int) -> Any:
-        return conv(x, filters, activation=activation)
-
-    width = int(hyperparameters["width"])
-    x = convolved(x, width)
-    for filters in (2 * width, 4 * width, 8 * width):
-        x = layers.MaxPooling2D(2)(convolved(x, filters))
-        x = layers.Add()([x, convolved(convolved(x, filters), filters)])
+    width, activation = int(hyperparameters["width"]), str(hyperparameters["activation"])
+    x = conv(x, width, pool=True, activation=activation)
+    x = _residual(conv(x, 2 * width, activation=activation), activation)
+    x = _residual(conv(x, 4 * width, pool=True, activation=activation), activation)
+    x = conv(x, 8 * width, pool=True, activation=activation)
     x = layers.GlobalMaxPooling2D()(x)
     x = layers.Dropout(float(hyperparameters["dropout"]))(x)
     return layers.Rescaling(float(hyperparameters["scale"]), dtype="float32")(logits(x, classes))
+
+
+def _residual(x: Any, activation: str) -> Any:
+    from keras import layers
+
+    width = x.shape[-1]
+    return layers.Add()([x, conv(conv(x, width, activation=activation), width, activation=activation)])
