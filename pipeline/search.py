@@ -135,6 +135,7 @@ class Search:
             trial.set_user_attr("worker", event.worker)
             trial.set_user_attr("parameters", event.result.parameters)
             self._study.record(trial, event.result.epochs)
+            self._record.show(trial.number, len(history(trial)), event.result.pictures)
             self._tick()
             self._advance(trial)
         elif isinstance(event, Failed):
@@ -161,6 +162,7 @@ def run(
     settings: Settings,
     family: models.BaseFamily,
     data: Path,
+    features: Path,
     studies: Path,
     environments: list[dict[str, str]],
 ) -> tuple[Result, Study, Record]:
@@ -176,7 +178,7 @@ def run(
     with _locked(folder):
         study = Study(folder, definition, settings, family.objective)
         record = _record(definition)
-        rung = _rungs(definition, data, folder, study.seed)
+        rung = _rungs(definition, data, features, folder, study.seed)
         with _told(record), LocalExecutor(work, environments) as executor, SearchProgress(label) as progress:
             Search(study, budget, family, executor, record, rung, progress).run()
             best = study.require_best()
@@ -218,7 +220,9 @@ def _told(record: Record) -> Iterator[None]:
         raise
 
 
-def _rungs(definition: Definition, data: Path, folder: Path, seed: int) -> Callable[[optuna.Trial, int, int], Rung]:
+def _rungs(
+    definition: Definition, data: Path, features: Path, folder: Path, seed: int
+) -> Callable[[optuna.Trial, int, int], Rung]:
     """Return what makes the task that trains a trial from one epoch to another."""
 
     def rung(trial: optuna.Trial, start: int, stop: int) -> Rung:
@@ -231,6 +235,7 @@ def _rungs(definition: Definition, data: Path, folder: Path, seed: int) -> Calla
             span=models.Span(start, stop, definition.trial_epochs),
             folder=folder / "checkpoints" / f"trial-{trial.number:05d}",
             ledger=folder / "epochs.log",
+            features=features,
         )
 
     return rung
@@ -282,6 +287,7 @@ def main() -> None:
     parser.add_argument("--dataset", required=True)
     parser.add_argument("--family", required=True)
     parser.add_argument("--data", required=True, type=Path, help="folder written by prepare")
+    parser.add_argument("--features", required=True, type=Path, help="folder written by features")
     parser.add_argument("--studies", required=True, type=Path, help="folder of all studies")
     parser.add_argument("--output", required=True, type=Path, help="folder for best.json, summary.json, trials.csv")
     arguments = parser.parse_args()
@@ -300,7 +306,9 @@ def main() -> None:
         backend=backend.backend,
     )
     environments = runtime.worker_environments(backend.workers)
-    result, study, record = run(definition, settings, family, arguments.data, arguments.studies, environments)
+    result, study, record = run(
+        definition, settings, family, arguments.data, arguments.features, arguments.studies, environments
+    )
     record.close(result.best, result.counts, result.epochs, save(result, study, definition, arguments.output))
     counts = ", ".join(f"{count} {state}" for state, count in result.counts.items() if count)
     print(

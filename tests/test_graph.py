@@ -23,10 +23,10 @@ PACKAGE = ROOT / "pipeline"
 # ---------------------------------------------------------------- the table: who may import whom
 
 BASE = {"errors", "params", "entry"}
-PARTS = {"datasets", "engine", "gate", "leaderboard", "models", "page", "progress", "runtime", "serving", "study"}
+PARTS = {"datasets", "engine", "gate", "leaderboard", "models", "page", "progress", "runtime", "scores", "serving", "study"}
 PARTS |= {"bars", "expectations", "fetch", "images", "patience", "provenance", "record", "registry", "sources"}
 PARTS |= {"tracking", "transfer"}
-STAGES = {"download", "validate", "prepare", "search", "train", "evaluate", "register", "report"}
+STAGES = {"download", "validate", "prepare", "features", "search", "train", "evaluate", "register", "report"}
 COMMANDS = {"check", "doctor", "ingest", "presets", "retrain", "workspace"}
 
 # A new module of pipeline/ is placed here; a package counts as one.
@@ -47,6 +47,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "gate": BASE | {"datasets", "expectations", "images"},
     "models": BASE | {"models", "datasets"},  # families know neither the study nor MLflow
     "engine": BASE | {"engine", "runtime"},  # gets its tasks by name
+    "scores": BASE | {"scores", "datasets", "models"},  # knows no family: answers are scored, whoever gave them
     "study": BASE | {"models", "datasets", "engine"},
     "tracking": BASE | {"datasets"},  # knows no family
     "record": BASE | {"study", "tracking"},  # mirrors one into the other

@@ -10,13 +10,16 @@ import functools
 import json
 import shutil
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from pipeline.datasets.base import Splits, load_splits, new_folder
+from pipeline.models import scale
 from pipeline.models.base import Metrics, Span, TrainingError, load
 from pipeline.models.space import Hyperparameters
+
+_PICTURE = "samples.png"
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,7 @@ class Rung:
         folder: Where the checkpoints of this training lie, one folder per rung.
         ledger: File that gets a line ``training epoch`` for every epoch computed: what the search really cost.
         export: Whether to leave a folder ``model`` beside the checkpoint; see `exported_model`.
+        features: Folder written by the stage `features`, for families that need it.
     """
 
     family: str
@@ -44,14 +48,20 @@ class Rung:
     folder: Path
     ledger: Path
     export: bool = False
+    features: Path | None = None
 
 
 @dataclass(frozen=True)
 class Trained:
-    """What became of a rung: the metrics of its epochs, and the number of parameters of the model."""
+    """What became of a rung: the metrics of its epochs, and the number of parameters of the model.
+
+    Attributes:
+        pictures: Files that show what the model gives after its last epoch; there until the next rung is finished.
+    """
 
     epochs: list[Metrics]
     parameters: int
+    pictures: list[str] = field(default_factory=list)
 
 
 def run(rung: Rung, emit: Callable[[Metrics], None]) -> Trained:
@@ -80,6 +90,8 @@ def _train(rung: Rung, finished: Path, emit: Callable[[Metrics], None]) -> None:
         emit(metrics)
 
     family = load(rung.family, rung.settings)
+    if family.needs_scale and rung.features is not None:
+        family.scale = scale.load(rung.features)
     version = (rung.data / "meta.json").stat().st_mtime_ns
     state = _checkpoint(rung.folder, rung.span.start) / "state.npz" if rung.span.start else None
     rung.folder.mkdir(parents=True, exist_ok=True)
@@ -99,7 +111,8 @@ def _train(rung: Rung, finished: Path, emit: Callable[[Metrics], None]) -> None:
         if rung.export:
             (partial / "model").mkdir()
             fitted.export(partial / "model")
-        trained = Trained(fitted.history, fitted.parameters)
+        drawn = [str(finished / _PICTURE)] if fitted.draw(partial / _PICTURE) else []
+        trained = Trained(fitted.history, fitted.parameters, drawn)
         (partial / "trained.json").write_text(json.dumps(asdict(trained)))
 
 

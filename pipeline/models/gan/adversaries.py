@@ -37,7 +37,7 @@ class Adversaries(keras.Model):
         hyperparameters: Hyperparameters,
         seed: int,
     ) -> None:
-        super().__init__()
+        super().__init__(dtype="float32")  # of counters and averages; the networks have a policy of their own
         self.generator, self.average, self.discriminator = generator, average, discriminator
         self.average.trainable = False
         self.average.set_weights(generator.get_weights())

@@ -13,7 +13,7 @@ import numpy as np
 
 from pipeline.datasets.base import Images, Labels, Splits
 from pipeline.errors import DataError
-from pipeline.models import checkpoint, distances
+from pipeline.models import checkpoint, distances, pictures
 from pipeline.models.base import BaseFamily, Fitted, Metrics, OnEpoch, Preset, Span, Spec, TrainingError
 from pipeline.models.fitted import KerasFitted
 from pipeline.models.gan import networks
@@ -68,6 +68,11 @@ class Family(BaseFamily):
         """Return a new generator; see `networks.generator`."""
         return networks.generator(hyperparameters, spec)
 
+    def trainable_parameters(self, hyperparameters: Hyperparameters, spec: Spec) -> int:
+        """Return how many numbers training changes in both networks together."""
+        both = networks.generator(hyperparameters, spec), networks.discriminator(hyperparameters, spec)
+        return sum(math.prod(weight.shape) for network in both for weight in network.trainable_variables)
+
     def fit(
         self,
         hyperparameters: Hyperparameters,
@@ -83,7 +88,9 @@ class Family(BaseFamily):
 
         if self.scale is None:
             raise DataError("gan: no scale", expected="that of the stage features", next_step="dvc repro features")
-        keras.utils.clear_session(free_memory=False)
+        policy = keras.config.dtype_policy()
+        keras.utils.clear_session(free_memory=False)  # it forgets the policy, too
+        keras.config.set_dtype_policy(policy)
         keras.utils.set_random_seed(seed)
         model = self._adversaries(hyperparameters, Spec.of(data), seed)
         batch_size = min(int(hyperparameters["batch_size"]), len(data.train))
@@ -135,8 +142,7 @@ class FittedGan(KerasFitted):
     def draw(self, path: Path) -> bool:
         """Write a picture of generated images, a class per column where they can be asked for."""
         labels = np.tile(np.arange(_SIDE) % _classes(self.network), _SIDE)
-        images = generate(self.network, labels, _SEED)
-        _grid(images, _SIDE, path)
+        path.write_bytes(pictures.sheet(generate(self.network, labels, _SEED), _SIDE))
         return True
 
 
@@ -168,17 +174,6 @@ def _classes(generator: keras.Model) -> int:
     """Return the number of classes of a conditional generator; of another, 1."""
     embeddings = [layer for layer in generator.layers if type(layer).__name__ == "Embedding"]
     return int(embeddings[0].input_dim) if embeddings else 1
-
-
-def _grid(images: Images, columns: int, path: Path) -> None:
-    """Write images as one PNG, row by row, enlarged twice."""
-    from PIL import Image
-
-    count, height, width, channels = images.shape
-    rows = images[: count // columns * columns].reshape(-1, columns, height, width, channels)
-    sheet = rows.swapaxes(1, 2).reshape(-1, columns * width, channels)
-    picture = Image.fromarray(sheet[..., 0] if channels == 1 else sheet[..., :3])
-    picture.resize((2 * picture.width, 2 * picture.height), Image.Resampling.NEAREST).save(path)
 
 
 def _train_epoch(model: Adversaries, data: Splits, batch_size: int, seed: int, epoch: int) -> Metrics:
