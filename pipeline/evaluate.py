@@ -1,8 +1,8 @@
 """Stage evaluate: score a trained model on the test split, and keep its answers, image by image.
 
-The model is the one that MLflow would serve, fed what a caller would send: what is scored is what is served. How it is
-scored depends on what it is for: see `pipeline.scores`. Where the champion of that task has no answers kept for this very
-test split, it is scored here, too, so that register can compare the two.
+The model is the one that MLflow would serve, fed what a caller would send: what is scored is what is served. How it
+is scored depends on what it is for: see `pipeline.scores`. Where the champion of that task has no answers kept for
+this very test split, it is scored here, too, so that register can compare the two.
 """
 
 from __future__ import annotations
@@ -106,7 +106,9 @@ def main() -> None:
     model, key = load_model(f"models:/{info['model_id']}"), task.key(split, arguments.features)
     scored = task.score(model, split, arguments.features, settings.confidence)
     keep_on_run(tracker, run_id, key, scored.kept)
-    log_dataset(tracker, run_id, f"{arguments.dataset}-test", split.digest, split.test.images, split.test.labels, "test")
+    log_dataset(
+        tracker, run_id, f"{arguments.dataset}-test", split.digest, split.test.images, split.test.labels, "test"
+    )
     tracker.log_metrics(run_id, {f"test_{name}": value for name, value in scored.metrics.items()})
     with new_folder(arguments.predictions) as folder:
         np.savez_compressed(folder / "predictions.npz", allow_pickle=False, **scored.kept)

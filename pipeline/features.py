@@ -47,8 +47,8 @@ def main() -> None:
     accuracy = scale.train(data, arguments.output, steps=settings.steps, seed=settings.seed)
     found = scale.load(arguments.output)
     print(
-        f"{arguments.dataset} {arguments.family}: features {found.digest[:12]} label {accuracy:.2%} of validation images"
-        f" right; real images score FID {found.floor.fid:.3f} and KID {found.floor.kid:.4f} against others"
+        f"{arguments.dataset} {arguments.family}: features {found.digest[:12]} label {accuracy:.2%} of validation"
+        f" images right; real images score FID {found.floor.fid:.3f} and KID {found.floor.kid:.4f} against others"
     )
 
 

@@ -1,8 +1,8 @@
-"""Stage register: a candidate per task becomes a version of its registered model, and a paired test decides who leads.
+"""Stage register: a candidate per task becomes a version of its registered model; a paired test decides who leads.
 
 The candidate is the family with the best validation value among those that do the same. Whether it replaces the
-champion is decided on the test images, image by image, from answers that evaluate has stored: nothing here runs a model,
-or loads Keras.
+champion is decided on the test images, image by image, from answers that evaluate has stored: nothing here runs a
+model, or loads Keras.
 """
 
 from __future__ import annotations

@@ -154,7 +154,9 @@ def _interface(task: str, images: Any) -> tuple[ModelSignature, Any]:
 
     if task == "generate":
         asked = [ColSpec(DataType.long, name, required=name != "label") for name in ("n", "seed", "label")]
-        return ModelSignature(Schema(asked), raw(images)), pd.DataFrame({"n": [len(images)], "seed": [0], "label": [-1]})
+        return ModelSignature(Schema(asked), raw(images)), pd.DataFrame(
+            {"n": [len(images)], "seed": [0], "label": [-1]}
+        )
     if task == "complete":
         upper = images[:, : images.shape[1] // 2]
         return ModelSignature(raw(upper), raw(images)), upper

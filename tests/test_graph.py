@@ -23,7 +23,19 @@ PACKAGE = ROOT / "pipeline"
 # ---------------------------------------------------------------- the table: who may import whom
 
 BASE = {"errors", "params", "entry"}
-PARTS = {"datasets", "engine", "gate", "leaderboard", "models", "page", "progress", "runtime", "scores", "serving", "study"}
+PARTS = {
+    "datasets",
+    "engine",
+    "gate",
+    "leaderboard",
+    "models",
+    "page",
+    "progress",
+    "runtime",
+    "scores",
+    "serving",
+    "study",
+}
 PARTS |= {"bars", "expectations", "fetch", "images", "patience", "provenance", "record", "registry", "sources"}
 PARTS |= {"tracking", "transfer"}
 STAGES = {"download", "validate", "prepare", "features", "search", "train", "evaluate", "register", "report"}

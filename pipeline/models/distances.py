@@ -65,7 +65,8 @@ def covered(generated: npt.NDArray[np.int64], real: npt.NDArray[np.int64], class
     """Return how many classes occur among generated images at least a fifth as often as among real ones.
 
     Args:
-        generated, real: What each image is taken for by the same network.
+        generated: What each generated image is taken for, (N,).
+        real: What each real image is taken for by the same network, (M,).
         classes: Number of classes.
     """
     shares = np.bincount(generated, minlength=classes) / len(generated)

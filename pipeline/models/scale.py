@@ -13,7 +13,7 @@ import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -147,7 +147,7 @@ def _save(
     for array in weights:
         sha.update(np.ascontiguousarray(array).data)
     np.savez(folder / "network.npz", allow_pickle=False, **{f"{place:04d}": a for place, a in enumerate(weights)})
-    arrays = {}
+    arrays: dict[str, npt.NDArray[Any]] = {}
     for split, of in seen.items():
         some = slice(None) if split == "train" else slice(_MOST)
         arrays |= {f"{split}_features": of.features[some], f"{split}_classes": of.classes[some]}
@@ -189,7 +189,7 @@ def _see(network: keras.Model, images: Images) -> Seen:
     return Seen(np.asarray(features, np.float32), np.asarray(logits).argmax(axis=1).astype(np.int64))
 
 
-def _arrays(path: Path) -> dict[str, npt.NDArray[np.generic]]:
+def _arrays(path: Path) -> dict[str, npt.NDArray[Any]]:
     with np.load(path, allow_pickle=False) as stored:
         return {name: stored[name] for name in stored.files}
 

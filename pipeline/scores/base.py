@@ -75,7 +75,8 @@ class Task(ABC):
         """Compare what was kept of two models over the same test images.
 
         Args:
-            candidate, champion: What was kept of them.
+            candidate: What was kept of the one.
+            champion: What was kept of the other.
             version: What the champion is called.
 
         Raises:

@@ -68,8 +68,7 @@ class Task(base.Task):
             metrics={"accuracy": scores.accuracy, "loss": scores.loss},
             plots={"confusion.csv": _pairs(scores, split.class_names).encode()},
             told=(
-                f"test accuracy {scores.accuracy:.4f}"
-                f" ({confidence:.0%} interval {scores.low:.4f} to {scores.high:.4f})"
+                f"test accuracy {scores.accuracy:.4f} ({confidence:.0%} interval {scores.low:.4f} to {scores.high:.4f})"
             ),
         )
 

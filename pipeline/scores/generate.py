@@ -67,7 +67,9 @@ class Task(base.Task):
         ours, theirs = (distances.fid(of["features"], real) for of in (candidate, champion))
         lost = sum(_not_nearer(candidate["features"], champion["features"], real, seed) for seed in range(_RESAMPLES))
         p_value = (lost + 1) / (_RESAMPLES + 1)
-        told = f"its FID is {ours:.3f}, that of the champion (version {version}) {theirs:.3f}: bootstrap p = {p_value:.3g}"
+        told = (
+            f"its FID is {ours:.3f}, that of the champion (version {version}) {theirs:.3f}: bootstrap p = {p_value:.3g}"
+        )
         return Comparison(p_value, told, {"candidate_fid": ours, "champion_fid": theirs})
 
     def headline(self, kept: Arrays) -> dict[str, float]:

@@ -118,8 +118,8 @@ class Family(BaseFamily):
     def _adversaries(self, hyperparameters: Hyperparameters, spec: Spec, seed: int) -> Adversaries:
         from pipeline.models.gan.adversaries import Adversaries
 
-        generators = (networks.generator(hyperparameters, spec) for _ in range(2))
-        return Adversaries(*generators, networks.discriminator(hyperparameters, spec), hyperparameters, seed)
+        generator, average = (networks.generator(hyperparameters, spec) for _ in range(2))
+        return Adversaries(generator, average, networks.discriminator(hyperparameters, spec), hyperparameters, seed)
 
     def _exported(self, network: keras.Model, hyperparameters: Hyperparameters, spec: Spec) -> keras.Model:
         """Return a generator by itself, in single precision."""
