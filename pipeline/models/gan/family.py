@@ -110,7 +110,8 @@ class Family(BaseFamily):
                 raise TrainingError(f"the loss diverged in epoch {epoch + 1}", found=f"loss {metrics['loss']}")
             started = time.monotonic()
             metrics |= score(model.average, self.scale)
-            metrics |= {"seconds": metrics["seconds"] + time.monotonic() - started, "at": time.time()}
+            scoring = time.monotonic() - started
+            metrics |= {"seconds": metrics["seconds"] + scoring, "scoring_seconds": scoring, "at": time.time()}
             history.append(metrics)
             on_epoch(metrics)
         return FittedGan.of(model, self._exported(model.average, hyperparameters, Spec.of(data)), history)
