@@ -48,12 +48,13 @@ def check(path: Path = params.PARAMS_FILE) -> dict[str, Any]:
 
 def _owners() -> dict[str, type[params.Settings]]:
     """Return the settings model of each section that one module owns."""
-    from pipeline import budget, evaluate, gate, prepare, register, runtime, train
+    from pipeline import budget, evaluate, features, gate, prepare, register, runtime, train
 
     return {
         "runtime": runtime.Settings,
         "validate": gate.Settings,
         "prepare": prepare.Settings,
+        "features": features.Settings,
         "search": budget.Settings,
         "train": train.Settings,
         "evaluate": evaluate.Settings,

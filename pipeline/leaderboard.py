@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,34 +17,35 @@ class Row:
     """A family's figures on a dataset.
 
     Attributes:
-        value: Validation value of the kept model.
-        accuracy, low, high: Test accuracy and its interval.
+        task: What the family does; only families of one task compete.
+        value: Validation value of the kept model: the higher, the better.
+        test: What evaluate tells: of a classifier ``accuracy`` with its interval, ``low`` to ``high``; of a generator
+            ``fid`` and ``floor_fid``, what real images score; of a completer ``mse`` and ``baseline_mse``.
         version: The registered version that this model is, with its standing; empty if it is none.
         seconds: What search and training took.
     """
 
     dataset: str
     family: str
+    task: str
     value: float
-    accuracy: float
-    low: float
-    high: float
+    test: Mapping[str, Any]
     version: str
     seconds: float
 
 
 def rows(reports: Path, datasets: Iterable[str], families: Iterable[str]) -> list[Row]:
-    """Return the figures of every family whose evaluation is there, best validation value first within a dataset."""
+    """Return the figures of every family whose evaluation is there, by task, best validation value first."""
     found = []
     families = list(families)
     for dataset in datasets:
-        decision = _json(reports / "register" / f"{dataset}.json")
-        of_dataset = [row for family in families if (row := _row(reports, dataset, family, decision))]
-        found += sorted(of_dataset, key=lambda row: -row.value)
+        decisions = _json(reports / "register" / f"{dataset}.json")
+        of_dataset = [row for family in families if (row := _row(reports, dataset, family, decisions))]
+        found += sorted(of_dataset, key=lambda row: (row.task, -row.value))
     return found
 
 
-def _row(reports: Path, dataset: str, family: str, decision: dict[str, Any]) -> Row | None:
+def _row(reports: Path, dataset: str, family: str, decisions: dict[str, Any]) -> Row | None:
     searched, trained, scored = (
         _json(reports / stage / dataset / family / "summary.json") for stage in ("search", "train", "evaluate")
     )
@@ -53,11 +54,10 @@ def _row(reports: Path, dataset: str, family: str, decision: dict[str, Any]) -> 
     return Row(
         dataset=dataset,
         family=family,
+        task=scored["task"],
         value=trained["value"],
-        accuracy=scored["accuracy"],
-        low=scored["low"],
-        high=scored["high"],
-        version=_standing(decision, trained["run"]),
+        test=scored,
+        version=_standing(decisions.get(scored["task"], {}), trained["run"]),
         seconds=searched["seconds"] + trained["seconds"],
     )
 
@@ -85,11 +85,19 @@ def table(found: Iterable[Row]) -> Table:
     shown = Table(box=None, pad_edge=False, header_style="bold")
     for name in ("dataset", "family"):
         shown.add_column(name, no_wrap=True)
-    for name in ("validation", "test", "interval", "seconds"):
+    for name in ("validation", "test", "interval or floor", "seconds"):
         shown.add_column(name, justify="right", no_wrap=True)
     shown.add_column("registered", no_wrap=True)
     for row in found:
-        interval = f"{row.low:.2%} to {row.high:.2%}"
-        figures = (f"{row.value:.2%}", f"{row.accuracy:.2%}", interval, f"{row.seconds:.0f}")
-        shown.add_row(row.dataset, row.family, *figures, row.version)
+        shown.add_row(row.dataset, row.family, *_figures(row), f"{row.seconds:.0f}", row.version)
     return shown
+
+
+def _figures(row: Row) -> tuple[str, str, str]:
+    """Return validation value, test value, and what to read the latter by."""
+    test = row.test
+    if row.task == "generate":
+        return f"FID {-row.value:.2f}", f"FID {test['fid']:.2f}", f"real images {test['floor_fid']:.2f}"
+    if row.task == "complete":
+        return f"MSE {-row.value:.4f}", f"MSE {test['mse']:.4f}", f"last row {test['baseline_mse']:.4f}"
+    return f"{row.value:.2%}", f"{test['accuracy']:.2%}", f"{test['low']:.2%} to {test['high']:.2%}"

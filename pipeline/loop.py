@@ -114,6 +114,7 @@ class Search:
             for name, value in told.items():
                 trial.set_user_attr(name, value)
             self._study.record(trial, event.result.epochs)
+            self._record.show(trial.number, len(history(trial)), event.result.pictures)
             self._progress.rung(event.result.epochs, event.result.checkpoint_bytes)
             self._tick()
             self._advance(trial)

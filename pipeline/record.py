@@ -5,7 +5,7 @@ The study is the truth, and this its mirror: whatever a kill has left in MLflow,
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -73,6 +73,11 @@ class Record:
             self.tracker.finish(run.run_id, wanted, ended)
         self._children[key] = Run(run.run_id, wanted, len(epochs))
         self._logged[key] = len(epochs)
+
+    def show(self, number: int, epoch: int, pictures: Sequence[str]) -> None:
+        """Put pictures of what a trial's model gives after an epoch on its run, so that it can be watched learning."""
+        if pictures:
+            self.tracker.log_pictures(self._children[f"{self.study_name}-{number}"].run_id, pictures, epoch)
 
     def interrupt(self, status: Literal["KILLED", "FAILED"]) -> None:
         """Say of the runs that are going on that they do not any more; the next search resumes them."""

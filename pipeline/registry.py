@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 CHAMPION = "champion"
 CHALLENGER = "challenger"
+_DOES = {"classify": "classifier", "generate": "generator", "complete": "completer"}
 
 
 @dataclass(frozen=True)
@@ -30,9 +31,9 @@ class Version:
     tags: Mapping[str, str]
 
 
-def registered_name(dataset: str) -> str:
-    """Return the name of a dataset's registered model."""
-    return f"{dataset}-classifier"
+def registered_name(dataset: str, task: str = "classify") -> str:
+    """Return the name of the registered model that does a task on a dataset."""
+    return f"{dataset}-{_DOES[task]}"
 
 
 class Registry:
@@ -117,11 +118,11 @@ def log_model(
     code: Path,
     files: Mapping[str, Path],
     config: Mapping[str, Any],
-    shape: Sequence[int],
-    example: Any,
+    task: str,
+    images: Any,
     requirements: Sequence[str],
 ) -> str:
-    """Log a model as code that loads files, with a signature from raw uint8 images to answers; return its model id.
+    """Log a model as code that loads files, with the signature of its task; return its model id.
 
     `mlflow.pyfunc.log_model` would load the model to try the example, and Keras with it: 8 s that evaluate, which runs
     the logged model on the whole test split, makes needless. Naming the requirements saves another 11 s.
@@ -132,14 +133,15 @@ def log_model(
         code: Python file that calls `mlflow.models.set_model`.
         files: Artifacts by name; the code finds them in its context.
         config: What the code gets as ``context.model_config``.
-        shape: Shape of one image, (H, W, C).
-        example: A few images, uint8 (n, H, W, C).
+        task: What it does.
+        images: A few images, uint8 (n, H, W, C): the example that callers are shown is made of them.
         requirements: What the model needs, pinned.
     """
     from mlflow.entities import LoggedModelOutput
     from mlflow.models import Model
 
     mlflow = load_mlflow()
+    signature, example = _interface(task, images)
     logged = tracker.client.create_logged_model(tracker.experiment_id, name="model", source_run_id=run_id)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model"
@@ -149,7 +151,7 @@ def log_model(
             python_model=str(code),
             artifacts={name: str(file) for name, file in files.items()},
             model_config=dict(config),
-            signature=_signature(shape),
+            signature=signature,
             input_example=example,
             pip_requirements=list(requirements),
         )
@@ -159,19 +161,36 @@ def log_model(
     return str(logged.model_id)
 
 
-def _signature(shape: Sequence[int]) -> ModelSignature:
+def _interface(task: str, images: Any) -> tuple[ModelSignature, Any]:
+    """Return what models of a task take and give, and an example of what they take.
+
+    Args:
+        task: What they do.
+        images: A few raw images, uint8 (n, H, W, C).
+    """
     import numpy as np
+    import pandas as pd
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, DataType, Schema, TensorSpec
     from mlflow.types.schema import Array
 
+    def raw(some: Any) -> Schema:
+        return Schema([TensorSpec(np.dtype("uint8"), (-1, *some.shape[1:]))])
+
+    if task == "generate":
+        asked = [ColSpec(DataType.long, name, required=name != "label") for name in ("n", "seed", "label")]
+        return ModelSignature(Schema(asked), raw(images)), pd.DataFrame(
+            {"n": [len(images)], "seed": [0], "label": [-1]}
+        )
+    if task == "complete":
+        upper = images[:, : images.shape[1] // 2]
+        return ModelSignature(raw(upper), raw(images)), upper
     answers = [
         ColSpec(DataType.long, "label"),
         ColSpec(DataType.string, "class_name"),
         ColSpec(Array(DataType.double), "probabilities"),
     ]
-    images = TensorSpec(np.dtype("uint8"), (-1, *shape))
-    return ModelSignature(inputs=Schema([images]), outputs=Schema(answers))
+    return ModelSignature(raw(images), Schema(answers)), images
 
 
 def load_model(uri: str) -> Any:

@@ -42,14 +42,14 @@ class Answer:
         outcome: In words; its exit code is `code`.
         generation: Generation of the studies.
         seconds: Wall time.
-        decisions: By dataset, what register decided now; empty where it had nothing to decide.
+        decisions: By dataset and task, what register decided now; empty where it had nothing to decide.
         ingested: How many incoming batches were accepted, quarantined or known, and the images accepted.
     """
 
     outcome: Outcome
     seconds: float = 0.0
     generation: int | None = None
-    decisions: dict[str, dict[str, Any]] = field(default_factory=dict)
+    decisions: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)
     ingested: ingest.Answer = field(default_factory=ingest.Answer)
 
     @property
@@ -84,10 +84,10 @@ def _run(started: float, *, force: bool) -> Answer:
         return Answer("failed", seconds, generation, ingested=ingested)
     after = _registrations()
     decided = [dataset for dataset in content["datasets"] if after.get(dataset) != before.get(dataset)]
-    decisions = {dataset: _decision(dataset) for dataset in decided}
+    decisions = {dataset: _decisions(dataset) for dataset in decided}
     if not decisions:  # a new generation that finds the same model again leaves nothing to decide
         return Answer("not promoted" if force else "nothing to do", seconds, generation, ingested=ingested)
-    promoted = any(decision["decision"] == "promoted" for decision in decisions.values())
+    promoted = any(d["decision"] == "promoted" for of_tasks in decisions.values() for d in of_tasks.values())
     return Answer("promoted" if promoted else "not promoted", seconds, generation, decisions, ingested)
 
 
@@ -101,9 +101,11 @@ def _registrations() -> dict[str, Any]:
     return {name.removeprefix(prefix): stage for name, stage in lock["stages"].items() if name.startswith(prefix)}
 
 
-def _decision(dataset: str) -> dict[str, Any]:
-    decision = json.loads(Path(f"reports/register/{dataset}.json").read_text())
-    return {key: decision[key] for key in ("decision", "reason", "model", "version", "champion", "family", "accuracy")}
+def _decisions(dataset: str) -> dict[str, dict[str, Any]]:
+    """Return what was decided about a dataset's models, by task, without what only machines of ours need."""
+    decided = json.loads(Path(f"reports/register/{dataset}.json").read_text())
+    hidden = ("comparison", "run", "key")
+    return {task: {key: told for key, told in of.items() if key not in hidden} for task, of in decided.items()}
 
 
 def require_persistent() -> None:
@@ -147,7 +149,7 @@ def main(*, force: bool, persistent: bool) -> int:
         content = check.check()
         console.print(leaderboard.table(leaderboard.rows(Path("reports"), content["datasets"], content["families"])))
     console.print(f"retrain: {answer.outcome}")
-    for dataset, decision in answer.decisions.items():
-        console.print(f"{dataset}: {decision['decision']}, because {decision['reason']}", highlight=False)
+    for decision in (decided for of_tasks in answer.decisions.values() for decided in of_tasks.values()):
+        console.print(f"{decision['model']}: {decision['decision']}, because {decision['reason']}", highlight=False)
     print(json.dumps(asdict(answer)), flush=True)
     return answer.code

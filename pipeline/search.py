@@ -52,6 +52,7 @@ def run(
     settings: Settings,
     family: models.BaseFamily,
     data: Path,
+    features: Path,
     studies: Path,
     environments: list[dict[str, str]],
 ) -> tuple[Result, Study, Record]:
@@ -67,7 +68,9 @@ def run(
         study = Study(folder, definition, settings, family)
         expected = _expected(definition, settings, study, studies, executor.slots)
         record = _record(definition)
-        rung = _rungs(definition, data, folder, study.seed, latency=settings.constraints.latency_ms is not None)
+        rung = _rungs(
+            definition, data, features, folder, study.seed, latency=settings.constraints.latency_ms is not None
+        )
 
         def discard(number: int) -> None:
             shutil.rmtree(_checkpoints(folder, number), ignore_errors=True)
@@ -115,7 +118,7 @@ def _engine(settings: Settings, work: Work, environments: list[dict[str, str]]) 
 
 
 def _rungs(
-    definition: Definition, data: Path, folder: Path, seed: int, *, latency: bool
+    definition: Definition, data: Path, features: Path, folder: Path, seed: int, *, latency: bool
 ) -> Callable[[optuna.Trial, int, int], Rung]:
     """Return what makes the task that trains a trial from one epoch to another."""
 
@@ -130,6 +133,7 @@ def _rungs(
             folder=_checkpoints(folder, trial.number),
             ledger=folder / "epochs.log",
             latency=latency,
+            features=features,
         )
 
     return rung
@@ -206,6 +210,7 @@ def main() -> None:
     parser.add_argument("--dataset", required=True)
     parser.add_argument("--family", required=True)
     parser.add_argument("--data", required=True, type=Path, help="folder written by prepare")
+    parser.add_argument("--features", required=True, type=Path, help="folder written by features")
     parser.add_argument("--studies", required=True, type=Path, help="folder of all studies")
     parser.add_argument("--output", required=True, type=Path, help="folder for best.json, summary.json, trials.csv")
     arguments = parser.parse_args()
@@ -224,7 +229,9 @@ def main() -> None:
         backend=backend.backend,
     )
     environments = runtime.worker_environments(backend.workers)
-    result, study, record = run(definition, settings, family, arguments.data, arguments.studies, environments)
+    result, study, record = run(
+        definition, settings, family, arguments.data, arguments.features, arguments.studies, environments
+    )
     tidy(definition, arguments.studies, settings.keep_studies, record.tracker)
     record.close(result.best, result.counts, result.epochs, save(result, study, definition, arguments.output))
     counts = ", ".join(f"{count} {state}" for state, count in result.counts.items() if count)

@@ -172,6 +172,14 @@ class Tracker:
         for file in files:
             self.client.log_artifact(run_id, str(file), folder)
 
+    def log_pictures(self, run_id: str, pictures: Iterable[str | Path], epoch: int) -> None:
+        """Show pictures with a run, each under its file's name, as they are after an epoch."""
+        from PIL import Image
+
+        for picture in map(Path, pictures):
+            with Image.open(picture) as image:
+                self.client.log_image(run_id, image, key=picture.stem, step=epoch)
+
     def has_artifact(self, run_id: str, path: str) -> bool:
         """Tell whether a run has an artifact."""
         return path in [entry.path for entry in self.client.list_artifacts(run_id, str(Path(path).parent))]

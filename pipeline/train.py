@@ -38,6 +38,8 @@ _EXAMPLES = 4
 _SERVING = {
     "classifier": ("pipeline.serving.classifier", ("keras",)),
     "neighbours": ("pipeline.serving.neighbours", ("scikit-learn",)),
+    "generator": ("pipeline.serving.generator", ("keras",)),
+    "completer": ("pipeline.serving.completer", ("keras",)),
 }
 
 
@@ -131,6 +133,7 @@ def log(
     known = tracker.runs(f"attributes.run_id = '{run_id}'")
     logged = max((entry.epoch for entry in known.values()), default=0)
     tracker.log_epochs(run_id, result.trained.epochs[logged:])
+    tracker.log_pictures(run_id, result.trained.pictures, len(result.trained.epochs))
     for seed, value in result.values.items():
         tracker.log_metrics(run_id, {f"seed_{seed}_value": value})
     name, digest = tracker.experiment, data.digest
@@ -142,8 +145,8 @@ def log(
         code=serving_code(family),
         files={path.stem: path for path in sorted(exported_model(result.rung).iterdir())},
         config={"class_names": list(data.class_names), "backend": backend},
-        shape=data.image_shape,
-        example=np.asarray(data.val.images[:_EXAMPLES]),
+        task=family.task,
+        images=np.asarray(data.val.images[:_EXAMPLES]),
         requirements=requirements(family, backend),
     )
 
@@ -183,14 +186,20 @@ def load_best(path: Path) -> Best:
 
 
 def save(
-    result: Result, task: str, data: Splits, backend: str, ids: Mapping[str, str], model: Path, report: Path
+    result: Result,
+    family: models.BaseFamily,
+    data: Splits,
+    backend: str,
+    ids: Mapping[str, str],
+    model: Path,
+    report: Path,
 ) -> None:
     """Write the model with what later stages need to know of it, and its curves."""
     with new_folder(model) as folder:
         shutil.copytree(exported_model(result.rung), folder, dirs_exist_ok=True)
         told = {
             "family": result.rung.family,
-            "task": task,
+            "task": family.task,
             "value": result.value,
             "loss": _loss(result.trained),
             "parameters": result.trained.parameters,
@@ -202,10 +211,11 @@ def save(
             **ids,
         }
         (folder / "model.json").write_text(json.dumps(told, indent=2) + "\n")
-    columns = ("epoch", "loss", "accuracy", "val_loss", "val_accuracy", "seconds")
-    names = [name for name in columns if name in result.trained.epochs[0]]
-    rows = [",".join(f"{epoch[name]:.6g}" for name in names) for epoch in result.trained.epochs]
-    write_text(report / "curves.csv", "\n".join([",".join(names), *rows]) + "\n")
+    names = [name for name in result.trained.epochs[0] if name not in ("at", "stopped")]
+    # The last column is what the search maximised, under one name for every family: DVC plots it.
+    rows = [[*(epoch[name] for name in names), epoch[family.objective]] for epoch in result.trained.epochs]
+    lines = [",".join([*names, "value"]), *(",".join(f"{value:.6g}" for value in row) for row in rows)]
+    write_text(report / "curves.csv", "\n".join(lines) + "\n")
     summary = {
         "run": ids["run_id"],
         "value": result.value,
@@ -224,6 +234,7 @@ def main() -> None:
     parser.add_argument("--dataset", required=True)
     parser.add_argument("--family", required=True)
     parser.add_argument("--data", required=True, type=Path, help="folder written by prepare")
+    parser.add_argument("--features", required=True, type=Path, help="folder written by features")
     parser.add_argument("--best", required=True, type=Path, help="best.json written by search")
     parser.add_argument("--model", required=True, type=Path, help="folder for the model")
     parser.add_argument("--report", required=True, type=Path, help="folder for curves and summary")
@@ -239,7 +250,7 @@ def main() -> None:
     key = f"train-{arguments.dataset}-{family.name}-{digest[:12]}"
     work = Work("pipeline.models.rung:run", "pipeline.runtime:configure", {"backend": backend.backend, "threads": 1})
     with new_folder(arguments.model.with_name(f"{arguments.model.name}.training"), keep=False) as scratch:
-        rungs = _rungs(best, settings, sections[family.name], arguments.data, scratch)
+        rungs = _rungs(best, settings, sections[family.name], arguments, scratch)
         with LocalExecutor(work, runtime.worker_environments(backend.workers)) as executor:
             for seed, rung in rungs.items():
                 executor.submit(seed, rung)
@@ -248,7 +259,7 @@ def main() -> None:
                 result = collect(executor, rungs, family.objective)
                 model_id = log(tracker, run_id, result, family, data, backend.backend, sections)
                 ids = {"run_id": run_id, "model_id": model_id}
-                save(result, family.task, data, backend.backend, ids, arguments.model, arguments.report)
+                save(result, family, data, backend.backend, ids, arguments.model, arguments.report)
     print(f"{arguments.dataset} {family.name}: {family.objective} {result.value:.4f}, seeds {result.values}")
 
 
@@ -266,14 +277,17 @@ def _tags(arguments: argparse.Namespace, backend: str, data: Splits, best: Best)
     }
 
 
-def _rungs(best: Best, settings: Settings, section: Mapping[str, Any], data: Path, scratch: Path) -> dict[int, Rung]:
+def _rungs(
+    best: Best, settings: Settings, section: Mapping[str, Any], arguments: argparse.Namespace, scratch: Path
+) -> dict[int, Rung]:
     """Return the tasks, by seed: each from the first epoch to the last."""
     return {
         seed: Rung(
             family=best.family,
             settings=dict(section),
             hyperparameters=best.hyperparameters,
-            data=data,
+            data=arguments.data,
+            features=arguments.features,
             seed=seed,
             span=models.Span(0, best.epochs, best.epochs),
             folder=scratch / f"seed-{seed}",

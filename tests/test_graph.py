@@ -25,9 +25,9 @@ PACKAGE = ROOT / "pipeline"
 BASE = {"errors", "params", "entry"}
 PARTS = {"datasets", "engine", "gate", "leaderboard", "models", "page", "progress", "runtime", "serving", "study"}
 PARTS |= {"accepted", "bars", "batches", "expectations", "fetch", "images", "judge", "patience", "provenance"}
-PARTS |= {"pretrained", "record", "registry", "sources", "tracking", "transfer"}
+PARTS |= {"pretrained", "record", "registry", "scores", "sources", "tracking", "transfer"}
 PARTS |= {"budget", "cost", "diagrams", "drawing", "definition", "loop", "points", "sampling", "shelf", "trials"}
-STAGES = {"download", "validate", "prepare", "search", "train", "evaluate", "register", "report"}
+STAGES = {"download", "validate", "prepare", "features", "search", "train", "evaluate", "register", "report"}
 COMMANDS = {"check", "doctor", "ingest", "own", "presets", "retrain", "workspace"}
 
 # A new module of pipeline/ is placed here; a package counts as one.
@@ -62,6 +62,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "points": BASE | {"models"},
     "sampling": BASE | {"budget", "points"},
     "study": BASE | {"models", "datasets", "engine", "budget", "definition", "points", "sampling", "trials"},
+    "scores": BASE | {"scores", "datasets", "models"},  # knows no family: answers are scored, whoever gave them
     "tracking": BASE | {"datasets"},  # knows no family
     "record": BASE | {"study", "tracking", "trials"},  # mirrors one into the other
     "provenance": BASE,

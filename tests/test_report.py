@@ -66,15 +66,23 @@ def write_family(reports: Path, family: str, right: int, run: str) -> None:
     trained = {"run": run, "value": right / 40, "mean": 0.9, "seeds": {"0": 0.9}, "parameters": 12345, "epochs": 2}
     write_json(train / "summary.json", {**trained, "seconds": 1.4})
     curves = [
-        ["epoch", "loss", "accuracy", "val_loss", "val_accuracy"],
-        [1, 0.9, 0.4, 0.8, 0.5],
-        [2, 0.3, 0.8, 0.4, 0.7],
+        ["epoch", "loss", "accuracy", "val_loss", "val_accuracy", "value"],
+        [1, 0.9, 0.4, 0.8, 0.5, 0.5],
+        [2, 0.3, 0.8, 0.4, 0.7, 0.7],
     ]
     write_csv(train / "curves.csv", curves)
-    scored = {"run": run, "accuracy": (right + 20) / 40, "low": 0.7, "high": 0.99, "loss": 0.2, "images": 40}
+    scored = {
+        "task": "classify",
+        "run": run,
+        "accuracy": (right + 20) / 40,
+        "low": 0.7,
+        "high": 0.99,
+        "loss": 0.2,
+        "images": 40,
+    }
     write_json(evaluate / "summary.json", {**scored, "recall": {CLASSES[0]: right / 20, CLASSES[1]: 1.0}})
     pairs = [["cat", "cat"]] * right + [["cat", NASTY]] * (20 - right) + [[NASTY, NASTY]] * 20
-    write_csv(evaluate / "confusion.csv", [["actual", "predicted"], *pairs])
+    write_csv(evaluate / "plots" / "confusion.csv", [["actual", "predicted"], *pairs])
 
 
 @pytest.fixture
@@ -100,8 +108,27 @@ def reports(tmp_path: Path) -> Path:
         "version": 4,
         "champion": 2,
     }
-    write_json(folder / "register" / "pets.json", {**decision, "family": "cnn", "run": "c0ffee"})
+    write_json(folder / "register" / "pets.json", {"classify": {**decision, "family": "cnn", "run": "c0ffee"}})
     return folder
+
+
+def write_generator(reports: Path) -> None:
+    """Write what the stages say of a generator beside the classifiers."""
+    write_family(reports, "gan", 15, "9a9")
+    trained = {"run": "9a9", "value": -7.25, "mean": -8.5, "seeds": {"0": -7.25}, "parameters": 12345, "epochs": 2}
+    write_json(reports / "train" / "pets" / "gan" / "summary.json", {**trained, "seconds": 1.4})
+    curves = [["epoch", "val_fid", "floor_fid", "value"], [1, 30.5, 0.5, -30.5], [2, 7.25, 0.5, -7.25]]
+    write_csv(reports / "train" / "pets" / "gan" / "curves.csv", curves)
+    evaluate = reports / "evaluate" / "pets" / "gan"
+    figures = {"fid": 6.75, "kid": 0.5, "floor_fid": 0.31, "floor_kid": -0.25, "memorised": 0.015, "covered": 9}
+    scored = {"task": "generate", "run": "9a9", **figures, "classes": 10, "features": "abc" * 20, "images": 40}
+    write_json(evaluate / "summary.json", scored)
+    (evaluate / "plots" / "confusion.csv").unlink()
+    (evaluate / "plots" / "samples.png").write_bytes(b"drawn")
+    path = reports / "register" / "pets.json"
+    decision = {"model": "pets-generator", "decision": "promoted", "reason": "p = 0.01 < 0.05", "version": 3}
+    told = {"generate": {**decision, "champion": 3, "family": "gan", "run": "9a9"}}
+    write_json(path, {**json.loads(path.read_text()), **told})
 
 
 def page(reports: Path) -> str:
@@ -128,6 +155,24 @@ def test_the_page_holds_the_figures_of_the_files(reports: Path):
     assert read.text.index("75.0 %") > read.text.index("97.5 %"), "the best family on validation comes first"
     assert len(read.classes("cell", "hit")) == 4
     assert len(read.classes("cell", "miss")) == 2
+
+
+def test_a_generator_stands_in_a_leaderboard_of_its_own_with_its_floor_and_its_picture(reports: Path):
+    write_generator(reports)
+    read = Read(report.run(reports, reports / "index.html", ["pets"], ["mlp", "cnn", "gan"], 0.95))
+    for figure in (
+        "pets-generator version 3 (gan) is the new champion, because p = 0.01 < 0.05.",
+        "pets-classifier version 2 stays the champion",
+        "Leaderboard of generators",
+        "real images 0.31, 9 of 10 classes drawn, 40 images",
+        "test FID 6.750 (real images 0.310), KID 0.5000 (-0.2500), in features abcabcabcabc.",
+        "FID of gan after epoch 2: generated 7.25, real 0.5",
+        "1.5 %",
+    ):
+        assert figure in read.text + "".join(a.get("aria-label", "") for _, a in read.elements), figure
+    assert [attrs["src"] for tag, attrs in read.elements if tag == "img"] == ["data:image/png;base64,ZHJhd24="]
+    assert len(read.classes("cell", "hit")) == 4, "a generator has no confusion matrix"
+    assert "Losses" not in read.text, "of which this training tells nothing"
 
 
 def test_a_trial_without_a_value_stands_on_the_axis(reports: Path):
@@ -184,7 +229,7 @@ def test_the_same_figures_give_the_same_page(reports: Path, tmp_path: Path):
         ("validate/pets.json", "validate"),
         ("search/pets/mlp/trials.csv", "search"),
         ("train/pets/cnn/curves.csv", "train"),
-        ("evaluate/pets/mlp/confusion.csv", "evaluate"),
+        ("evaluate/pets/mlp/plots/confusion.csv", "evaluate"),
         ("register/pets.json", "register"),
     ],
 )

@@ -12,12 +12,15 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pipeline import params
 from pipeline.datasets.base import Images, Splits
 from pipeline.errors import ParamsError, PipelineError, nearest
 from pipeline.models.space import Hyperparameters, Space, Trial, override, sample
+
+if TYPE_CHECKING:
+    from pipeline.models.scale import Scale
 
 _FOLDER = Path(__file__).parent
 
@@ -90,6 +93,11 @@ class Fitted(ABC):
     def answer(self, images: Images) -> object:
         """Return what the model says of some images, (N, H, W, C): how long it takes is its latency."""
 
+    def draw(self, path: Path) -> bool:
+        """Write a picture (PNG) of what the model gives, to watch it learn; return False where there is none to see."""
+        del path
+        return False
+
 
 @dataclass(frozen=True)
 class Preset:
@@ -123,6 +131,8 @@ class BaseFamily(ABC):
         objective: The epoch metric that a search maximises; always measured on validation data.
         task: What the family does, and so how evaluate scores it and what it competes with.
         serving: How it is served: the name of a module of `pipeline.serving`, which MLflow stores with the model.
+        needs_scale: Whether its epochs are scored on the scale that the stage `features` makes of the dataset.
+        scale: That scale, which whoever calls `fit` has loaded.
     """
 
     Settings: ClassVar[type[FamilySettings]] = FamilySettings
@@ -132,6 +142,8 @@ class BaseFamily(ABC):
     objective: ClassVar[str] = "val_accuracy"
     task: ClassVar[str] = "classify"
     serving: ClassVar[str] = "classifier"
+    needs_scale: ClassVar[bool] = False
+    scale: Scale | None = None
 
     def __init__(self, name: str, settings: FamilySettings, dataset: str | None = None) -> None:
         self.name = name

@@ -12,17 +12,19 @@ import shutil
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from pipeline.datasets.base import Splits, load_splits, new_folder
+from pipeline.models import scale
 from pipeline.models.base import Fitted, Metrics, Span, TrainingError, load
 from pipeline.models.space import Hyperparameters
 
 _LATENCY_CALLS = 40
+_PICTURE = "samples.png"
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,7 @@ class Rung:
         ledger: File that gets a line ``training epoch`` for every epoch computed: what the search really cost.
         export: Whether to leave a folder ``model`` beside the checkpoint; see `exported_model`.
         latency: Whether to measure how long the model takes to label one image.
+        features: Folder written by the stage `features`, for families that need it.
     """
 
     family: str
@@ -52,6 +55,7 @@ class Rung:
     ledger: Path
     export: bool = False
     latency: bool = False
+    features: Path | None = None
 
     def placed(self, data: Path, folder: Path, ledger: Path) -> Rung:
         """Return the same rung with its files elsewhere: an engine may carry it to another machine."""
@@ -60,12 +64,21 @@ class Rung:
 
 @dataclass(frozen=True)
 class Trained:
-    """What became of a rung: the metrics of its epochs, the model's size and latency, and bytes of its checkpoint."""
+    """What became of a rung.
+
+    Attributes:
+        epochs: Their metrics.
+        parameters: Of the model.
+        latency_ms: Of its answer for one image, where it was to be measured.
+        checkpoint_bytes: Size of its checkpoint.
+        pictures: Files that show what the model gives after its last epoch; there until the next rung is finished.
+    """
 
     epochs: list[Metrics]
     parameters: int
     latency_ms: float | None = None
     checkpoint_bytes: int = 0
+    pictures: list[str] = field(default_factory=list)
 
     def measured(self) -> dict[str, float]:
         """Return what is known of the model, by name."""
@@ -99,6 +112,8 @@ def _train(rung: Rung, finished: Path, emit: Callable[[Metrics], None]) -> None:
         emit(metrics)
 
     family = load(rung.family, rung.settings)
+    if family.needs_scale and rung.features is not None:
+        family.scale = scale.load(rung.features)
     version = (rung.data / "meta.json").stat().st_mtime_ns
     state = _checkpoint(rung.folder, rung.span.start) / "state.npz" if rung.span.start else None
     rung.folder.mkdir(parents=True, exist_ok=True)
@@ -124,7 +139,8 @@ def _train(rung: Rung, finished: Path, emit: Callable[[Metrics], None]) -> None:
             fitted.export(partial / "model")
         latency = _latency_ms(fitted, _load_data(rung.data, version)) if rung.latency else None
         size = (partial / "state.npz").stat().st_size
-        trained = Trained(fitted.history, fitted.parameters, latency, size)
+        drawn = [str(finished / _PICTURE)] if fitted.draw(partial / _PICTURE) else []
+        trained = Trained(fitted.history, fitted.parameters, latency, size, drawn)
         (partial / "trained.json").write_text(json.dumps(asdict(trained)))
 
 

@@ -50,13 +50,13 @@ def lines(series: Mapping[str, Sequence[float]], epochs: Sequence[int], label: s
     return svg.picture(_WIDTH, _HEIGHT, label, drawn)
 
 
-def trials(found: Sequence[Trial], best: int, label: str) -> Markup:
+def trials(found: Sequence[Trial], best: int, label: str, *, shares: bool = True) -> Markup:
     """Draw the value of every trial by number, its state as shape and colour, and the best complete one so far.
 
-    A trial without a value stands on the axis.
+    A trial without a value stands on the axis. `shares`: whether values are told in percent.
     """
     numbers = [trial.trial for trial in found]
-    x, y, drawn = _frame(numbers, [t.value for t in found if t.value is not None], "trial", shares=True)
+    x, y, drawn = _frame(numbers, [t.value for t in found if t.value is not None], "trial", shares=shares)
     steps, top = "", -math.inf
     for trial in sorted(found, key=lambda trial: trial.trial):
         if trial.state == "complete" and trial.value is not None and trial.value > top:
@@ -66,7 +66,7 @@ def trials(found: Sequence[Trial], best: int, label: str) -> Markup:
         drawn.append(svg.element("path", class_="line best", d=f"{steps}H{x(max(numbers)):.1f}"))
     for trial in found:
         left, up = x(trial.trial), _HEIGHT - _BOTTOM if trial.value is None else y(trial.value)
-        value = "no value" if trial.value is None else svg.percent(trial.value)
+        value = "no value" if trial.value is None else svg.percent(trial.value) if shares else f"{trial.value:.4g}"
         told = f"trial {trial.trial}: {trial.state}, {value}, {trial.epochs} epochs. {trial.reason or ''}"
         if trial.trial == best:
             drawn.append(svg.element("circle", class_="ring", cx=left, cy=up, r=8))

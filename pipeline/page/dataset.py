@@ -6,11 +6,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pipeline import leaderboard
-from pipeline.page import charts
-from pipeline.page.family import duration, family_section, percent_digits, plural
+from pipeline.page import charts, telling
+from pipeline.page.family import duration, family_section, plural
 from pipeline.page.findings import OfDataset
 from pipeline.page.svg import percent
-from pipeline.page.written import Decision, Gate
+from pipeline.page.telling import TELLING
+from pipeline.page.written import Decision, Gate, Scored
 
 
 def section(
@@ -26,18 +27,17 @@ def section(
     """
     gate = found.gate
     names = list(next(iter(gate.classes.values())))
-    digits = percent_digits(found.families)
     return {
         "name": found.name,
-        "headline": headline(found.decision),
-        "tiles": _tiles(found, confidence, digits),
-        "leaderboard": _leaderboard(rows, digits),
+        "headlines": [headline(decision) for decision in found.decisions.values()],
+        "tiles": _tiles(found, confidence),
+        "leaderboards": [_leaderboard(found, rows, task) for task in TELLING if task in {row.task for row in rows}],
         "gate_told": _gate_told(gate),
         "links": list(links.items()),
         "pictures": found.pictures,
         "splits": [_split(gate, split) for split in gate.images],
         "expectations": [(name, _observed(observed)) for name, observed in gate.expectations.items()],
-        "families": [family_section(family, names, digits) for family in found.families],
+        "families": [family_section(family, names) for family in found.families],
     }
 
 
@@ -54,24 +54,19 @@ def headline(decision: Decision) -> str:
     )
 
 
-def _tiles(found: OfDataset, confidence: float, digits: int) -> list[dict[str, str]]:
-    """Return the figures of the candidate that the decision was about, and what all of it cost."""
-    candidate = next(family for family in found.families if family.name == found.decision.family)
-    scored, trained = candidate.scored, candidate.trained
-    interval = f"{percent(scored.low, digits)} to {percent(scored.high, digits)}"
+def _tiles(found: OfDataset, confidence: float) -> list[dict[str, str]]:
+    """Return the figures of the candidates that the decisions were about, and what all of it cost."""
+    told = []
+    for decision in found.decisions.values():
+        candidate = next(family for family in found.families if family.name == decision.family)
+        trained, task = candidate.trained, candidate.scored.task
+        told.append(telling.tile(candidate.scored, decision, confidence))
+        mean = telling.value(trained.mean, task)
+        seeds = f"best of {plural(len(trained.seeds), 'seed')}, mean {mean}"
+        told.append((TELLING[task].value, telling.value(trained.value, task), seeds))
     seconds = sum(family.searched.seconds + family.trained.seconds for family in found.families)
     trials = sum(len(family.trials) for family in found.families)
-    told = (
-        (
-            f"Test accuracy of version {found.decision.version}",
-            percent(scored.accuracy, digits),
-            f"{percent(confidence, 0)} interval {interval}, {scored.images:,} images",
-        ),
-        (
-            "Validation accuracy",
-            percent(trained.value, digits),
-            f"best of {plural(len(trained.seeds), 'seed')}, mean {percent(trained.mean, digits)}",
-        ),
+    told += [
         (
             "Data gate",
             "passed",
@@ -82,25 +77,44 @@ def _tiles(found: OfDataset, confidence: float, digits: int) -> list[dict[str, s
             duration(seconds),
             f"{plural(trials, 'trial')}, {plural(len(found.families), 'family', 'families')}",
         ),
-    )
+    ]
     return [{"name": name, "figure": figure, "told": more} for name, figure, more in told]
 
 
-def _leaderboard(rows: Sequence[leaderboard.Row], digits: int) -> list[dict[str, Any]]:
-    lowest, highest = min(row.low for row in rows), max(row.high for row in rows)
-    return [
-        {
-            "family": row.family,
-            "value": percent(row.value, digits),
-            "accuracy": percent(row.accuracy, digits),
-            "interval": f"{percent(row.low, digits)} to {percent(row.high, digits)}",
-            "picture": charts.interval(row.low, row.accuracy, row.high, lowest, highest),
-            "seconds": duration(row.seconds),
-            "version": row.version.removesuffix(" @champion") or "not registered",
-            "champion": row.version.endswith("@champion"),
-        }
-        for row in rows
-    ]
+def _leaderboard(found: OfDataset, rows: Sequence[leaderboard.Row], task: str) -> dict[str, Any]:
+    """Return the table of one task's families; classifiers have a picture of their interval, too."""
+    of_task = [row for row in rows if row.task == task]
+    tested = {family.name: family.scored for family in found.families}
+    scored = {name: one for name, one in tested.items() if isinstance(one, Scored)}
+    lowest, highest = (
+        min((one.low for one in scored.values()), default=0),
+        max((one.high for one in scored.values()), default=1),
+    )
+    return {
+        "title": TELLING[task].title,
+        "columns": TELLING[task].columns,
+        "intervals": task == "classify",
+        "note": TELLING[task].note,
+        "rows": [
+            {
+                "family": row.family,
+                "cells": telling.cells(row.value, tested[row.family]),
+                **(_interval(scored[row.family], lowest, highest) if row.family in scored else {}),
+                "seconds": duration(row.seconds),
+                "version": row.version.removesuffix(" @champion") or "not registered",
+                "champion": row.version.endswith("@champion"),
+            }
+            for row in of_task
+        ],
+    }
+
+
+def _interval(scored: Scored, lowest: float, highest: float) -> dict[str, Any]:
+    digits = telling.digits(scored)
+    return {
+        "interval": f"{percent(scored.low, digits)} to {percent(scored.high, digits)}",
+        "picture": charts.interval(scored.low, scored.accuracy, scored.high, lowest, highest),
+    }
 
 
 def _gate_told(gate: Gate) -> str:

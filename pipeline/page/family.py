@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
-from pipeline.page import charts
+from pipeline.page import charts, telling
 from pipeline.page.findings import OfFamily
 from pipeline.page.svg import percent
-from pipeline.page.written import Trial
+from pipeline.page.telling import TELLING
+from pipeline.page.written import Scored, Trial
 
-_FEW = 1000  # images; with fewer, a hundredth of a percent says nothing
 _COLUMNS = ("trial", "state", "value", "epochs", "seconds", "preset")  # of a trial, before its hyperparameters
 _CONFUSED = 5  # pairs of classes that are listed
-
-
-def percent_digits(families: Sequence[OfFamily]) -> int:
-    """Return the decimals of a percentage that the number of test images bears."""
-    return 1 if families[0].scored.images < _FEW else 2
 
 
 def duration(seconds: float) -> str:
@@ -33,64 +27,71 @@ def plural(count: int, one: str, many: str = "") -> str:
     return f"{count:,} {one if count == 1 else many or one + 's'}"
 
 
-def family_section(found: OfFamily, names: list[str], digits: int) -> dict[str, Any]:
+def family_section(found: OfFamily, names: list[str]) -> dict[str, Any]:
     """Return what the page shows of a family.
 
     Args:
         found: The findings.
         names: Class names in the order of the labels.
-        digits: Decimals of percentages.
     """
-    trained, searched, scored = found.trained, found.searched, found.scored
-    names = names + sorted({name for pair in found.confusion for name in pair} - set(names))
-    label = f"Confusion matrix of {found.name}: {percent(scored.accuracy, digits)} of images on the diagonal"
+    trained, searched, task = found.trained, found.searched, found.scored.task
+    told, shares = TELLING[task], TELLING[task].shares
+    label = f"Trials of {found.name}: {_cost(found)}"
     return {
         "name": found.name,
         "told": (
-            f"{trained.parameters:,} parameters, {trained.epochs} epochs in {duration(trained.seconds)};"
-            f" test loss {scored.loss:.4f} nats."
+            f"{trained.parameters:,} parameters, {plural(trained.epochs, 'epoch')} in {duration(trained.seconds)};"
+            f" {telling.sentence(found.scored)}"
         ),
         "run": trained.run,
         "curves": _curves(found),
-        "heat_map": charts.heat_map(found.confusion, names, label),
-        "recall": _recall(found, names, digits),
-        "confused": _confused(found),
+        "picture": found.picture,
+        "errors": _errors(found, names),
         "cost": _cost(found),
         "search_run": searched.run,
-        "trials_picture": charts.trials(found.trials, searched.best_trial, f"Trials of {found.name}: {_cost(found)}"),
+        "value": told.value if shares else f"{told.value}, negative",
+        "trials_picture": charts.trials(found.trials, searched.best_trial, label, shares=shares),
         "pictures": found.pictures,
         "best_trial": searched.best_trial,
         "best": [(name, _told(str(value))) for name, value in found.best.hyperparameters.items()],
-        "columns": [
-            "trial",
-            "state",
-            "value",
-            "epochs",
-            "seconds",
-            "preset",
-            *found.trials[0].hyperparameters,
-            "reason",
-        ],
-        "trials": [_trial(trial, trial.trial == searched.best_trial) for trial in found.trials],
+        "columns": [*_COLUMNS, *found.trials[0].hyperparameters, "reason"],
+        "trials": [_trial(trial, trial.trial == searched.best_trial, task) for trial in found.trials],
     }
 
 
-def _curves(found: OfFamily) -> list[tuple[str, str]]:
+def _curves(found: OfFamily) -> list[dict[str, Any]]:
+    """Return the charts over epochs, without those of which the family reports nothing."""
     epochs = [epoch.epoch for epoch in found.curves]
-    last = found.curves[-1]
-    accuracy = {"training": [e.accuracy for e in found.curves], "validation": [e.val_accuracy for e in found.curves]}
-    loss = {"training": [e.loss for e in found.curves], "validation": [e.val_loss for e in found.curves]}
-    ended = f"after epoch {last.epoch}: training {{}}, validation {{}}"
-    accuracies = ended.format(percent(last.accuracy), percent(last.val_accuracy))
-    losses = ended.format(f"{last.loss:.4g}", f"{last.val_loss:.4g}")
-    return [
-        ("Accuracy", charts.lines(accuracy, epochs, f"Accuracy of {found.name} {accuracies}", shares=True)),
-        ("Loss", charts.lines(loss, epochs, f"Loss of {found.name} {losses}", shares=False)),
-    ]
+    drawn = []
+    for chart in TELLING[found.scored.task].curves:
+        if not set(chart.lines.values()) <= set(found.curves[-1].metrics):
+            continue
+        series = {name: [e.metrics[column] for e in found.curves] for name, column in chart.lines.items()}
+        last = {name: percent(curve[-1]) if chart.shares else f"{curve[-1]:.4g}" for name, curve in series.items()}
+        ended = f"after epoch {epochs[-1]}: {', '.join(f'{name} {value}' for name, value in last.items())}"
+        label = f"{chart.title} of {found.name} {ended}"
+        picture = charts.lines(series, epochs, label, shares=chart.shares)
+        drawn.append({"name": chart.title, "keys": list(series), "picture": picture})
+    return drawn
 
 
-def _recall(found: OfFamily, names: list[str], digits: int) -> str:
-    recall = found.scored.recall
+def _errors(found: OfFamily, names: list[str]) -> dict[str, Any] | None:
+    """Return where a classifier errs; None for a model that does not classify."""
+    scored = found.scored
+    if not isinstance(scored, Scored):
+        return None
+    digits = telling.digits(scored)
+    names = names + sorted({name for pair in found.confusion for name in pair} - set(names))
+    label = f"Confusion matrix of {found.name}: {percent(scored.accuracy, digits)} of images on the diagonal"
+    return {
+        "heat_map": charts.heat_map(found.confusion, names, label),
+        "recall": _recall(scored, names, digits),
+        "confused": _confused(found),
+    }
+
+
+def _recall(scored: Scored, names: list[str], digits: int) -> str:
+    recall = scored.recall
     bars = [charts.Bar(name, recall[name], percent(recall[name], digits)) for name in names if name in recall]
     worst = min(recall, key=lambda name: recall[name])
     return charts.bars(bars, 1.0, f"Bars: accuracy by class, lowest for {worst} with {percent(recall[worst], digits)}")
@@ -111,11 +112,11 @@ def _cost(found: OfFamily) -> str:
     return f"{plural(len(found.trials), 'trial')} ({states}), {cost}."
 
 
-def _trial(trial: Trial, best: bool) -> dict[str, Any]:
+def _trial(trial: Trial, best: bool, task: str) -> dict[str, Any]:
     cells = [
         (str(trial.trial), str(trial.trial)),
         (trial.state, trial.state),
-        ("", "–") if trial.value is None else (str(trial.value), percent(trial.value)),
+        ("", "–") if trial.value is None else (str(trial.value), telling.value(trial.value, task)),
         (str(trial.epochs), str(trial.epochs)),
         (str(trial.seconds), f"{trial.seconds:.1f}"),
         (trial.preset or "", trial.preset or ""),

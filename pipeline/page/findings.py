@@ -19,18 +19,35 @@ from typing import Any, TypeVar
 import pydantic
 
 from pipeline.errors import DataError
-from pipeline.page.written import Best, Decision, Epoch, Gate, Pair, Scored, Searched, Trained, Trial, Written
+from pipeline.page.written import (
+    Best,
+    Completed,
+    Decision,
+    Decisions,
+    Epoch,
+    Gate,
+    Generated,
+    Pair,
+    Scored,
+    Searched,
+    Tested,
+    Trained,
+    Trial,
+)
 
 _PLOTS = ("curves", "importances", "slices", "parallel", "timeline")  # the page draws the history itself
 
-W = TypeVar("W", bound=Written)
+W = TypeVar("W", bound=pydantic.BaseModel)
 
 
 @dataclass(frozen=True)
 class OfFamily:
-    """All that is known of a family on a dataset; `confusion` counts test images by (actual, predicted) class name.
+    """All that is known of a family on a dataset.
 
-    `pictures` are those of the search, as in `OfDataset`.
+    Attributes:
+        confusion: Test images of a classifier by (actual, predicted) class name.
+        picture: The address of a whole picture of what another model gives; empty for a classifier.
+        pictures: Those of the search, as in `OfDataset`.
     """
 
     name: str
@@ -39,18 +56,24 @@ class OfFamily:
     trials: tuple[Trial, ...]
     trained: Trained
     curves: tuple[Epoch, ...]
-    scored: Scored
+    scored: Scored | Generated | Completed
     confusion: Counter[tuple[str, str]]
+    picture: str = ""
     pictures: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True)
 class OfDataset:
-    """All that is known of a dataset; `pictures` are its images by name, each as the address of a whole picture."""
+    """All that is known of a dataset.
+
+    Attributes:
+        decisions: By task.
+        pictures: Its images by name, each as the address of a whole picture.
+    """
 
     name: str
     gate: Gate
-    decision: Decision
+    decisions: dict[str, Decision]
     families: tuple[OfFamily, ...]
     pictures: tuple[tuple[str, str], ...] = ()
 
@@ -63,23 +86,27 @@ def of_dataset(reports: Path, dataset: str, families: list[str]) -> OfDataset:
     """
     gate = _json(reports / "validate" / f"{dataset}.json", "validate", Gate)
     path = reports / "register" / f"{dataset}.json"
-    decision = _json(path, "register", Decision)
-    if decision.family not in families:
-        raise DataError(f"{path}", expected=f"one of {families}", found=decision.family, next_step="dvc repro register")
+    decisions = _json(path, "register", Decisions).root
+    for decision in decisions.values():
+        if decision.family not in families:
+            found = decision.family
+            raise DataError(f"{path}", expected=f"one of {families}", found=found, next_step="dvc repro register")
     pictures = sorted((reports / "validate" / dataset / "pictures").glob("*.png"), reverse=True)  # samples first
     return OfDataset(
         dataset,
         gate,
-        decision,
+        decisions,
         tuple(_of_family(reports, dataset, name) for name in families),
-        tuple(map(_picture, pictures)),
+        tuple((path.stem, _address(path)) for path in pictures),
     )
 
 
 def _of_family(reports: Path, dataset: str, family: str) -> OfFamily:
     search, train, evaluate = (reports / stage / dataset / family for stage in ("search", "train", "evaluate"))
     plots = [search / "plots" / f"{name}.png" for name in _PLOTS]
-    pairs = _rows(evaluate / "confusion.csv", "evaluate", Pair)
+    scored = _json(evaluate / "summary.json", "evaluate", Tested).root
+    classifies = isinstance(scored, Scored)
+    pairs = _rows(evaluate / "plots" / "confusion.csv", "evaluate", Pair) if classifies else ()
     return OfFamily(
         name=family,
         searched=_json(search / "summary.json", "search", Searched),
@@ -87,14 +114,21 @@ def _of_family(reports: Path, dataset: str, family: str) -> OfFamily:
         trials=_rows(search / "trials.csv", "search", Trial),
         trained=_json(train / "summary.json", "train", Trained),
         curves=_rows(train / "curves.csv", "train", Epoch),
-        scored=_json(evaluate / "summary.json", "evaluate", Scored),
+        scored=scored,
         confusion=Counter((pair.actual, pair.predicted) for pair in pairs),
-        pictures=tuple(_picture(path) for path in plots if path.exists()),
+        picture="" if classifies else _picture(evaluate / "plots" / "samples.png"),
+        pictures=tuple((path.stem, _address(path)) for path in plots if path.exists()),
     )
 
 
-def _picture(path: Path) -> tuple[str, str]:
-    return path.stem, f"data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}"
+def _picture(path: Path) -> str:
+    with _told(path, "evaluate"):
+        return _address(path)
+
+
+def _address(path: Path) -> str:
+    """Return a picture as an address that holds all of it."""
+    return f"data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}"
 
 
 def _json(path: Path, stage: str, model: type[W]) -> W:

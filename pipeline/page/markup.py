@@ -44,31 +44,39 @@ _MARKUP = """<!doctype html>
 <section aria-labelledby="{{ dataset.name }}">
 <h2 id="{{ dataset.name }}">{{ dataset.name }}</h2>
 <div class="card">
-<p class="lead">{{ dataset.headline }}</p>
+{% for headline in dataset.headlines %}
+<p class="lead">{{ headline }}</p>
+{% endfor %}
 <div class="tiles">
 {% for tile in dataset.tiles %}
 <div><span class="soft">{{ tile.name }}</span><b>{{ tile.figure }}</b><span class="soft">{{ tile.told }}</span></div>
 {% endfor %}
 </div>
 </div>
+{% for board in dataset.leaderboards %}
 <div class="card">
-<h3>Leaderboard</h3>
+<h3>{{ board.title }}</h3>
 <div class="wide"><table>
-<thead><tr><th>Family</th><th class="right">Validation</th><th class="right">Test</th>
-<th>{{ confidence }} interval</th><th><span class="unseen">drawn</span></th>
+<thead><tr><th>Family</th>{% for name in board.columns %}<th class="right">{{ name }}</th>{% endfor %}
+
+{% if board.intervals %}<th>{{ confidence }} interval</th><th><span class="unseen">drawn</span></th>{% endif %}
+
 <th class="right">Time</th><th>Registered as</th></tr></thead>
 <tbody>
-{% for row in dataset.leaderboard %}
+{% for row in board.rows %}
 <tr{% if row.champion %} class="best"{% endif %}>
 <td><a href="#{{ dataset.name }}-{{ row.family }}">{{ row.family }}</a></td>
-<td class="right">{{ row.value }}</td><td class="right">{{ row.accuracy }}</td><td>{{ row.interval }}</td>
-<td>{{ row.picture }}</td><td class="right">{{ row.seconds }}</td>
+{% for cell in row.cells %}<td class="right">{{ cell }}</td>{% endfor %}
+
+{% if board.intervals %}<td>{{ row.interval }}</td><td>{{ row.picture }}</td>{% endif %}
+
+<td class="right">{{ row.seconds }}</td>
 <td>{{ row.version }}{% if row.champion %} <span class="badge">★ champion</span>{% endif %}</td></tr>
 {% endfor %}
 </tbody></table></div>
-<p class="soft">Accuracies; best on validation first, which alone chooses the candidate.
-Time is that of search and training.</p>
+<p class="soft">{{ board.note }} Time is that of search and training.</p>
 </div>
+{% endfor %}
 <div class="card">
 <h3>Data, as the gate saw it</h3>
 <p>{{ dataset.gate_told }}{% for name, address in dataset.links %} <a href="{{ address }}">{{ name }}</a>
@@ -99,29 +107,35 @@ Time is that of search and training.</p>
 <p class="soft">{{ family.told }} MLflow run {{ run(family.run) }}</p>
 <hr>
 <div class="two">
-{% for name, picture in family.curves %}
-<figure><figcaption><b>{{ name }} by epoch</b>
-{{- key("s0", "", "training") }}{{ key("s1", "", "validation") }}</figcaption>
-{{ picture }}</figure>
+{% for curve in family.curves %}
+<figure><figcaption><b>{{ curve.name }} by epoch</b>
+{%- for name in curve["keys"] %}{{ key("s%d" % loop.index0, "", name) }}{% endfor %}</figcaption>
+{{ curve.picture }}</figure>
 {% endfor %}
+{% if family.picture %}
+<figure><figcaption><b>What it makes</b>{{ family.name }}, as it is served, from fixed seeds or test images</figcaption>
+<img class="plot" alt="What {{ family.name }} makes" src="{{ family.picture }}"></figure>
+{% endif %}
+{% if family.errors %}
 <figure><figcaption><b>Confusion matrix</b>test images; shaded by share of the actual class
-</figcaption>{{ family.heat_map }}</figure>
+</figcaption>{{ family.errors.heat_map }}</figure>
 <figure><figcaption><b>Accuracy by class</b>share of a class’s test images that were labelled right</figcaption>
-{{ family.recall }}
-{% if family.confused %}
+{{ family.errors.recall }}
+{% if family.errors.confused %}
 <hr><h4>Most frequent confusions</h4>
 <dl>
-{% for pair in family.confused %}
+{% for pair in family.errors.confused %}
 <dt>{{ pair.actual }} taken for {{ pair.predicted }}</dt><dd>{{ pair.told }}</dd>
 {% endfor %}
 </dl>
 {% endif %}</figure>
+{% endif %}
 </div>
 <hr>
 <h3>Search</h3>
 <p class="soft">{{ family.cost }} MLflow run {{ run(family.search_run) }}</p>
 <div class="two">
-<figure><figcaption><b>Validation accuracy by trial</b>
+<figure><figcaption><b>{{ family.value }} by trial</b>
 {%- for state in ("complete", "pruned", "failed") %}{{ key("", marks[state], state) }}{% endfor %}
 {{- key("best", "", "best so far") }}</figcaption>{{ family.trials_picture }}</figure>
 <div><h4>Best hyperparameters <span class="soft">trial {{ family.best_trial }}, ringed</span></h4>
@@ -151,10 +165,10 @@ Time is that of search and training.</p>
 </main>
 <footer>
 <p><b>How the figures were made.</b> Search and training see the training split and choose by the validation split; the
-candidate is the family with the best validation accuracy. The test split is read once per model, by evaluate, which
-scores the model as it is served. Intervals are Wilson’s. A candidate replaces a champion when an exact one-sided
-McNemar test on the same test images says so. A pruned trial’s value is that of its last epoch before it was
-stopped.</p>
+candidate is the family with the best validation value of its kind. The test split is read once per model, by evaluate,
+which scores the model as it is served. Intervals of accuracies are Wilson’s. A candidate replaces a champion when a
+paired test on the same test images says so: McNemar’s for classifiers. A pruned trial’s value is that
+of its last epoch before it was stopped.</p>
 <p>Links to runs work while <code>make ui</code> is running. This page holds no timestamp: the same figures give the
 same page.</p>
 </footer>

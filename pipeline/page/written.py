@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import pydantic
 
@@ -100,13 +100,16 @@ class Trained(Written):
 
 
 class Epoch(_Row):
-    """A row of curves.csv."""
+    """A row of curves.csv: the metrics of an epoch by name; which there are depends on the family."""
 
     epoch: int
-    loss: float
-    accuracy: float
-    val_loss: float
-    val_accuracy: float
+    value: float
+    metrics: dict[str, float]
+
+    @pydantic.model_validator(mode="before")
+    @classmethod
+    def _other_columns(cls, row: dict[str, Any]) -> dict[str, Any]:
+        return {**row, "metrics": {name: told for name, told in row.items() if name not in cls.model_fields}}
 
 
 class Pair(_Row):
@@ -117,8 +120,9 @@ class Pair(_Row):
 
 
 class Scored(Written):
-    """How the trained model did on the test split."""
+    """How a trained classifier did on the test split."""
 
+    task: Literal["classify"]
     run: str
     accuracy: float
     low: float
@@ -126,3 +130,39 @@ class Scored(Written):
     loss: float
     recall: dict[str, float]
     images: int
+
+
+class Generated(Written):
+    """How a trained generator did, and real images in its place."""
+
+    task: Literal["generate"]
+    run: str
+    fid: float
+    kid: float
+    floor_fid: float
+    floor_kid: float
+    memorised: float
+    covered: int
+    classes: int
+    features: str
+    images: int
+
+
+class Completed(Written):
+    """How a trained completer did, and repeating the last row in its place."""
+
+    task: Literal["complete"]
+    run: str
+    mse: float
+    low: float
+    high: float
+    baseline_mse: float
+    images: int
+
+
+class Tested(pydantic.RootModel[Annotated[Scored | Generated | Completed, pydantic.Field(discriminator="task")]]):
+    """What evaluate found, by what the model is for."""
+
+
+class Decisions(pydantic.RootModel[Annotated[dict[str, Decision], pydantic.Field(min_length=1)]]):
+    """What register decided, by task."""

@@ -1,0 +1,137 @@
+"""The reference GAN as it was published against ours, at equal training time, on one scale.
+
+The published loop asks `predict` for fakes and calls `train_on_batch` twice, for every batch. Ours is one model and
+plain `fit()`. Three trainings: the published loop; its networks (preset R19) in our model, for as many steps, to
+compare the time of a step; and our own networks for as many seconds as the published loop took. All are scored by the
+same network against the same validation images. Prints the figures and writes them as JSON, with a sheet of samples.
+
+    python benchmarks/gan.py --data data/prepared/mnist --features data/features/mnist/gan [--epochs 5]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from pipeline import runtime
+from pipeline.datasets.base import Splits, load_splits
+from pipeline.models import base, scale
+from pipeline.models.base import Span
+
+OURS: dict[str, Any] = {
+    "architecture": "dcgan", "width": 32, "latent": 64, "conditional": True, "loss": "non_saturating", "penalty": 0.1,
+    "average": 0.998, "learning_rate": 1e-3, "beta_1": 0.5, "batch_size": 64,
+}  # fmt: skip
+BATCH, LATENT = 64, 100
+
+
+def published(images: np.ndarray, epochs: int) -> tuple[Any, float, int]:
+    """Return the generator that the published loop trains, the seconds it took, and its steps."""
+    import keras
+    from keras import layers
+
+    keras.utils.set_random_seed(0)
+    shape = images.shape[1:]
+    generator = keras.Sequential(
+        [
+            keras.Input((LATENT,)),
+            layers.Dense(256, activation="relu"),
+            layers.Dense(int(np.prod(shape)), activation="sigmoid"),
+            layers.Reshape(shape),
+        ]
+    )
+    discriminator = keras.Sequential(
+        [
+            keras.Input(shape),
+            layers.Flatten(),
+            layers.Dense(128, activation="relu"),
+            layers.Dense(1, activation="sigmoid"),
+        ]
+    )
+    discriminator.compile("adam", "binary_crossentropy")
+    truth = np.concatenate([np.ones((BATCH, 1)), np.zeros((BATCH, 1))])
+    real = images / np.float32(255)
+    # Once before it is frozen for the combined model: frozen first, Keras 3 would never train it.
+    discriminator.train_on_batch(np.concatenate([real[:BATCH], real[:BATCH]]), truth)
+    discriminator.trainable = False
+    combined = keras.Sequential([generator, discriminator])
+    combined.compile("adam", "binary_crossentropy")
+    random, steps = np.random.default_rng(0), 0
+    started = time.monotonic()
+    for _ in range(epochs):
+        order = random.permutation(len(real))
+        for at in range(0, len(real) - BATCH + 1, BATCH):
+            fakes = generator.predict(random.standard_normal((BATCH, LATENT)), verbose=0)
+            discriminator.train_on_batch(np.concatenate([real[order[at : at + BATCH]], fakes]), truth)
+            combined.train_on_batch(random.standard_normal((BATCH, LATENT)), np.ones((BATCH, 1)))
+            steps += 1
+    return generator, time.monotonic() - started, steps
+
+
+def ours(
+    hyperparameters: dict[str, Any], data: Splits, fixed: scale.Scale, *, epochs: int, seconds: float
+) -> tuple[Any, float, int]:
+    """Return what our family trains in some epochs or seconds, the seconds it took (scores apart), and its steps."""
+    family = base.load("gan", {})
+    family.scale = fixed
+    spent, epoch, fitted = 0.0, 0, None
+    with tempfile.TemporaryDirectory() as folder:
+        state = Path(folder) / "state.npz"
+        while epoch < epochs and spent < seconds:
+            span = Span(epoch, epoch + 1, epochs)
+            fitted = family.fit(
+                hyperparameters, data, span, seed=0, state=state if epoch else None, on_epoch=lambda _: None
+            )
+            fitted.save_state(state)
+            spent += fitted.history[-1]["seconds"] - fitted.history[-1]["scoring_seconds"]
+            epoch += 1
+            print(f"  epoch {epoch}, {spent:.0f} s: FID {fitted.history[-1]['val_fid']:.2f}", flush=True)
+    return fitted, spent, epoch * -(-len(data.train) // int(hyperparameters["batch_size"]))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", type=Path, required=True, help="prepared MNIST")
+    parser.add_argument("--features", type=Path, required=True, help="folder written by the stage features")
+    parser.add_argument("--epochs", type=int, default=5, help="of the published loop")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "gan.json")
+    arguments = parser.parse_args()
+    runtime.configure("tensorflow", threads=arguments.threads)
+    from pipeline.models.gan.family import FittedGan, score
+
+    data, fixed = load_splits(arguments.data), scale.load(arguments.features)
+    arguments.output.parent.mkdir(parents=True, exist_ok=True)
+    result: dict[str, Any] = {}
+
+    def told(name: str, generator: Any, seconds: float, steps: int) -> None:
+        figures = score(generator, fixed)
+        result[name] = {"seconds": seconds, "ms_per_step": 1000 * seconds / steps, "steps": steps, **figures}
+        FittedGan([], 0, generator, generator).draw(arguments.output.with_name(f"gan-{name}.png"))
+        print(
+            f"{name:10} {seconds:6.0f} s, {1000 * seconds / steps:5.1f} ms a step: FID {figures['val_fid']:8.3f}"
+            f" (real {figures['floor_fid']:.3f}), KID {figures['val_kid']:.4f}, coverage {figures['val_coverage']:.0%}",
+            flush=True,
+        )
+        arguments.output.write_text(json.dumps(result, indent=2) + "\n")
+
+    peer, limit, steps = published(np.asarray(data.train.images), arguments.epochs)
+    told("published", peer, limit, steps)
+    r19 = next(preset for preset in base.load("gan", {}).presets if preset.name == "R19").hyperparameters
+    fitted, seconds, steps = ours(dict(r19), data, fixed, epochs=arguments.epochs, seconds=np.inf)
+    told("R19", fitted.network, seconds, steps)
+    fitted, seconds, steps = ours(OURS, data, fixed, epochs=10_000, seconds=limit)
+    told("ours", fitted.network, seconds, steps)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,114 @@
+"""Generators and discriminators: from noise to images with values from 0 to 1, and from such images to a logit.
+
+A conditional generator also takes labels, and a conditional discriminator adds how well an image fits its label: the
+inner product of its features with a vector per class (a projection discriminator).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from pipeline.models.base import Spec
+from pipeline.models.space import Hyperparameters
+
+if TYPE_CHECKING:
+    import keras
+
+_LEAST_SIDE = 4  # of the smallest feature map; halving goes on while the next would not be smaller than this
+_SLOPE = 0.2
+_MOMENTUM = 0.9
+
+
+def generator(hyperparameters: Hyperparameters, spec: Spec) -> keras.Model:
+    """Return a new generator: noise (N, latent), and labels (N,) if conditional, to images (N, H, W, C), float32."""
+    import keras
+    from keras import layers
+
+    latent = int(hyperparameters["latent"])
+    noise = keras.Input((latent,), name="noise")
+    inputs, x = [noise], noise
+    if hyperparameters["conditional"]:
+        labels = keras.Input((), dtype="int32", name="labels")
+        inputs.append(labels)
+        x = layers.Concatenate()([noise, layers.Embedding(spec.classes, latent)(labels)])
+    body = {"dense": _dense_images, "dcgan": _convolved_images}[str(hyperparameters["architecture"])]
+    images = layers.Activation("sigmoid", dtype="float32")(body(x, int(hyperparameters["width"]), spec))
+    return keras.Model(inputs, images, name="generator")
+
+
+def discriminator(hyperparameters: Hyperparameters, spec: Spec) -> keras.Model:
+    """Return a new discriminator: images (N, H, W, C), and labels (N,) if conditional, to logits (N, 1), float32."""
+    import keras
+    from keras import layers
+
+    images = keras.Input(spec.image_shape, name="images")
+    inputs = [images]
+    body = {"dense": _dense_features, "dcgan": _convolved_features}[str(hyperparameters["architecture"])]
+    features = body(images, int(hyperparameters["width"]), spec)
+    logits = layers.Dense(1, dtype="float32")(features)
+    if hyperparameters["conditional"]:
+        labels = keras.Input((), dtype="int32", name="labels")
+        inputs.append(labels)
+        wanted = layers.Embedding(spec.classes, features.shape[-1], dtype="float32")(labels)
+        logits = layers.Add(dtype="float32")([logits, layers.Dot(1, dtype="float32")([wanted, features])])
+    return keras.Model(inputs, logits, name="discriminator")
+
+
+def _dense_images(x: Any, width: int, spec: Spec) -> Any:
+    from keras import layers
+
+    height, wide, channels = spec.image_shape
+    x = layers.Dense(2 * width, activation="relu")(x)
+    return layers.Reshape(spec.image_shape)(layers.Dense(height * wide * channels)(x))
+
+
+def _dense_features(x: Any, width: int, spec: Spec) -> Any:
+    from keras import layers
+
+    del spec
+    return layers.Dense(width, activation="relu")(layers.Flatten()(x))
+
+
+def _convolved_images(x: Any, width: int, spec: Spec) -> Any:
+    """Return images before their sigmoid: small maps are normalised, doubled in size, and cut to the image's size.
+
+    Transposed 4×4 convolutions of stride 2 reach each pixel with 4 taps of the smaller map; doubling first and then
+    convolving 3×3 takes 9, for pictures no better here.
+    """
+    from keras import layers
+
+    height, wide, channels = spec.image_shape
+    doublings = _halvings(spec)
+    rows, columns = -(-height >> doublings), -(-wide >> doublings)  # rounded up
+    filters = width << (doublings - 1)
+    x = layers.Dense(rows * columns * filters, use_bias=False)(x)
+    x = layers.ReLU()(layers.BatchNormalization(momentum=_MOMENTUM)(x))
+    x = layers.Reshape((rows, columns, filters))(x)
+    for step in range(doublings - 1):
+        x = layers.Conv2DTranspose(filters >> (step + 1), 4, strides=2, padding="same", use_bias=False)(x)
+        x = layers.ReLU()(layers.BatchNormalization(momentum=_MOMENTUM)(x))
+    x = layers.Conv2DTranspose(channels, 4, strides=2, padding="same")(x)
+    spare = (rows << doublings) - height, (columns << doublings) - wide
+    return layers.Cropping2D(((0, spare[0]), (0, spare[1])))(x) if any(spare) else x
+
+
+def _convolved_features(x: Any, width: int, spec: Spec) -> Any:
+    """Return flat features of images: convolutions of stride 2, each twice as wide as the one before.
+
+    Nothing is normalised over the batch: the gradient penalty is meant for each image by itself.
+    """
+    from keras import layers
+
+    x = layers.Rescaling(2.0, -1.0)(x)
+    for step in range(_halvings(spec)):
+        x = layers.Conv2D(width << step, 4, strides=2, padding="same")(x)
+        x = layers.LeakyReLU(_SLOPE)(x)
+    return layers.Flatten()(x)
+
+
+def _halvings(spec: Spec) -> int:
+    """Return how often the shorter side can be halved before it gets too small; at least once."""
+    side, halvings = min(spec.image_shape[:2]), 1
+    while side >> (halvings + 1) >= _LEAST_SIDE:
+        halvings += 1
+    return halvings
