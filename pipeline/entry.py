@@ -37,15 +37,25 @@ def run(main: Callable[[], int | None]) -> None:
     except BrokenPipeError:  # `pipeline … | head`: the reader has gone, there is nobody to tell
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = FAILED
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+    except Exception as error:
+        if (where := _no_space(error)) is None:
             raise
-        where = f" for {error.filename}" if error.filename else ""
         print(f"error: no space left{where}; nothing half written is kept; next: make room and go on", file=sys.stderr)
         code = FAILED
     sys.stdout.flush()
     sys.stderr.flush()
     sys.exit(code)
+
+
+def _no_space(error: BaseException | None) -> str | None:
+    """Return for what space was lacking, if that is what an error says or was caused by; databases say it in words."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            return f" for {error.filename}" if error.filename else ""
+        if "database or disk is full" in str(error):
+            return " for a database"
+        error = error.__cause__ or error.__context__
+    return None
 
 
 def stage(main: Callable[[], None]) -> None:

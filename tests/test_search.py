@@ -13,7 +13,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -302,6 +302,57 @@ def test_failures_and_limits_end_trials_and_each_run_says_why(project: Project) 
     ]
     assert {name: row[name].item() for name in best["hyperparameters"]} == best["hyperparameters"]
     assert table["preset"].tolist()[:5] == ["good", "diverging", "impossible", "enormous", "large"]
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk with room for the code and little else; `grow` gives it more."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", disk], capture_output=True, check=False)
+    if mounted.returncode:
+        pytest.skip(f"no right to mount a small disk: {mounted.stderr.decode().strip()}")
+    try:
+        yield disk
+    finally:
+        subprocess.run(["umount", "-l", disk], check=True)
+
+
+def grow(disk: Path, size: str) -> None:
+    subprocess.run(["mount", "-o", f"remount,size={size}", disk], check=True)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_full_disk_ends_the_search_with_one_line_and_more_room_lets_it_go_on(
+    small_disk: Path, prepared_digits: Path
+) -> None:
+    """The room ends at four places: for the databases, for a checkpoint, for the study, or anywhere between."""
+    workspace.prepare(small_disk / "workspace", SETTINGS)
+    project = Project(small_disk / "workspace", prepared_digits)
+    project.set("mlp.space={units: 256, layers: 1}")  # checkpoints of 2.4 MB
+    for size in ("3m", "5m", "7m", "9m"):
+        grow(small_disk, size)
+        process = project.start()
+        workers = wait_for_workers(process)
+        _, told = process.communicate(timeout=300)
+        _, alive = psutil.wait_procs(workers, timeout=20)
+        assert not alive
+        if process.returncode == 0:
+            break
+        assert re.search(r"error: .*(no space left|No space left)", told), told
+        assert "Traceback" not in told
+    else:
+        grow(small_disk, "300m")
+        project.finish()
+    assert size != "3m", "the disk should have been too small"
+    assert_complete(project, lost_epochs=8 * 2)
+
+
+def wait_for_workers(process: subprocess.Popen[str]) -> list[psutil.Process]:
+    """Return the workers of a search as soon as there are some; none where it ends before."""
+    wait_for(lambda: workers_of(process) != [], process)
+    return workers_of(process)
 
 
 def test_two_searches_of_one_study_do_not_mix(project: Project) -> None:

@@ -87,7 +87,9 @@ _MACHINE = frozenset(
 class Executor(Protocol):
     """Runs tasks on a number of slots. Use as a context manager: leaving it ends every worker."""
 
-    slots: int
+    @property
+    def slots(self) -> int:
+        """How many tasks can run at once."""
 
     def submit(self, key: int, task: Any) -> None:
         """Queue a task under a key of the caller's choice."""

@@ -10,21 +10,24 @@ from __future__ import annotations
 import functools
 import importlib.util
 import os
+import socket
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from pipeline.budget import Cluster
 from pipeline.engine import parcel
-from pipeline.engine.base import ENDS, Broken, Event, Failed, Progress, Work, answer, resolve
+from pipeline.engine.base import ENDS, Broken, Event, Executor, Failed, Progress, Work, answer, resolve
 from pipeline.errors import EngineError, ParamsError
 
 _RETRIES = 2
 _TASKS_PER_WORKER = 200
 _SLOTS_EVERY_S = 5.0
+_ANSWER_S = 10.0
 _UP = "up"
 
 
@@ -77,7 +80,7 @@ class RayExecutor:
             self._counted = time.monotonic()
         return self._slots
 
-    def __enter__(self) -> RayExecutor:
+    def __enter__(self) -> Executor:
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -229,13 +232,14 @@ def _connect(cluster: Cluster, work: Work) -> Any:
 
     package = Path(__file__).resolve().parents[1]
     try:
+        _require_answer(cluster.address)
         ray.init(
             address=cluster.address,
             log_to_driver=False,
             logging_level="ERROR",
             runtime_env={"py_modules": [str(package)], "config": {"setup_timeout_seconds": 120}},
         )
-    except (ConnectionError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError) as error:  # a ConnectionError is an OSError
         raise EngineError(
             "no Ray cluster can be used",
             expected=f"one at search.ray.address={cluster.address}",
@@ -243,6 +247,13 @@ def _connect(cluster: Cluster, work: Work) -> Any:
             next_step="`ray start --head`, or correct the address",
         ) from None
     return ray
+
+
+def _require_answer(address: str) -> None:
+    """Knock at an address: Ray itself would wait for minutes, deaf to Ctrl-C."""
+    parts = urlsplit(address if "://" in address else f"ray://{address}")
+    if parts.port:
+        socket.create_connection((parts.hostname or "", parts.port), timeout=_ANSWER_S).close()
 
 
 def _last_line(error: BaseException) -> str:

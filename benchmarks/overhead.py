@@ -1,0 +1,137 @@
+"""What the engine costs: wall time of a search over that of the same trainings in bare processes, workers up already.
+
+Both train the same trials of two rungs, one thread for each of two workers. The search is the real one: study, pruner,
+MLflow, checkpoints and pipes. Bare processes share the trials out beforehand and only train.
+
+    python benchmarks/overhead.py [--images 12000] [--data data/prepared/mnist]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import os
+import shutil
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+import throughput
+
+from pipeline import params
+from pipeline.budget import Settings
+from pipeline.datasets.base import save_splits
+from pipeline.definition import Definition
+from pipeline.engine.base import Work
+from pipeline.engine.local import LocalExecutor
+from pipeline.loop import Search
+from pipeline.models.base import Span, load
+from pipeline.models.rung import Rung, run
+from pipeline.progress import Expected, SearchProgress
+from pipeline.record import Record
+from pipeline.study import Study
+from pipeline.tracking import Tracker
+from pipeline.trials import hyperparameters
+
+WORKERS, TRIAL_EPOCHS = 2, 3
+TRIALS = throughput.CONFIGURATIONS
+WARM_UP = {**TRIALS[0], "filters": 8}
+
+
+def rung(folder: Path, data: Path, number: int, point: dict[str, Any], start: int, stop: int) -> Rung:
+    """Return a piece of a training."""
+    span = Span(start, stop, TRIAL_EPOCHS)
+    return Rung("cnn", {}, point, data, number, span, folder / f"trial-{number}", folder / "epochs.log")
+
+
+def searched(folder: Path, data: Path) -> float:
+    """Return the seconds that a search takes for the trials."""
+    os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{folder / 'mlflow.db'}"
+    budget = {"trials": len(TRIALS), "epochs": 10_000, "minutes": 600, "trial_epochs": TRIAL_EPOCHS}
+    settings = params.parse("search", {"pruner": "none", "budget": {"default": budget}}, Settings)
+    family = load("cnn", {})
+    family.presets_for = lambda dataset: {str(n): point for n, point in enumerate(TRIALS)}  # type: ignore[method-assign]
+    definition = Definition("bench", "cnn", "", "", {}, settings.defining(), TRIAL_EPOCHS, "tensorflow")
+    study = Study(folder / "study", definition, settings, family)
+    record = Record(Tracker("bench"), definition.name, "cnn", {"stage": "search"})
+    work = Work("pipeline.models.rung:run", "pipeline.runtime:configure", {"backend": "tensorflow", "threads": 1})
+
+    def task(trial: Any, start: int, stop: int) -> Rung:
+        return rung(folder, data, trial.number, hyperparameters(trial), start, stop)
+
+    def discard(number: int) -> None:
+        shutil.rmtree(folder / f"trial-{number}", ignore_errors=True)
+
+    with LocalExecutor(work, [{} for _ in range(WORKERS)]) as executor:
+        throughput.run_all(executor, {-1 - n: rung(folder, data, -1 - n, WARM_UP, 0, 1) for n in range(WORKERS)})
+        limits = settings.budget["default"]
+        progress = SearchProgress("overhead", Expected(limits, len(TRIALS) * TRIAL_EPOCHS, WORKERS, None))
+        started = time.monotonic()
+        Search(study, limits, executor, record, task, discard, progress).run()
+        taken = time.monotonic() - started
+    assert study.counts()["complete"] == len(TRIALS), study.counts()
+    return taken
+
+
+def bare(folder: Path, data: Path) -> float:
+    """Return the seconds that bare processes take for the same trainings."""
+    spawn = multiprocessing.get_context("spawn")
+    ready, ended = spawn.Barrier(WORKERS + 1), spawn.Barrier(WORKERS + 1)
+    shares = [list(range(place, len(TRIALS), WORKERS)) for place in range(WORKERS)]
+    processes = [spawn.Process(target=train, args=(folder, data, share, ready, ended)) for share in shares]
+    for process in processes:
+        process.start()
+    ready.wait()
+    started = time.monotonic()
+    ended.wait()
+    taken = time.monotonic() - started
+    for process in processes:
+        process.join()
+    return taken
+
+
+def train(folder: Path, data: Path, share: list[int], ready: Any, ended: Any) -> None:
+    """Train some trials, one after the other."""
+    from pipeline import runtime
+
+    runtime.configure("tensorflow", threads=1)
+    run(rung(folder, data, -1 - share[0], WARM_UP, 0, 1), lambda _: None)
+    ready.wait()
+    for number in share:
+        for start, stop in ((0, 1), (1, TRIAL_EPOCHS)):
+            run(rung(folder, data, number, TRIALS[number], start, stop), lambda _: None)
+    ended.wait()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", type=int, default=12_000)
+    parser.add_argument("--repeats", type=int, default=1)
+    parser.add_argument("--data", type=Path, help="prepared MNIST; noise of its shape if left out")
+    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "overhead.json")
+    arguments = parser.parse_args()
+    scratch = Path(tempfile.mkdtemp())
+    seconds: dict[str, list[float]] = {"search": [], "bare": []}
+    try:
+        save_splits(scratch / "data", throughput.data(arguments.data, arguments.images))
+        for repeat in range(arguments.repeats):
+            for name, measure in (("search", searched), ("bare", bare)):
+                folder = scratch / f"{name}-{repeat}"
+                folder.mkdir()
+                seconds[name].append(round(measure(folder, scratch / "data"), 2))
+    finally:
+        shutil.rmtree(scratch)
+    ratio = min(seconds["search"]) / min(seconds["bare"])
+    print(f"search {seconds['search']} s\nbare   {seconds['bare']} s\nratio  {ratio:.3f}")
+    arguments.output.parent.mkdir(parents=True, exist_ok=True)
+    arguments.output.write_text(json.dumps({"seconds": seconds, "overhead_ratio": ratio}, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

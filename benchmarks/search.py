@@ -1,0 +1,332 @@
+"""Searches side by side: this engine, a plain Optuna loop, and KerasTuner's Hyperband, each for the same wall time.
+
+All search the same space with the same models, optimizer and schedule, on the same 30,000 + 5,000 MNIST training
+images. Each runs in processes of its own and is killed when its time is over; start-up counts. The plain loop is that
+of Optuna's own Keras examples: one process, `model.fit`, MedianPruner fed after each epoch. KerasTuner is not among the
+pinned packages: `make bench` installs requirements/bench.txt.
+
+    python benchmarks/search.py [--data data/prepared/mnist] [--seconds 300] [--seeds 0 1 2] [--systems ours optuna …]
+
+Writes one row per system and seed, and prints, on medians over the seeds, when ours reached what each other ended with.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import shutil
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from pipeline import workspace
+from pipeline.datasets.base import Splits, load_splits, save_splits
+
+ROOT = Path(__file__).resolve().parents[1]
+FAMILY, TRIAL_EPOCHS = "cnn", 9
+TRAIN, VAL = 30_000, 5_000
+OTHERS = ("optuna", "kerastuner")
+Epoch = tuple[float, float]  # seconds since the start, validation accuracy
+
+
+# ---------------------------------------------------------------- what runs in a process of its own
+
+
+class Told:
+    """Tells the parent of every epoch, in a file that outlives a kill."""
+
+    def __init__(self, path: Path) -> None:
+        self.file = path.open("a")
+
+    def epoch(self, value: float) -> None:
+        self.write({"at": time.time(), "value": value})
+
+    def trial(self) -> None:
+        self.write({"trial": 1})
+
+    def write(self, line: dict[str, Any]) -> None:
+        self.file.write(json.dumps(line) + "\n")
+        self.file.flush()
+
+
+def compiled(hyperparameters: dict[str, Any], splits: Splits) -> Any:
+    """Return a model as our families train it, without what the engine adds for speed."""
+    import keras
+
+    from pipeline.models.base import Spec, load
+
+    model = load(FAMILY, {}).build(hyperparameters, Spec.of(splits))
+    steps = TRIAL_EPOCHS * -(-len(splits.train) // int(hyperparameters["batch_size"]))
+    schedule = keras.optimizers.schedules.CosineDecay(float(hyperparameters["learning_rate"]), steps)
+    optimizer = keras.optimizers.AdamW(schedule, weight_decay=float(hyperparameters["weight_decay"]))
+    model.compile(optimizer, keras.losses.SparseCategoricalCrossentropy(from_logits=True), metrics=["accuracy"])
+    return model
+
+
+def search_optuna(splits: Splits, seed: int, told: Told, folder: Path) -> None:
+    """Search as Optuna's Keras examples do, for ever."""
+    import keras
+    import optuna
+
+    from pipeline.models.base import load
+
+    del folder
+    images, labels = np.asarray(splits.train.images), np.asarray(splits.train.labels)
+    validation = (np.asarray(splits.val.images), np.asarray(splits.val.labels))
+    family = load(FAMILY, {})
+
+    class Pruning(keras.callbacks.Callback):
+        def __init__(self, trial: optuna.Trial) -> None:
+            super().__init__()
+            self.trial = trial
+
+        def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+            value = (logs or {})["val_accuracy"]
+            told.epoch(value)
+            self.trial.report(value, epoch)
+            if self.trial.should_prune():
+                raise optuna.TrialPruned
+
+    def objective(trial: optuna.Trial) -> float:
+        told.trial()
+        keras.backend.clear_session()
+        hyperparameters = family.suggest(trial)
+        model = compiled(hyperparameters, splits)
+        model.fit(
+            images, labels, batch_size=hyperparameters["batch_size"], epochs=TRIAL_EPOCHS, shuffle=True,
+            validation_data=validation, verbose=0, callbacks=[Pruning(trial)],
+        )  # fmt: skip
+        return float(model.evaluate(*validation, verbose=0)[1])
+
+    sampler = optuna.samplers.TPESampler(seed=seed)
+    study = optuna.create_study(direction="maximize", sampler=sampler, pruner=optuna.pruners.MedianPruner())
+    study.optimize(objective)
+
+
+def search_kerastuner(splits: Splits, seed: int, told: Told, folder: Path) -> None:
+    """Search with KerasTuner's Hyperband, for ever."""
+    import keras
+    import keras_tuner
+
+    from pipeline.models.base import load
+
+    family = load(FAMILY, {})
+
+    class Asked:
+        """KerasTuner's hyperparameters as our families ask for them."""
+
+        def __init__(self, hp: Any) -> None:
+            self.hp = hp
+
+        def suggest_float(self, name: str, low: float, high: float, *, log: bool = False) -> float:
+            return self.hp.Float(name, low, high, sampling="log" if log else "linear")
+
+        def suggest_int(self, name: str, low: int, high: int, *, log: bool = False) -> int:
+            return self.hp.Int(name, low, high, sampling="log" if log else "linear")
+
+        def suggest_categorical(self, name: str, choices: tuple[Any, ...]) -> Any:
+            return self.hp.Choice(name, list(choices))
+
+    class Models(keras_tuner.HyperModel):
+        def build(self, hp: Any) -> Any:
+            return compiled(family.suggest(Asked(hp)), splits)
+
+        def fit(self, hp: Any, model: Any, *arguments: Any, **named: Any) -> Any:
+            told.trial()
+            return model.fit(*arguments, batch_size=hp.get("batch_size"), **named)
+
+    class Recording(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+            told.epoch((logs or {})["val_accuracy"])
+
+    tuner = keras_tuner.Hyperband(
+        Models(), objective="val_accuracy", max_epochs=TRIAL_EPOCHS, factor=3, hyperband_iterations=1000, seed=seed,
+        directory=folder, project_name="search",
+    )  # fmt: skip
+    validation = (np.asarray(splits.val.images), np.asarray(splits.val.labels))
+    tuner.search(
+        np.asarray(splits.train.images), np.asarray(splits.train.labels), validation_data=validation, verbose=0,
+        callbacks=[Recording()],
+    )  # fmt: skip
+
+
+def other(system: str, data: Path, seed: int, folder: Path) -> None:
+    """Run one of the other searches in this process."""
+    from pipeline import runtime
+
+    runtime.configure("tensorflow")
+    import keras
+
+    keras.utils.set_random_seed(seed)
+    searches: dict[str, Callable[[Splits, int, Told, Path], None]] = {
+        "optuna": search_optuna,
+        "kerastuner": search_kerastuner,
+    }
+    searches[system](load_splits(data), seed, Told(folder / "epochs.jsonl"), folder)
+
+
+# ---------------------------------------------------------------- the parent
+
+
+def measure(system: str, data: Path, seed: int, seconds: float, folder: Path) -> dict[str, Any]:
+    """Run a search until its time is over, and return its row."""
+    if system == "ours":
+        command, directory, environment = ours(data, seed, folder)
+    else:
+        arguments = ["--one", system, "--data", str(data), "--seeds", str(seed), "--folder", str(folder)]
+        command, directory, environment = [sys.executable, __file__, *arguments], ROOT, dict(os.environ)
+    with (folder / "log.txt").open("w") as log:
+        began = time.time()
+        process = subprocess.Popen(
+            command, cwd=directory, env=environment, stdout=log, stderr=log, start_new_session=True
+        )
+        try:
+            process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            pass
+        else:
+            raise SystemExit(f"{system} ended before its time:\n{(folder / 'log.txt').read_text()[-3000:]}")
+        finally:
+            wall = time.time() - began
+            kill_group(process)
+    epochs, trials = our_epochs(folder, began) if system == "ours" else other_epochs(folder, began)
+    return row(system, seed, wall, [epoch for epoch in epochs if epoch[0] <= seconds], trials)
+
+
+def kill_group(process: subprocess.Popen[bytes]) -> None:
+    """Kill a search with all its workers."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def ours(data: Path, seed: int, folder: Path) -> tuple[list[str], Path, dict[str, str]]:
+    """Return how the search stage is started, in a workspace of its own."""
+    budget = {"trials": 100_000, "epochs": 1_000_000, "minutes": 1000, "trial_epochs": TRIAL_EPOCHS}
+    settings = [f"search.seed={seed}", f"search.budget.mnist={json.dumps(budget)}", "search.presets=false"]
+    workspace.prepare(folder / "ours", [*settings, f"families=[{FAMILY}]"])
+    command = [sys.executable, "-m", "pipeline.search", "--dataset", "mnist", "--family", FAMILY, "--data", str(data)]
+    command += ["--studies", "data/studies", "--output", "reports/search"]
+    environment = workspace.environment(folder / "ours")
+    environment.pop("MLFLOW_TRACKING_URI", None)
+    return command, folder / "ours", environment
+
+
+def our_epochs(folder: Path, began: float) -> tuple[list[Epoch], int]:
+    """Return the epochs of our study and the number of its trials."""
+    import optuna
+
+    [database] = (folder / "ours").glob("data/studies/*/study.db")
+    storage = f"sqlite:///{database}"
+    [name] = optuna.study.get_all_study_names(storage)
+    trials = optuna.load_study(study_name=name, storage=storage).trials
+    history = [epoch for trial in trials for epoch in trial.user_attrs.get("history", [])]
+    return sorted((epoch["at"] - began, epoch["val_accuracy"]) for epoch in history), len(trials)
+
+
+def other_epochs(folder: Path, began: float) -> tuple[list[Epoch], int]:
+    """Return the epochs that another search has told of, and the number of its trials."""
+    told = folder / "epochs.jsonl"
+    lines = [json.loads(line) for line in told.read_text().splitlines() if line.endswith("}")] if told.exists() else []
+    return [(line["at"] - began, line["value"]) for line in lines if "at" in line], sum(
+        "trial" in line for line in lines
+    )
+
+
+def row(system: str, seed: int, wall: float, epochs: list[Epoch], trials: int) -> dict[str, Any]:
+    """Return what is written of a search."""
+    curve: list[list[float]] = []
+    for seconds, value in epochs:
+        if not curve or value > curve[-1][1]:
+            curve.append([round(seconds, 2), round(value, 6)])
+    return {
+        "system": system,
+        "seed": seed,
+        "wall_seconds": round(wall, 1),
+        "best": curve[-1][1] if curve else None,
+        "curve": curve,
+        "epochs": len(epochs),
+        "images_per_second": round(len(epochs) * TRAIN / wall),
+        "trials": trials,
+    }
+
+
+def reached(curve: list[list[float]], value: float) -> float:
+    """Return when a curve first came to a value, infinity where it never did."""
+    return next((seconds for seconds, best in curve if best >= value), float("inf"))
+
+
+def compare(rows: list[dict[str, Any]]) -> None:
+    """Print every row, and the medians that the claim is about."""
+    for one in rows:
+        best = "-" if one["best"] is None else f"{one['best']:.4f} at {one['curve'][-1][0]:5.0f} s"
+        print(f"{one['system']:<11} seed {one['seed']}: {best}, {one['trials']:3} trials, {one['epochs']:3} epochs,"
+              f" {one['images_per_second']:6,} images/s")  # fmt: skip
+    by = {(one["system"], one["seed"]): one for one in rows if one["curve"]}
+    for system in OTHERS:
+        seeds = [seed for found, seed in by if found == system and ("ours", seed) in by]
+        if not seeds:
+            continue
+        pairs = [(by["ours", seed], by[system, seed]) for seed in seeds]
+        their_s = statistics.median(theirs["curve"][-1][0] for _, theirs in pairs)
+        our_s = statistics.median(reached(mine["curve"], theirs["best"]) for mine, theirs in pairs)
+        ends = [statistics.median(one["best"] for one in side) for side in zip(*pairs, strict=True)]
+        print(f"medians over {len(seeds)} seeds: {system} reached its best after {their_s:.0f} s, ours reached that"
+              f" after {our_s:.0f} s ({our_s / their_s:.2f} of the time) and ended with {ends[0]:.4f} against"
+              f" {ends[1]:.4f}")  # fmt: skip
+
+
+def subset(folder: Path, into: Path) -> None:
+    """Write the images that all searches get: some of prepared MNIST, the same for everyone."""
+    splits = load_splits(folder)
+    random = np.random.default_rng(0)
+    train, val = (np.sort(random.permutation(len(part))[:count]) for part, count in
+                  ((splits.train, TRAIN), (splits.val, VAL)))  # fmt: skip
+    taken = splits.train.take(train), splits.val.take(val)
+    save_splits(into, Splits(*taken, splits.class_names, taken[0].digest()))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, default=ROOT / "data" / "prepared" / "mnist", help="prepared MNIST")
+    parser.add_argument("--seconds", type=float, default=300)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--systems", nargs="+", default=["ours", *OTHERS], choices=["ours", *OTHERS])
+    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "search.json")
+    parser.add_argument("--one", choices=OTHERS, help=argparse.SUPPRESS)
+    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.one:
+        other(arguments.one, arguments.data, arguments.seeds[0], arguments.folder)
+        return
+    scratch = Path(tempfile.mkdtemp())
+    rows = []
+    try:
+        subset(arguments.data, scratch / "data")
+        for seed in arguments.seeds:
+            for system in arguments.systems:  # side by side in time, too: the machine may have better and worse hours
+                folder = scratch / f"{system}-{seed}"
+                folder.mkdir()
+                rows.append(measure(system, scratch / "data", seed, arguments.seconds, folder))
+                arguments.output.parent.mkdir(parents=True, exist_ok=True)
+                arguments.output.write_text(json.dumps(rows, indent=1) + "\n")
+                print(f"{system}, seed {seed}: {rows[-1]['best']}", file=sys.stderr, flush=True)
+    finally:
+        shutil.rmtree(scratch)
+    compare(rows)
+
+
+if __name__ == "__main__":
+    main()
