@@ -157,6 +157,10 @@ class Tracker:
         now = int(time.time() * 1000)
         self.client.log_batch(run_id, metrics=[Metric(name, value, now, 0) for name, value in values.items()])
 
+    def tag_of(self, run_id: str, name: str) -> str:
+        """Return a tag of a run; empty where it has none."""
+        return str(self.client.get_run(run_id).data.tags.get(name, ""))
+
     def tag(self, run_id: str, tags: Mapping[str, str]) -> None:
         """Set tags on a run."""
         from mlflow.entities import RunTag

@@ -1,7 +1,7 @@
 """Stage train: the best hyperparameters at full budget, from several seeds in parallel; the best on validation is kept.
 
-Training is the same task that the search runs, in one rung from the first epoch to the last, on the same engine. This
-process never loads Keras: workers train and export, it writes to MLflow.
+Training is the same task that the search runs, on the same engine. This process never loads Keras: workers train and
+export, it writes to MLflow.
 """
 
 from __future__ import annotations
@@ -11,11 +11,10 @@ import hashlib
 import importlib.metadata
 import importlib.util
 import json
-import math
 import shutil
 import statistics
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,16 +23,18 @@ import pydantic
 
 from pipeline import entry, params, runtime
 from pipeline.datasets.base import Splits, load_splits, new_folder, write_json, write_text
-from pipeline.engine.base import Done, Executor, Progress, Work
+from pipeline.engine.base import Work
 from pipeline.engine.local import LocalExecutor
-from pipeline.errors import DataError, EngineError
+from pipeline.errors import DataError
 from pipeline.models import base as models
-from pipeline.models.rung import Rung, Trained, exported_model
+from pipeline.models.rung import Rung, exported_model
 from pipeline.provenance import code_tags, dvc_hash
 from pipeline.registry import log_model
+from pipeline.seeds import Result, Seeds, last_loss
 from pipeline.tracking import Tracker, log_dataset
 
 _EXAMPLES = 4
+_MODEL_ID = "model_id"  # tag of a run whose model has been logged
 # How a family may be served: the module that MLflow stores, and what it needs beside the libraries of every model.
 _SERVING = {
     "classifier": ("pipeline.serving.classifier", ("keras",)),
@@ -66,58 +67,6 @@ class Best:
     study: str = ""
 
 
-@dataclass(frozen=True)
-class Result:
-    """The trained models: the one to keep, and what every seed reached on validation.
-
-    Attributes:
-        rung: The task of the kept model; see `rung.exported_model`.
-        trained: What became of it.
-        values: The objective after the last epoch, by seed.
-        value: That of the kept model.
-    """
-
-    rung: Rung
-    trained: Trained
-    values: dict[int, float]
-    value: float
-
-
-def collect(executor: Executor, rungs: Mapping[int, Rung], objective: str) -> Result:
-    """Wait until one model per seed is trained, and return the best on validation.
-
-    Args:
-        executor: Is training.
-        rungs: What was submitted to it, by seed: each from the first epoch to the last.
-        objective: The epoch metric to choose by.
-
-    Raises:
-        EngineError: A seed could not be trained.
-    """
-    trained: dict[int, Trained] = {}
-    while len(trained) < len(rungs):
-        for event in executor.wait(timeout_s=1.0):
-            if isinstance(event, Progress):
-                epoch = event.message
-                print(
-                    f"seed {event.key}: epoch {epoch['epoch']}/{rungs[event.key].span.total},"
-                    f" {objective} {epoch[objective]:.4f}, {epoch['seconds']:.1f} s",
-                    flush=True,
-                )
-            elif isinstance(event, Done):
-                trained[event.key] = event.result
-            else:
-                raise EngineError(f"training with seed {event.key} failed", found=event.reason)
-    values = {seed: trained[seed].epochs[-1][objective] for seed in sorted(trained)}
-    best = max(values, key=lambda seed: (values[seed], -_loss(trained[seed])))
-    return Result(rungs[best], trained[best], values, values[best])
-
-
-def _loss(trained: Trained) -> float:
-    """Return the last validation loss: it decides between equals, which are common on small validation splits."""
-    return trained.epochs[-1].get("val_loss", math.inf)
-
-
 def log(
     tracker: Tracker,
     run_id: str,
@@ -127,11 +76,15 @@ def log(
     backend: runtime.Backend,
     settings: Mapping[str, Any],
 ) -> str:
-    """Write a finished training to its MLflow run and return the id of the logged model."""
+    """Write a finished training to its MLflow run and return the id of the logged model.
+
+    A run that has been written before stays as it is: the same training is the same model.
+    """
+    if known := tracker.tag_of(run_id, _MODEL_ID):
+        return known
     tracker.log_params(run_id, {**result.rung.hyperparameters, "seed": result.rung.seed})
     tracker.tag(run_id, {"dvc.params": json.dumps(settings), "parameters": str(result.trained.parameters)})
-    known = tracker.runs(f"attributes.run_id = '{run_id}'")
-    logged = max((entry.epoch for entry in known.values()), default=0)
+    logged = max((run.epoch for run in tracker.runs(f"attributes.run_id = '{run_id}'").values()), default=0)
     tracker.log_epochs(run_id, result.trained.epochs[logged:])
     tracker.log_pictures(run_id, result.trained.pictures, len(result.trained.epochs))
     for seed, value in result.values.items():
@@ -139,7 +92,7 @@ def log(
     name, digest = tracker.experiment, data.digest
     log_dataset(tracker, run_id, f"{name}-train", digest, data.train.images, data.train.labels, "training")
     log_dataset(tracker, run_id, f"{name}-val", digest, data.val.images, data.val.labels, "validation")
-    return log_model(
+    model_id = log_model(
         tracker,
         run_id,
         code=serving_code(family),
@@ -149,6 +102,8 @@ def log(
         images=np.asarray(data.val.images[:_EXAMPLES]),
         requirements=requirements(family, backend),
     )
+    tracker.tag(run_id, {_MODEL_ID: model_id})
+    return model_id
 
 
 def serving_code(family: models.BaseFamily) -> Path:
@@ -201,7 +156,7 @@ def save(
             "family": result.rung.family,
             "task": family.task,
             "value": result.value,
-            "loss": _loss(result.trained),
+            "loss": last_loss(result.trained),
             "parameters": result.trained.parameters,
             "hyperparameters": result.rung.hyperparameters,
             "class_names": data.class_names,
@@ -235,6 +190,7 @@ def main() -> None:
     parser.add_argument("--family", required=True)
     parser.add_argument("--data", required=True, type=Path, help="folder written by prepare")
     parser.add_argument("--features", required=True, type=Path, help="folder written by features")
+    parser.add_argument("--studies", required=True, type=Path, help="folder of all studies")
     parser.add_argument("--best", required=True, type=Path, help="best.json written by search")
     parser.add_argument("--model", required=True, type=Path, help="folder for the model")
     parser.add_argument("--report", required=True, type=Path, help="folder for curves and summary")
@@ -246,20 +202,18 @@ def main() -> None:
     data = load_splits(arguments.data)
     sections = {"train": settings.model_dump(), family.name: family.settings.model_dump(mode="json")}
     tags = _tags(arguments, backend.backend, data, best)
-    digest = hashlib.sha256(json.dumps([asdict(best), sections, tags], sort_keys=True).encode()).hexdigest()
-    key = f"train-{arguments.dataset}-{family.name}-{digest[:12]}"
+    rungs = _rungs(best, settings, family, arguments, _folder(best, family, data, backend.backend, arguments))
+    key = f"train-{arguments.dataset}-{family.name}-{rungs[settings.seed].folder.parent.name}-{settings.seed}-{settings.seeds}"
     work = Work("pipeline.models.rung:run", "pipeline.runtime:configure", {"backend": backend.backend, "threads": 1})
-    with new_folder(arguments.model.with_name(f"{arguments.model.name}.training"), keep=False) as scratch:
-        rungs = _rungs(best, settings, sections[family.name], arguments, scratch)
-        with LocalExecutor(work, runtime.worker_environments(backend.workers)) as executor:
-            for seed, rung in rungs.items():
-                executor.submit(seed, rung)
-            tracker = Tracker(arguments.dataset)  # importing MLflow takes seconds: workers start meanwhile
-            with tracker.running(key, f"train {family.name}", tags) as run_id:
-                result = collect(executor, rungs, family.objective)
-                model_id = log(tracker, run_id, result, family, data, backend.backend, sections)
-                ids = {"run_id": run_id, "model_id": model_id}
-                save(result, family, data, backend.backend, ids, arguments.model, arguments.report)
+    with LocalExecutor(work, runtime.worker_environments(backend.workers)) as executor:
+        seeds = Seeds(rungs, family.objective)
+        seeds.start(executor)
+        tracker = Tracker(arguments.dataset)  # importing MLflow takes seconds: workers start meanwhile
+        with tracker.running(key, f"train {family.name}", tags) as run_id:
+            result = seeds.finish(executor)
+            model_id = log(tracker, run_id, result, family, data, backend.backend, sections)
+            ids = {"run_id": run_id, "model_id": model_id}
+            save(result, family, data, backend.backend, ids, arguments.model, arguments.report)
     print(f"{arguments.dataset} {family.name}: {family.objective} {result.value:.4f}, seeds {result.values}")
 
 
@@ -277,21 +231,40 @@ def _tags(arguments: argparse.Namespace, backend: str, data: Splits, best: Best)
     }
 
 
+def _folder(best: Best, family: models.BaseFamily, data: Splits, backend: str, arguments: argparse.Namespace) -> Path:
+    """Return the folder of these trainings, named by what defines them, beside no others of the same study."""
+    defining = [
+        best.hyperparameters,
+        best.epochs,
+        models.code_digest(family),
+        family.settings.model_dump(mode="json"),
+        data.digest,
+        backend,
+    ]
+    digest = hashlib.sha256(json.dumps(defining, sort_keys=True).encode()).hexdigest()[:12]
+    trained: Path = arguments.studies / (best.study or f"{arguments.dataset}-{family.name}") / "trained"
+    for stale in trained.glob("*"):
+        if stale.name != digest:
+            shutil.rmtree(stale, ignore_errors=True)
+    return trained / digest
+
+
 def _rungs(
-    best: Best, settings: Settings, section: Mapping[str, Any], arguments: argparse.Namespace, scratch: Path
+    best: Best, settings: Settings, family: models.BaseFamily, arguments: argparse.Namespace, folder: Path
 ) -> dict[int, Rung]:
-    """Return the tasks, by seed: each from the first epoch to the last."""
+    """Return what is to be trained, by seed: each from the first epoch to the last."""
+    folder.mkdir(parents=True, exist_ok=True)
     return {
         seed: Rung(
             family=best.family,
-            settings=dict(section),
+            settings=family.settings.model_dump(mode="json"),
             hyperparameters=best.hyperparameters,
             data=arguments.data,
             features=arguments.features,
             seed=seed,
             span=models.Span(0, best.epochs, best.epochs),
-            folder=scratch / f"seed-{seed}",
-            ledger=scratch / "epochs.log",
+            folder=folder / f"seed-{seed}",
+            ledger=folder / "epochs.log",
             export=True,
         )
         for seed in range(settings.seed, settings.seed + settings.seeds)

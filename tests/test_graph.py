@@ -25,7 +25,7 @@ PACKAGE = ROOT / "pipeline"
 BASE = {"errors", "params", "entry"}
 PARTS = {"datasets", "engine", "gate", "leaderboard", "models", "page", "progress", "runtime", "serving", "study"}
 PARTS |= {"accepted", "bars", "batches", "expectations", "fetch", "images", "judge", "patience", "provenance"}
-PARTS |= {"pretrained", "record", "registry", "scores", "sources", "tracking", "transfer"}
+PARTS |= {"pretrained", "record", "registry", "scores", "seeds", "sources", "tracking", "transfer"}
 PARTS |= {"budget", "cost", "diagrams", "drawing", "definition", "loop", "points", "sampling", "shelf", "trials"}
 STAGES = {"download", "validate", "prepare", "features", "search", "train", "evaluate", "register", "report"}
 COMMANDS = {"check", "doctor", "ingest", "own", "presets", "retrain", "workspace"}
@@ -67,6 +67,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "record": BASE | {"study", "tracking", "trials"},  # mirrors one into the other
     "provenance": BASE,
     "registry": BASE | {"tracking"},
+    "seeds": BASE | {"datasets", "engine", "models"},
     "pretrained": BASE | {"registry", "tracking"},
     "leaderboard": BASE,
     "page": BASE | {"page", "leaderboard"},  # shows what files say, and computes nothing that they do not
