@@ -15,8 +15,29 @@ from keras import ops
 
 from pipeline.models.space import Hyperparameters
 
-_SIGMA = 0.1  # step of the finite difference, in values of a pixel from 0 to 1
+_SIGMA = 0.02  # step of the finite difference, in values of a pixel from 0 to 1
 _SHARE = 4  # the penalty is taken on one in so many images: it is a mean, and each costs a pass of the discriminator
+
+
+def _non_saturating(real: Any, fake: Any, judged: Any) -> tuple[Any, Any]:
+    """Each image is real or not: binary cross-entropy, and for the generator as if its images were real."""
+    return ops.mean(ops.softplus(-real)) + ops.mean(ops.softplus(fake)), ops.mean(ops.softplus(-judged))
+
+
+def _hinge(real: Any, fake: Any, judged: Any) -> tuple[Any, Any]:
+    """The same with a margin, beyond which the discriminator learns no more."""
+    return ops.mean(ops.relu(1 - real)) + ops.mean(ops.relu(1 + fake)), -ops.mean(judged)
+
+
+def _relativistic(real: Any, fake: Any, judged: Any) -> tuple[Any, Any]:
+    """Of a real image and a generated one of the same label, which is real? Keeps generators from dropping modes.
+
+    See Jolicoeur-Martineau, arXiv:1807.00734, and Huang et al., arXiv:2501.05441.
+    """
+    return ops.mean(ops.softplus(fake - real)), ops.mean(ops.softplus(ops.stop_gradient(real) - judged))
+
+
+_LOSSES = {"non_saturating": _non_saturating, "hinge": _hinge, "relativistic": _relativistic}
 
 
 class Adversaries(keras.Model):
@@ -44,7 +65,7 @@ class Adversaries(keras.Model):
         self._noise = keras.random.SeedGenerator(seed)
         self._latent = int(hyperparameters["latent"])
         self._conditional = bool(hyperparameters["conditional"])
-        self._hinge = hyperparameters["loss"] == "hinge"
+        self._adversarial = _LOSSES[str(hyperparameters["loss"])]
         self._penalty = float(hyperparameters["penalty"])
         self._momentum = float(hyperparameters["average"])
         self._steps = self.add_weight(shape=(), initializer="zeros", trainable=False, name="steps")
@@ -87,12 +108,7 @@ class Adversaries(keras.Model):
         """Return the sum of both losses in nats (or hinge units), the gradient penalty included."""
         del x, y, sample_weight
         real, fake, judged = y_pred["real"], y_pred["fake"], y_pred["judged"]
-        if self._hinge:
-            discriminator = ops.mean(ops.relu(1 - real)) + ops.mean(ops.relu(1 + fake))
-            generator = -ops.mean(judged)
-        else:
-            discriminator = ops.mean(ops.softplus(-real)) + ops.mean(ops.softplus(fake))
-            generator = ops.mean(ops.softplus(-judged))
+        discriminator, generator = self._adversarial(real, fake, judged)
         self._of_discriminator.update_state(discriminator)
         self._of_generator.update_state(generator)
         if training and "shifted" in y_pred:

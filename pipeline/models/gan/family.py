@@ -40,11 +40,12 @@ class Family(BaseFamily):
         "width": Choice(choices=(16, 24, 32, 48, 64, 96, 128)),  # of the discriminator's first layer
         "latent": Choice(choices=(32, 64, 100, 128)),
         "conditional": Choice(choices=(False, True)),
-        "loss": Choice(choices=("non_saturating", "hinge")),
+        "loss": Choice(choices=("relativistic", "non_saturating", "hinge")),
         "penalty": Range(low=0.0, high=20.0),  # weight of the discriminator's squared gradient (R1)
         "average": Range(low=0.0, high=0.9999),  # share of the average that a step leaves; 0: no average
         "learning_rate": Range(low=1e-5, high=1e-2, log=True),
-        "beta_1": Range(low=0.0, high=0.9),
+        "beta_1": Range(low=0.0, high=0.9),  # Adam's means
+        "beta_2": Range(low=0.9, high=0.999),
         "batch_size": Choice(choices=(32, 64, 128, 256)),
     }
     searched: ClassVar[Mapping[str, Any]] = {
@@ -56,6 +57,7 @@ class Family(BaseFamily):
         "average": 0.998,
         "learning_rate": {"low": 3e-4, "high": 2e-3, "log": True},
         "beta_1": 0.5,
+        "beta_2": 0.99,
         "batch_size": 64,
     }
     presets: ClassVar[tuple[Preset, ...]] = PRESETS
@@ -96,7 +98,7 @@ class Family(BaseFamily):
         batch_size = min(int(hyperparameters["batch_size"]), len(data.train))
         model.compile(
             optimizer=keras.optimizers.Adam(
-                float(hyperparameters["learning_rate"]), float(hyperparameters["beta_1"]), beta_2=0.99
+                *(float(hyperparameters[name]) for name in ("learning_rate", "beta_1", "beta_2"))
             ),
             steps_per_execution=_STEPS_PER_CALL,
             jit_compile=keras.backend.backend() == "jax",  # Keras runs JAX step by step without it

@@ -33,7 +33,7 @@ def generator(hyperparameters: Hyperparameters, spec: Spec) -> keras.Model:
         x = layers.Concatenate()([noise, layers.Embedding(spec.classes, latent)(labels)])
     body = {"dense": _dense_images, "dcgan": _convolved_images}[str(hyperparameters["architecture"])]
     images = layers.Activation("sigmoid", dtype="float32")(body(x, int(hyperparameters["width"]), spec))
-    return keras.Model(inputs, images, name="generator")
+    return keras.Model(inputs if len(inputs) > 1 else noise, images, name="generator")
 
 
 def discriminator(hyperparameters: Hyperparameters, spec: Spec) -> keras.Model:
@@ -51,7 +51,7 @@ def discriminator(hyperparameters: Hyperparameters, spec: Spec) -> keras.Model:
         inputs.append(labels)
         wanted = layers.Embedding(spec.classes, features.shape[-1], dtype="float32")(labels)
         logits = layers.Add(dtype="float32")([logits, layers.Dot(1, dtype="float32")([wanted, features])])
-    return keras.Model(inputs, logits, name="discriminator")
+    return keras.Model(inputs if len(inputs) > 1 else images, logits, name="discriminator")
 
 
 def _dense_images(x: Any, width: int, spec: Spec) -> Any:

@@ -20,6 +20,7 @@ PRESETS = (
             "average": 0.0,
             "learning_rate": 1e-3,
             "beta_1": 0.9,
+            "beta_2": 0.999,
             "batch_size": 64,
         },
     ),

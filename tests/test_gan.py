@@ -1,0 +1,203 @@
+"""Generators really train, on real digits; both networks get their own loss and no other."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optuna
+import pytest
+
+from pipeline import runtime
+from pipeline.datasets.base import Splits, load_splits
+from pipeline.errors import DataError
+from pipeline.models import base, scale
+from pipeline.models.base import Span, Spec
+from pipeline.models.gan import networks
+from pipeline.models.gan.family import Family, generate
+from pipeline.models.rung import Rung, run
+
+R19 = next(preset for preset in Family.presets if preset.name == "R19")
+POINT: dict[str, Any] = {
+    "architecture": "dcgan", "width": 16, "latent": 32, "conditional": True, "loss": "non_saturating", "penalty": 0.5,
+    "average": 0.9, "learning_rate": 1e-3, "beta_1": 0.5, "beta_2": 0.99, "batch_size": 32,
+}  # fmt: skip
+DENSE = {**R19.hyperparameters, "conditional": True, "loss": "hinge", "penalty": 0.5}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def keras_backend() -> None:
+    runtime.configure("tensorflow", threads=1)
+
+
+@pytest.fixture(scope="module")
+def data(prepared_digits: Path) -> Splits:
+    return load_splits(prepared_digits)
+
+
+@pytest.fixture(scope="module")
+def features(data: Splits, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("features") / "digits"
+    scale.train(data, folder, steps=60, seed=0)
+    return folder
+
+
+def test_the_preset_has_the_counts_of_the_reference() -> None:
+    spec = Spec(R19.image_shape, R19.classes)
+    assert networks.generator(R19.hyperparameters, spec).count_params() == 227_344
+    assert networks.discriminator(R19.hyperparameters, spec).count_params() == 100_609
+    family = base.load("gan", {"presets": ["R19"]})
+    assert family.presets_for("anything") == {"R19": R19.hyperparameters}
+    assert family.trainable_parameters(R19.hyperparameters, spec) == 227_344 + 100_609
+    assert not [key for key, value in R19.hyperparameters.items() if not family.space[key].holds(value)]
+
+
+@pytest.mark.parametrize("shape", [(28, 28, 1), (32, 32, 3), (30, 21, 2)])
+@pytest.mark.parametrize("conditional", [False, True])
+def test_networks_fit_images_of_any_size(shape: tuple[int, int, int], conditional: bool) -> None:
+    from keras import ops
+
+    hyperparameters, spec = {**POINT, "conditional": conditional}, Spec(shape, 7)
+    generator, judge = networks.generator(hyperparameters, spec), networks.discriminator(hyperparameters, spec)
+    noise, labels = ops.zeros((3, 32)), ops.arange(3, dtype="int32")
+    images = generator([noise, labels] if conditional else noise)
+    assert images.shape == (3, *shape)
+    assert judge([images, labels] if conditional else images).shape == (3, 1)
+
+
+def test_every_point_of_the_searched_space_builds() -> None:
+    family = base.load("gan", {})
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=3))
+    for _ in range(3):
+        hyperparameters = family.suggest(study.ask())
+        assert all(family.space[key].holds(value) for key, value in hyperparameters.items())
+        assert family.trainable_parameters(hyperparameters, Spec((28, 28, 1), 10)) > 0
+
+
+def test_generated_digits_come_nearer_to_real_ones_and_the_label_decides_which(data: Splits, features: Path) -> None:
+    family = base.load("gan", {})
+    family.scale = scale.load(features)
+    seen: list[float] = []
+    fitted = family.fit(
+        POINT, data, Span(0, 12, 12), seed=1, state=None, on_epoch=lambda epoch: seen.append(epoch["val_fid"])
+    )
+    first, last = fitted.history[0], fitted.history[-1]
+    assert seen == [epoch["val_fid"] for epoch in fitted.history]
+    assert last["val_score"] == -last["val_fid"]
+    assert last["floor_fid"] < last["val_fid"] < first["val_fid"] / 2
+    assert last["val_coverage"] > 0.5
+    labels = np.repeat(np.arange(10), 8)
+    drawn = family.scale.see(generate(fitted.network, labels, 0)).classes
+    assert (drawn == labels).mean() > 0.4  # chance is 0.1
+
+
+@pytest.mark.parametrize("hyperparameters", [POINT, DENSE], ids=["dcgan", "dense"])
+def test_a_training_cut_into_rungs_gives_the_same_weights_as_one_run_through(
+    hyperparameters: dict[str, Any], prepared_digits: Path, features: Path, tmp_path: Path
+) -> None:
+    def rung(folder: str, start: int, stop: int) -> Rung:
+        return Rung("gan", {}, hyperparameters, prepared_digits, 5, Span(start, stop, 2), tmp_path / folder,
+                    tmp_path / "epochs.log", features=features)  # fmt: skip
+
+    whole = run(rung("whole", 0, 2), emit=lambda _: None)
+    cut = [*run(rung("cut", 0, 1), emit=lambda _: None).epochs, *run(rung("cut", 1, 2), emit=lambda _: None).epochs]
+    assert [epoch["val_fid"] for epoch in cut] == [epoch["val_fid"] for epoch in whole.epochs]
+    arrays = [np.load(tmp_path / folder / "epoch-0002" / "state.npz") for folder in ("whole", "cut")]
+    assert arrays[0].files == arrays[1].files
+    for key in arrays[0].files:
+        np.testing.assert_array_equal(arrays[0][key], arrays[1][key])
+    (picture,) = whole.pictures
+    assert Path(picture).read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("loss", ["non_saturating", "hinge", "relativistic"])
+def test_each_network_is_taught_by_its_own_loss_alone(loss: str, data: Splits) -> None:
+    """The gradient of the one loss is, for each network, that of its own loss, taken with the other one held still."""
+    import keras
+    import tensorflow as tf
+    from keras import ops
+
+    hyperparameters = {**POINT, "loss": loss, "penalty": 0.0}
+    model = base.load("gan", {})._adversaries(hyperparameters, Spec.of(data), 0)  # type: ignore[attr-defined]
+    shown = {"images": data.train.images[:16], "labels": data.train.labels[:16].astype(np.int32)}
+    shown = {name: ops.convert_to_tensor(np.asarray(array)) for name, array in shown.items()}
+    generator, judge = model.generator.trainable_variables, model.discriminator.trainable_variables
+    seed = np.asarray(model._noise.state)
+    with tf.GradientTape() as tape:
+        together = model.compute_loss(y_pred=model(shown, training=True), training=True)
+    both = tape.gradient(together, [*generator, *judge])
+
+    model._noise.state.assign(seed)
+    noise = keras.random.normal((16, 32), seed=model._noise)
+    real, labels = ops.cast(shown["images"], "float32") / 255, shown["labels"]
+    with tf.GradientTape(persistent=True) as tape:
+        fake = model.generator([noise, labels], training=True)
+        of_real, of_fake = (model.discriminator([images, labels]) for images in (real, fake))
+        of_still = model.discriminator([ops.stop_gradient(fake), labels])
+        losses = {
+            "non_saturating": (ops.mean(ops.softplus(-of_real) + ops.softplus(of_still)), ops.softplus(-of_fake)),
+            "hinge": (ops.mean(ops.relu(1 - of_real) + ops.relu(1 + of_still)), -of_fake),
+            "relativistic": (ops.mean(ops.softplus(of_still - of_real)), ops.softplus(of_real - of_fake)),
+        }
+        judged, hope = losses[loss][0], ops.mean(losses[loss][1])
+    alone = [*tape.gradient(hope, generator), *tape.gradient(judged, judge)]
+    for ours, theirs in zip(both, alone, strict=True):
+        ours, theirs = tf.convert_to_tensor(ours), tf.convert_to_tensor(theirs)
+        np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-5)
+
+
+def test_the_penalty_is_the_squared_slope_of_the_discriminator(data: Splits) -> None:
+    """Of a linear one the finite difference is exact: its mean over noise is the squared norm of its weights."""
+    from keras import ops
+
+    model = base.load("gan", {})._adversaries(  # type: ignore[attr-defined]
+        {**R19.hyperparameters, "penalty": 2.0}, Spec.of(data), 0
+    )
+    first, last = model.discriminator.layers[-2:]
+    first.set_weights([np.eye(784, 128, dtype=np.float32), np.full(128, 10.0, np.float32)])  # relu stays open
+    slopes = np.linspace(-1, 1, 128, dtype=np.float32)[:, None]
+    last.set_weights([slopes, np.zeros(1, np.float32)])
+    count = 2048
+    shown = {"images": np.zeros((4 * count, 28, 28, 1), np.uint8), "labels": np.zeros(4 * count, np.int32)}
+    logits = model(shown, training=True)
+    with_penalty = float(ops.convert_to_numpy(model.compute_loss(y_pred=logits, training=True)))
+    without = float(ops.convert_to_numpy(model.compute_loss(y_pred=logits, training=False)))
+    assert logits["shifted"].shape == (count, 1)
+    assert with_penalty - without == pytest.approx(float((slopes**2).sum()), rel=0.1)
+
+
+def test_what_is_kept_is_the_running_average_of_the_generator(data: Splits) -> None:
+    model = base.load("gan", {})._adversaries(  # type: ignore[attr-defined]
+        {**POINT, "average": 0.75}, Spec.of(data), 0
+    )
+    kernel, mean = model.generator.trainable_variables[0], model.average.variables[0]
+    assert kernel.shape == mean.shape
+    for step, value in enumerate((1.0, 2.0), start=1):
+        kernel.assign(np.full(kernel.shape, value, np.float32))
+        before = np.asarray(mean)
+        model._follow()
+        momentum = min(0.75, step / (step + 10))
+        np.testing.assert_allclose(np.asarray(mean), momentum * before + (1 - momentum) * value, rtol=1e-6)
+    assert not model.average.trainable_variables
+
+
+def test_without_a_scale_it_says_which_stage_is_missing(data: Splits) -> None:
+    with pytest.raises(DataError, match="dvc repro features"):
+        base.load("gan", {}).fit(POINT, data, Span(0, 1, 1), seed=0, state=None, on_epoch=lambda _: None)
+
+
+class TestScale:
+    def test_it_is_the_reference_network_and_the_seed_decides_all_of_it(self, data: Splits, tmp_path: Path) -> None:
+        for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+            scale.train(data, tmp_path / name, steps=2, seed=seed)
+        files = [{p.name: p.read_bytes() for p in (tmp_path / name).iterdir()} for name in ("a", "b", "c")]
+        assert files[0] == files[1]  # to the byte: DVC sees no change where there is none
+        assert files[0]["network.npz"] != files[2]["network.npz"]
+        assert scale.load(tmp_path / "a").network.count_params() == 225_034  # R11
+        assert scale._network((32, 32, 3), 10).count_params() == 282_250  # R5
+
+    def test_a_folder_for_another_family_is_refused(self, tmp_path: Path) -> None:
+        scale.not_needed(tmp_path / "none")
+        with pytest.raises(DataError, match="holds no scale"):
+            scale.load(tmp_path / "none")
