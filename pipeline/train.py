@@ -202,8 +202,9 @@ def main() -> None:
     data = load_splits(arguments.data)
     sections = {"train": settings.model_dump(), family.name: family.settings.model_dump(mode="json")}
     tags = _tags(arguments, backend.backend, data, best)
-    rungs = _rungs(best, settings, family, arguments, _folder(best, family, data, backend.backend, arguments))
-    key = f"train-{arguments.dataset}-{family.name}-{rungs[settings.seed].folder.parent.name}-{settings.seed}-{settings.seeds}"
+    folder = _folder(best, family, data, backend.backend, arguments)
+    rungs = _rungs(best, settings, family, arguments, folder)
+    key = f"train-{arguments.dataset}-{family.name}-{folder.name}-{settings.seed}-{settings.seeds}"
     work = Work("pipeline.models.rung:run", "pipeline.runtime:configure", {"backend": backend.backend, "threads": 1})
     with LocalExecutor(work, runtime.worker_environments(backend.workers)) as executor:
         seeds = Seeds(rungs, family.objective)
