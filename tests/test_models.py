@@ -60,7 +60,9 @@ def data(prepared_digits: Path) -> Splits:
 
 
 def test_every_family_is_tried_here() -> None:
-    assert base.family_names() == set(POINTS)
+    """Here, or in a test of its own."""
+    own = {path.stem.removeprefix("test_") for path in Path(__file__).parent.glob("test_*.py")}
+    assert base.family_names() - own <= set(POINTS) <= base.family_names()
 
 
 @pytest.mark.parametrize("name", NETWORKS)

@@ -20,6 +20,7 @@ def keras_backend() -> None:
 COUNTS = {
     "R1": 54_410, "R2": 1_204_682, "R3": 1_629_472, "R4": 101_770, "R5": 282_250, "R6": 8_806, "R7": 106_510,
     "R8": 213_054, "R9": 101_770, "R10": 21_840, "R11": 225_034, "R14": 321,
+    "R19": 227_344 + 100_609,
 }  # fmt: skip
 PRESETS = {preset.name: (name, preset) for name in base.family_names() for preset in base.load(name, {}).presets}
 

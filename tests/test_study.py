@@ -271,7 +271,7 @@ def search(study: Study, trials: int, epochs: int, checkpoints: Path) -> Engine:
     """Search with an engine that trains nothing."""
     engine = Engine(checkpoints)
     budget = params.parse("b", {**BUDGET["default"], "trials": trials, "epochs": epochs}, Budget)
-    record: Any = SimpleNamespace(mirror=lambda trial: None)
+    record: Any = SimpleNamespace(show=lambda *_: None, mirror=lambda trial: None)
     task: Any = lambda trial, start, stop: (start, stop)  # noqa: E731
 
     def discard(number: int) -> None:
