@@ -223,7 +223,7 @@ def test_a_kill_between_giving_a_point_and_starting_its_trial_loses_neither(tmp_
     again = opened(tmp_path)
     assert again.trials == []
     assert [hyperparameters(ask(again)) for _ in range(2)] == [INSIDE, OUTSIDE]
-    assert again.counts()["running"] == 2
+    assert again.standing().counts["running"] == 2
 
 
 def test_the_best_keeps_to_the_limits_and_a_study_without_such_a_trial_says_how_near_it_came(tmp_path: Path) -> None:
@@ -301,7 +301,7 @@ def test_a_budget_of_trials_or_epochs_is_met_and_not_exceeded(trials: int, epoch
     search(study, trials, epochs, tmp_path / "checkpoints")
     assert study.epochs() <= epochs
     assert len(study.trials) == trials or study.epochs() == epochs
-    assert study.counts()["running"] == 0
+    assert study.standing().counts["running"] == 0
 
 
 def test_old_studies_go_but_not_those_of_registered_versions_or_others(tmp_path: Path) -> None:
