@@ -47,7 +47,7 @@ WARM_UP = {**TRIALS[0], "filters": 8}
 def rung(folder: Path, data: Path, number: int, point: dict[str, Any], start: int, stop: int) -> Rung:
     """Return a piece of a training."""
     span = Span(start, stop, TRIAL_EPOCHS)
-    return Rung("cnn", {}, point, data, number, span, folder / f"trial-{number}", folder / "epochs.log")
+    return Rung("cnn", {}, point, data, abs(number), span, folder / f"trial-{number}", folder / "epochs.log")
 
 
 def searched(folder: Path, data: Path) -> float:
@@ -75,7 +75,7 @@ def searched(folder: Path, data: Path) -> float:
         started = time.monotonic()
         Search(study, limits, executor, record, task, discard, progress).run()
         taken = time.monotonic() - started
-    assert study.counts()["complete"] == len(TRIALS), study.counts()
+    assert study.standing().counts["complete"] == len(TRIALS), study.standing()
     return taken
 
 

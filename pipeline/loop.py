@@ -128,7 +128,6 @@ class Search:
                 done="finished rungs are kept",
                 next_step="mend it and run the same command again",
             )
-        self._progress.update(self._study, self._budget)
 
     def _end(self, trial: optuna.Trial, state: Any, reason: str = "") -> None:
         self._study.tell(trial, state, reason)

@@ -75,21 +75,21 @@ class SearchProgress:
         self._console.print(f"{self._label}: {told}", highlight=False, soft_wrap=True)
 
     def update(self, study: Study, budget: Budget) -> None:
-        """Show how far a study is."""
-        counts = study.counts()
-        ended = sum(count for state, count in counts.items() if state != "running")
-        epochs = study.epochs()
-        share = max(ended / budget.trials, epochs / budget.epochs, study.elapsed_s / (budget.minutes * 60))
-        best = study.best()
+        """Show how far a study is. Call it as often as you like: away from a terminal it looks now and then only."""
+        now = time.monotonic()
+        if not self._console.is_terminal and now - self._told < _LINE_INTERVAL_S:
+            return
+        self._told = now
+        state = study.standing()
+        share = max(state.ended / budget.trials, state.epochs / budget.epochs, study.elapsed_s / (budget.minutes * 60))
         told = (  # what matters most comes first: a narrow terminal cuts the rest off
-            f"best {'-' if best is None else f'{best.value:.4f}'}, {_left(study.elapsed_s, share, budget)},"
-            f" {ended}/{budget.trials} trials ({counts['running']} running, {counts['pruned']} pruned,"
-            f" {counts['failed']} failed), {epochs}/{budget.epochs} epochs"
+            f"best {'-' if state.best is None else f'{state.best.value:.4f}'},"
+            f" {_left(study.elapsed_s, share, budget)}, {state.ended}/{budget.trials} trials"
+            f" ({state.counts['running']} running, {state.counts['pruned']} pruned, {state.counts['failed']} failed),"
+            f" {state.epochs}/{budget.epochs} epochs"
         )
         self._progress.update(self._task, completed=min(share, 1.0), told=told)
-        now = time.monotonic()
-        if not self._console.is_terminal and now - self._told >= _LINE_INTERVAL_S:
-            self._told = now
+        if not self._console.is_terminal:
             self._console.print(f"{self._label}: {told}", highlight=False, soft_wrap=True)
 
 

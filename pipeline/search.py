@@ -66,6 +66,8 @@ def run(
     work = Work("pipeline.models.rung:run", "pipeline.runtime:configure", {"backend": definition.backend, "threads": 1})
     with shelf.locked(folder), _engine(settings, work, environments) as executor:
         study = Study(folder, definition, settings, family)
+        if study.unfinished() or (len(study.trials) < budget.trials and study.epochs() < budget.epochs):
+            executor.warm_up()  # opening the record takes seconds, too
         expected = _expected(definition, settings, study, studies, executor.slots)
         record = _record(definition)
         rung = _rungs(
@@ -82,7 +84,8 @@ def run(
             if progress.measured:
                 cost.remember(folder, progress.measured)
         shutil.rmtree(folder / "checkpoints", ignore_errors=True)  # every trial has ended
-        result = Result(definition.name, best, study.counts(), study.epochs(), study.elapsed_s, record.parent.run_id)
+        end = study.standing()
+        result = Result(definition.name, best, end.counts, end.epochs, study.elapsed_s, record.parent.run_id)
         return result, study, record
 
 

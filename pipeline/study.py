@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 import sqlite3
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,6 +38,20 @@ class Best:
     number: int
     hyperparameters: Hyperparameters
     value: float
+
+
+@dataclass(frozen=True)
+class Standing:
+    """How far a study is: trials by state, epochs that all report together, and the best trial so far."""
+
+    counts: dict[str, int]
+    epochs: int
+    best: Best | None
+
+    @property
+    def ended(self) -> int:
+        """Number of trials that have ended."""
+        return sum(count for state, count in self.counts.items() if state != "running")
 
 
 def rungs(total: int, reduction: int) -> list[int]:
@@ -188,36 +203,33 @@ class Study:
         self.elapsed_s += seconds
         self._study.set_user_attr("elapsed_s", round(self.elapsed_s, 1))
 
-    def counts(self) -> dict[str, int]:
-        """Return the number of trials that are complete, pruned, failed and running."""
+    def standing(self) -> Standing:
+        """Return how far the study is. It reads every trial: not for each event."""
+        trials = self.trials
         names = {"COMPLETE": "complete", "PRUNED": "pruned", "FAIL": "failed", "RUNNING": "running"}
-        counted = dict.fromkeys(names.values(), 0)
-        for trial in self.trials:
-            counted[names[trial.state.name]] += 1
-        return counted
+        counted = Counter(names[trial.state.name] for trial in trials)
+        counts = {name: counted[name] for name in names.values()}
+        return Standing(counts, sum(len(history(trial)) for trial in trials), self._best(trials))
 
     def epochs(self) -> int:
         """Return the number of epochs that all trials report together."""
         return sum(len(history(trial)) for trial in self.trials)
 
-    def best(self) -> Best | None:
+    def _best(self, trials: Sequence[FrozenTrial]) -> Best | None:
         """Return the best of the trials that came furthest and keep to the limits.
 
         Values after 9 epochs and after 1 do not compare; a training that stopped early has come as far as it would.
         """
-        finished = [t for t in self._judged() if not self.violation(t)]
-        if not finished:
+        within = [trial for trial in _judged(trials) if not self.violation(trial)]
+        if not within:
             return None
-        reached = {t.number: self.total if stopped(t) else len(history(t)) for t in finished}
+        reached = {t.number: self.total if stopped(t) else len(history(t)) for t in within}
         furthest = max(reached.values())
         best = max(
-            (trial for trial in finished if reached[trial.number] == furthest),
+            (trial for trial in within if reached[trial.number] == furthest),
             key=lambda trial: (history(trial)[-1][self.objective], -trial.number),
         )
         return Best(best.number, hyperparameters(best), history(best)[-1][self.objective])
-
-    def _judged(self) -> list[FrozenTrial]:
-        return [t for t in self.trials if history(t) and t.state.name in ("COMPLETE", "PRUNED")]
 
     def require_best(self) -> Best:
         """Return the best trial.
@@ -225,9 +237,10 @@ class Study:
         Raises:
             EngineError: No trial came to the end of a rung, the commonest reason is told; or none keeps to the limits.
         """
-        best = self.best()
-        if best is None and self._judged():
-            nearest = min(self._judged(), key=lambda trial: max(trial.constraints.values()))
+        trials = self.trials
+        best = self._best(trials)
+        if best is None and (judged := _judged(trials)):
+            nearest = min(judged, key=lambda trial: max(trial.constraints.values()))
             raise EngineError(
                 f"{self._study.study_name}: no trial keeps to search.constraints",
                 expected=", ".join(f"{name} at most {limit:,.6g}" for name, limit in self._limits.items()),
@@ -235,7 +248,7 @@ class Study:
                 next_step="raise the limits, or narrow the family's space to smaller models",
             )
         if best is None:
-            reasons = [str(trial.user_attrs.get("reason", "no reason known")) for trial in self.trials]
+            reasons = [str(trial.user_attrs.get("reason", "no reason known")) for trial in trials]
             commonest = max(set(reasons), key=reasons.count) if reasons else "no trial was started"
             raise EngineError(
                 f"{self._study.study_name}: every trial failed",
@@ -257,6 +270,11 @@ class Study:
     def table(self) -> pd.DataFrame:
         """Return one row per trial; see `trials.table`."""
         return table(self.trials, self.objective)
+
+
+def _judged(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
+    """Return the trials that have ended with a value."""
+    return [trial for trial in trials if history(trial) and trial.state.name in ("COMPLETE", "PRUNED")]
 
 
 def _storage(path: Path) -> optuna.storages.BaseStorage:

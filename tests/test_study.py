@@ -38,7 +38,7 @@ class Family(BaseFamily):
         "norm": Choice(choices=(True, False)),
         "momentum": Range(low=0.5, high=1.0),
     }
-    presets: ClassVar[dict[str, Hyperparameters]] = {}
+    known: ClassVar[dict[str, Hyperparameters]] = {}
 
     def suggest(self, trial: Trial) -> Hyperparameters:
         point = {name: self.space[name].sample(trial, name) for name in ("rate", "layers", "norm")}
@@ -47,7 +47,7 @@ class Family(BaseFamily):
         return point
 
     def presets_for(self, dataset: str) -> dict[str, Hyperparameters]:
-        return self.presets if dataset == "digits" else {}
+        return self.known if dataset == "digits" else {}
 
     def build(self, hyperparameters: Hyperparameters, spec: Any) -> Any:
         raise NotImplementedError
@@ -181,7 +181,7 @@ OUTSIDE: Hyperparameters = {"rate": 0.1, "layers": 3, "norm": True, "momentum": 
 
 @pytest.fixture
 def presets(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Family, "presets", {"R1": INSIDE, "R2": OUTSIDE})
+    monkeypatch.setattr(Family, "known", {"R1": INSIDE, "R2": OUTSIDE})
 
 
 @pytest.mark.usefixtures("presets")
@@ -223,7 +223,7 @@ def test_a_kill_between_giving_a_point_and_starting_its_trial_loses_neither(tmp_
     again = opened(tmp_path)
     assert again.trials == []
     assert [hyperparameters(ask(again)) for _ in range(2)] == [INSIDE, OUTSIDE]
-    assert again.counts()["running"] == 2
+    assert again.standing().counts["running"] == 2
 
 
 def test_the_best_keeps_to_the_limits_and_a_study_without_such_a_trial_says_how_near_it_came(tmp_path: Path) -> None:
@@ -301,7 +301,7 @@ def test_a_budget_of_trials_or_epochs_is_met_and_not_exceeded(trials: int, epoch
     search(study, trials, epochs, tmp_path / "checkpoints")
     assert study.epochs() <= epochs
     assert len(study.trials) == trials or study.epochs() == epochs
-    assert study.counts()["running"] == 0
+    assert study.standing().counts["running"] == 0
 
 
 def test_old_studies_go_but_not_those_of_registered_versions_or_others(tmp_path: Path) -> None:

@@ -91,6 +91,9 @@ class Executor(Protocol):
     def slots(self) -> int:
         """How many tasks can run at once."""
 
+    def warm_up(self) -> None:
+        """Start workers where they take long to start, though there is nothing to do yet."""
+
     def submit(self, key: int, task: Any) -> None:
         """Queue a task under a key of the caller's choice."""
 

@@ -88,6 +88,11 @@ class LocalExecutor:
     def __exit__(self, *exception: object) -> None:
         self.close()
 
+    def warm_up(self) -> None:
+        """Start every worker: Keras takes 10 s to import, in which the caller can do something else."""
+        for slot in set(range(self.slots)) - set(self._workers):
+            self._start(slot)
+
     def submit(self, key: int, task: Any) -> None:
         """Queue a task; workers are started when there is something for them to do."""
         self._queue.append(_Queued(key, task))

@@ -86,6 +86,9 @@ class RayExecutor:
     def __exit__(self, *exception: object) -> None:
         self.close()
 
+    def warm_up(self) -> None:
+        """Leave it to Ray to keep workers."""
+
     def submit(self, key: int, task: Any) -> None:
         """Give a task to Ray, with its files."""
         self._submitted[key] = _Submitted(task, self._send(key, task))
