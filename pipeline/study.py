@@ -6,6 +6,7 @@ needs to go on is in the study itself: the history of every trial, and the time 
 
 from __future__ import annotations
 
+import math
 import random
 import sqlite3
 from collections import Counter
@@ -19,7 +20,7 @@ from pipeline.budget import Settings
 from pipeline.definition import Definition
 from pipeline.errors import EngineError
 from pipeline.models.base import BaseFamily
-from pipeline.models.space import Hyperparameters
+from pipeline.models.space import Choice, Dimension, Hyperparameters
 from pipeline.trials import Metrics, history, hyperparameters, stopped, table
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
 _ENOUGH = 4  # complete trials, below which importances are noise
+_FEW = 16  # points of a space that are tried one by one, whatever the sampler
 _Given = tuple[Hyperparameters, dict[str, Any]]
 
 
@@ -96,7 +98,7 @@ class Study:
             pruner=sampling.pruner(settings, self.total),
         )
         self._limits = settings.constraints.limits()
-        self._grid = settings.sampler == "grid"
+        self._grid = settings.sampler == "grid" or _few(family.dimensions)  # to sample would be to repeat
         self._suggest = family.suggest
         self._given = self._to_give(settings, family.presets_for(definition.dataset))
         self.elapsed_s = float(self._study.user_attrs.get("elapsed_s", 0.0))
@@ -275,6 +277,12 @@ class Study:
 def _judged(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
     """Return the trials that have ended with a value."""
     return [trial for trial in trials if history(trial) and trial.state.name in ("COMPLETE", "PRUNED")]
+
+
+def _few(dimensions: Mapping[str, Dimension]) -> bool:
+    """Tell whether a space has so few points that all of them can be tried."""
+    choices = [dimension.choices for dimension in dimensions.values() if isinstance(dimension, Choice)]
+    return len(choices) == len(dimensions) and math.prod(map(len, choices)) <= _FEW
 
 
 def _storage(path: Path) -> optuna.storages.BaseStorage:

@@ -315,3 +315,11 @@ def test_old_studies_go_but_not_those_of_registered_versions_or_others(tmp_path:
         siblings = shelf.idle_siblings(tmp_path, "digits", "mlp", current=names[5])
         assert shelf.sweep(siblings, 2, protected={names[0]}) == [names[3], names[2]]
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*others, names[0], names[1], *names[4:]])
+
+
+def test_a_space_of_few_points_is_walked_whatever_the_sampler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Family, "space", {"norm": Choice(choices=(True, False))})
+    monkeypatch.setattr(Family, "suggest", BaseFamily.suggest)
+    study = opened(tmp_path, sampler="tpe")
+    assert {end(study, ask(study), 0.5)["norm"] for _ in range(2)} == {True, False}
+    assert study.ask() is None
