@@ -5,9 +5,12 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pipeline import entry
+
+if TYPE_CHECKING:
+    from pipeline.leaderboard import Row
 
 # Seconds that each stage takes beside the search itself, on 2 cores (measured with `pipeline run` on digits).
 _PER_DATASET_S = 30
@@ -89,7 +92,7 @@ def _run(arguments: argparse.Namespace) -> int:
     found = leaderboard.rows(arguments.workspace / "reports", params["datasets"], params["families"])
     console.print()
     console.print(leaderboard.table(found))
-    _say_where_next(console, arguments.workspace, params["datasets"])
+    _say_where_next(console, arguments.workspace, found)
     return 0
 
 
@@ -111,12 +114,14 @@ def _announce(console: Any, params: dict[str, Any], folder: Path) -> None:
     )
 
 
-def _say_where_next(console: Any, folder: Path, datasets: list[str]) -> None:
+def _say_where_next(console: Any, folder: Path, found: list[Row]) -> None:
     from pipeline import tracking
+    from pipeline.registry import registered_name
 
     server = tracking.shown_uri()
     runs = f"make ui WORKSPACE={folder}" if server == tracking.DEFAULT_URI else server
-    champions = ", ".join(f"models:/{dataset}-classifier@champion" for dataset in datasets)
+    names = dict.fromkeys(registered_name(row.dataset, row.task) for row in found)
+    champions = ", ".join(f"models:/{name}@champion" for name in names)
     console.print(
         f"\nModel:    {champions}\n"
         f"Report:   {folder / 'reports' / 'index.html'}\n"

@@ -144,7 +144,7 @@ def test_a_run_ends_with_the_figures_and_where_to_look(demo: Demo) -> None:
         assert scores["low"] < scores["accuracy"] < scores["high"]
     assert "v1 @champion" in demo.output
     assert "index.html" in demo.output
-    assert demo.json("register/digits.json")["run"] in (demo.folder / "reports/index.html").read_text()
+    assert demo.json("register/digits.json")["classify"]["run"] in (demo.folder / "reports/index.html").read_text()
 
 
 def test_the_candidate_is_the_family_best_on_validation_not_on_test(demo: Demo) -> None:
@@ -153,7 +153,7 @@ def test_the_candidate_is_the_family_best_on_validation_not_on_test(demo: Demo) 
         for family in ("mlp", "cnn")
     }
     best = max(infos, key=lambda family: (infos[family]["value"], -infos[family]["loss"]))
-    assert demo.json("register/digits.json")["family"] == best
+    assert demo.json("register/digits.json")["classify"]["family"] == best
 
 
 def test_a_second_repro_runs_nothing(demo: Demo) -> None:
@@ -184,7 +184,7 @@ print(json.dumps([answers["label"].tolist(), answers["class_name"].tolist(), ans
 
 def predictions(demo: Demo) -> tuple[Mapping[str, Any], str]:
     """Return what evaluate has stored of the champion's predictions, and the path of the images."""
-    family = demo.json("register/digits.json")["family"]
+    family = demo.json("register/digits.json")["classify"]["family"]
     stored = np.load(demo.folder / f"data/predictions/digits/{family}/predictions.npz")
     return stored, str(demo.folder / "data/test/digits/test_images.npy")
 
@@ -288,18 +288,18 @@ def test_register_loads_no_keras(demo: Demo) -> None:
 
 
 def test_params_from_a_to_b_and_back_leave_the_registry_right(demo: Demo) -> None:
-    before = demo.json("register/digits.json")
+    before = demo.json("register/digits.json")["classify"]
     a = (demo.folder / "params.yaml").read_text()
     demo.set("cnn.space.dropout=0.45")
     of_cnn = {"search@digits-cnn", "train@digits-cnn", "evaluate@digits-cnn"}
     ran = demo.repro()
     assert of_cnn <= ran <= of_cnn | {"register@digits", "report"}
-    in_between = demo.json("register/digits.json")
+    in_between = demo.json("register/digits.json")["classify"]
 
     (demo.folder / "params.yaml").write_text(a)
     # Models and predictions come from the run cache, the study of A is found again; the decision is made anew.
     assert demo.repro() <= {"search@digits-cnn", "register@digits", "report"}
-    after = demo.json("register/digits.json")
+    after = demo.json("register/digits.json")["classify"]
     assert after["run"] == before["run"]
     assert after["version"] == before["version"]  # the same model is the same version
     versions = demo.client.search_model_versions("name = 'digits-classifier'")
@@ -311,7 +311,7 @@ def test_params_from_a_to_b_and_back_leave_the_registry_right(demo: Demo) -> Non
 
 
 def test_a_new_test_split_scores_the_champion_anew(demo: Demo) -> None:
-    decision = demo.json("register/digits.json")
+    decision = demo.json("register/digits.json")["classify"]
     other = next(family for family in ("mlp", "cnn") if family != decision["family"])
     split = load_test(demo.folder / "data/test/digits")
     fewer = split.test.take(np.arange(100))
@@ -395,7 +395,7 @@ def test_retraining_promotes_then_has_nothing_to_do_then_keeps_the_champion(fixe
     assert (fixed.folder / "data/prepared/digits/meta.json").stat().st_mtime_ns == prepared
     champion = fixed.client.get_model_version_by_alias("digits-classifier", "champion")
     assert int(champion.version) == 1
-    decision = fixed.json("register/digits.json")
+    decision = fixed.json("register/digits.json")["classify"]
     if decision["version"] != 1:  # the new trials reached another validation value, so the model was trained anew
         assert decision["decision"] == "kept"
         assert decision["comparison"] == {"candidate_only": 0, "champion_only": 0, "p_value": 1.0}
