@@ -28,8 +28,8 @@ from pipeline.models import base, scale
 from pipeline.models.base import Span
 
 OURS: dict[str, Any] = {
-    "architecture": "dcgan", "width": 32, "latent": 64, "conditional": True, "loss": "non_saturating", "penalty": 0.1,
-    "average": 0.998, "learning_rate": 1e-3, "beta_1": 0.5, "beta_2": 0.99, "batch_size": 64,
+    "architecture": "dcgan", "width": 32, "latent": 64, "conditional": True, "loss": "non_saturating", "penalty": 0.5,
+    "average": 0.995, "learning_rate": 1e-3, "beta_1": 0.5, "beta_2": 0.99, "batch_size": 64,
 }  # fmt: skip
 BATCH, LATENT = 64, 100
 
