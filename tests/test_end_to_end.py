@@ -317,8 +317,8 @@ def test_a_new_test_split_scores_the_champion_anew(demo: Demo) -> None:
     fewer = split.test.take(np.arange(100))
     save_test(demo.folder / "fewer", TestSplit(fewer, split.class_names, fewer.digest()))
     champion = demo.client.get_model_version_by_alias("digits-classifier", "champion")
-    options = f"--dataset digits --family {other} --model data/models/digits/{other} --test fewer --features data/features/digits/{other}"
-    outputs = "--predictions other-predictions --report other-report"
+    options = f"--dataset digits --family {other} --model data/models/digits/{other} --test fewer"
+    outputs = f"--features data/features/digits/{other} --predictions other-predictions --report other-report"
     done = demo.command([*PYTHON, "-m", "pipeline.evaluate", *options.split(), *outputs.split()])
     assert done.returncode == 0, done.stderr
     assert f"digits-classifier version {champion.version}, the champion, was scored on this test split" in done.stdout

@@ -34,7 +34,10 @@ SETTINGS = [
     "runtime.workers=2",
     f"search.budget.digits={{trials: {TRIALS}, epochs: 100, minutes: 10, trial_epochs: {TRIAL_EPOCHS}}}",
 ]
-COMMAND = "-m pipeline.search --dataset digits --family {family} --data {data} --features data/features --studies data/studies --output reports/search"
+COMMAND = (
+    "-m pipeline.search --dataset digits --family {family} --data {data} --features data/features"
+    " --studies data/studies --output reports/search"
+)
 
 
 @dataclass
