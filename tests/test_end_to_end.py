@@ -33,7 +33,7 @@ SETTINGS = [
     "families=[mlp,cnn]",
     "search.budget.digits={trials: 2, epochs: 20, minutes: 5, trial_epochs: 2}",
     "train.seeds=1",
-    "cnn.space={filters: 8, kernel: 3, units: 64}",
+    "cnn.space={architecture: [plain], plain_filters: 8, plain_kernel: 3, plain_units: 64}",
 ]
 POINT = (
     "{layers: 1, units: 128, batch_norm: true, dropout: 0.1,"
@@ -290,7 +290,7 @@ def test_register_loads_no_keras(demo: Demo) -> None:
 def test_params_from_a_to_b_and_back_leave_the_registry_right(demo: Demo) -> None:
     before = demo.json("register/digits.json")["classify"]
     a = (demo.folder / "params.yaml").read_text()
-    demo.set("cnn.space.dropout=0.45")
+    demo.set("cnn.space.plain_dropout=0.45")
     of_cnn = {"search@digits-cnn", "train@digits-cnn", "evaluate@digits-cnn"}
     ran = demo.repro()
     assert of_cnn <= ran <= of_cnn | {"register@digits", "report"}
