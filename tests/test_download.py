@@ -315,7 +315,8 @@ calls = {
     download: {"dataset": "digits", "partial": "partial", "output": "raw"},
     validate: {"dataset": "digits", "raw": "raw", "report": "report.json", "details": "details", "docs": "docs"},
     prepare: {"dataset": "digits", "raw": "raw", "validated": "report.json",
-              "near-duplicates": "details/near_duplicates.csv", "output": "prepared", "test": "test"},
+              "near-duplicates": "details/near_duplicates.csv", "manifest": "none.jsonl", "accepted": "accepted",
+              "output": "prepared", "test": "test"},
 }
 loaded = set()
 for stage, arguments in calls.items():

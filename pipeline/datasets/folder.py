@@ -78,10 +78,10 @@ def pictures(folder: Path, inside: Path) -> Iterator[Path]:
     """
     if not folder.is_dir():
         raise DataError(f"{folder}: a file beside the classes", expected="a folder per class", found=folder.name)
+    home = os.path.realpath(inside)
     for path in visible(folder):
-        if not (lies := Path(os.path.realpath(path))).is_relative_to(
-            os.path.realpath(inside)
-        ):  # resolve loops may raise
+        lies = Path(os.path.realpath(path))  # Path.resolve raises on a loop of links
+        if not lies.is_relative_to(home):
             raise DataError(f"{path} is a link", expected=f"pictures in {inside}", found=lies)
         if path.suffix.lower() not in SUFFIXES or not path.is_file():
             raise DataError(f"{path} is no picture by its name", expected=" ".join(SUFFIXES), found=path.name)
