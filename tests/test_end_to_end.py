@@ -16,6 +16,7 @@ import urllib.request
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import filelock
@@ -27,6 +28,7 @@ from ruamel.yaml import YAML
 
 from pipeline import workspace
 from pipeline.datasets.base import TestSplit, load_test, save_test
+from pipeline.registry import Registry
 
 SETTINGS = [
     "datasets=[digits]",
@@ -171,6 +173,14 @@ def test_runs_tell_where_they_come_from(demo: Demo) -> None:
     assert {entry.dataset.name for entry in run.inputs.dataset_inputs} == {"digits-train", "digits-val", "digits-test"}
     steps = [metric.step for metric in demo.client.get_metric_history(info["run_id"], "val_accuracy")]
     assert steps == [1, 2]
+
+
+def test_a_registered_version_leads_back_to_its_study(demo: Demo) -> None:
+    family = json.loads((demo.folder / "reports/register/digits.json").read_text())["family"]
+    study = json.loads((demo.folder / f"reports/search/digits/{family}/summary.json").read_text())["study"]
+    registry = Registry(SimpleNamespace(client=demo.client))  # type: ignore[arg-type]
+    assert study in registry.studies("digits-classifier")
+    assert (demo.folder / "data/studies" / study).is_dir()
 
 
 SERVED = """

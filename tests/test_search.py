@@ -305,6 +305,26 @@ def test_failures_and_limits_end_trials_and_each_run_says_why(project: Project) 
     assert table["preset"].tolist()[:5] == ["good", "diverging", "impossible", "enormous", "large"]
 
 
+@pytest.mark.slow
+def test_a_study_left_behind_is_ended_in_mlflow_and_removed_beyond_the_limit(project: Project) -> None:
+    first = project.start()
+    wait_for(lambda: len(project.ledger()) >= 1, first)
+    first.kill()
+    first.communicate()
+    left = project.study_folder.name
+    assert "RUNNING" in {run.info.status for run in project.runs()}
+    project.set("search.seed=1", "search.keep_studies=2")
+    project.finish()
+    assert {run.info.status for run in project.runs() if run.data.tags["pipeline.key"].startswith(left)} == {"KILLED"}
+    assert "RUNNING" not in {run.info.status for run in project.runs()}
+    assert len(list((project.folder / "data/studies").iterdir())) == 2
+    project.set("search.seed=2")
+    project.finish()
+    names = {path.name for path in (project.folder / "data/studies").iterdir()}
+    assert len(names) == 2
+    assert left not in names
+
+
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A disk with room for the code and little else; `grow` gives it more."""
