@@ -1,0 +1,120 @@
+"""Registered generators and completers, as MLflow runs them, and the tasks that score what they answer."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from pipeline import runtime
+from pipeline.datasets.base import Splits, TestSplit, load_splits
+from pipeline.models import base, scale
+from pipeline.models.base import Spec
+from pipeline.registry import _interface
+from pipeline.scores import base as scores
+
+NAMES = tuple("0123456789")
+POINT = {"architecture": "dcgan", "width": 16, "latent": 32, "conditional": True}
+COMPLETER = {"cell": "gru", "layers": 1, "units": 32, "dropout": 0.0}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def keras_backend() -> None:
+    runtime.configure("tensorflow", threads=1)
+
+
+@pytest.fixture(scope="module")
+def data(prepared_digits: Path) -> Splits:
+    return load_splits(prepared_digits)
+
+
+def served(family: str, hyperparameters: dict[str, Any], folder: Path) -> Any:
+    """Return what asks a new model of a family as MLflow does: it is saved, and loaded by the serving code."""
+    from pipeline.serving.completer import Completer
+    from pipeline.serving.generator import Generator
+
+    model = base.load(family, {}).build(hyperparameters, Spec((28, 28, 1), 10))  # type: ignore[attr-defined]
+    model.save(folder / "model.keras")
+    wrapped = {"gan": Generator, "seq2seq": Completer}[family]()
+    config = {"class_names": list(NAMES), "backend": "tensorflow"}
+    wrapped.load_context(SimpleNamespace(artifacts={"model": str(folder / "model.keras")}, model_config=config))
+    return SimpleNamespace(predict=lambda asked: wrapped.predict(None, asked))
+
+
+def wish(*rows: tuple[int, int, int]) -> pd.DataFrame:
+    return pd.DataFrame(rows, columns=["n", "seed", "label"])
+
+
+def test_a_generator_draws_what_each_row_asks_for_whatever_the_others_ask(tmp_path: Path) -> None:
+    model = served("gan", POINT, tmp_path)
+    both = model.predict(wish((3, 1, 7), (2, 2, -1)))
+    assert (both.shape, both.dtype) == ((5, 28, 28, 1), np.uint8)
+    np.testing.assert_array_equal(both[:3], model.predict(wish((3, 1, 7))))
+    np.testing.assert_array_equal(both[3:], model.predict(wish((2, 2, -1)).drop(columns="label")))
+    assert (model.predict(wish((3, 1, 4))) != both[:3]).any(), "another label"
+    assert (model.predict(wish((3, 5, 7))) != both[:3]).any(), "another seed"
+    assert model.predict(wish((0, 1, 7))).shape == (0, 28, 28, 1)
+    for wrong, told in (
+        ((1, 1, 10), "expected 0 to 9"),
+        ((-1, 1, 0), "expected 0 to"),
+        ((10**6, 1, 0), "images in all"),
+    ):
+        with pytest.raises(ValueError, match=told):
+            model.predict(wish(wrong))
+
+
+def test_a_generator_without_labels_leaves_them_aside(tmp_path: Path) -> None:
+    model = served("gan", {**POINT, "conditional": False}, tmp_path)
+    np.testing.assert_array_equal(model.predict(wish((3, 1, 4))), model.predict(wish((3, 1, 7))))
+
+
+def test_a_completer_keeps_the_half_that_it_was_given(tmp_path: Path, data: Splits) -> None:
+    model = served("seq2seq", COMPLETER, tmp_path)
+    images = np.asarray(data.val.images[:5])
+    whole = model.predict(images[:, :14])
+    assert (whole.shape, whole.dtype) == (images.shape, np.uint8)
+    np.testing.assert_array_equal(whole[:, :14], images[:, :14])
+    with pytest.raises(ValueError, match=r"expected uint8 of shape \(N, \(14, 28, 1\)\)"):
+        model.predict(images)
+
+
+def test_what_callers_are_told_to_send_is_what_models_take(tmp_path: Path, data: Splits) -> None:
+    images = np.asarray(data.val.images[:4])
+    for task, family, point in (("generate", "gan", POINT), ("complete", "seq2seq", COMPLETER)):
+        signature, example = _interface(task, images)
+        answer = served(family, point, tmp_path).predict(example)
+        told = signature.outputs.inputs[0]
+        assert (answer.dtype, answer.shape[1:]) == (told.type, told.shape[1:])
+        assert len(answer) == len(images)
+
+
+def test_an_untrained_generator_scores_far_above_the_floor(tmp_path: Path, data: Splits) -> None:
+    scale.train(data, tmp_path / "scale", steps=60, seed=0)
+    split = TestSplit(data.val, data.class_names, "digest")
+    scored = scores.load("generate").score(served("gan", POINT, tmp_path), split, tmp_path / "scale", 0.95)
+    assert scored.figures["fid"] > 5 * scored.figures["floor_fid"]
+    assert scored.figures["kid"] > scored.figures["floor_kid"]
+    assert scored.figures["covered"] < 10
+    assert scored.kept["features"].shape == scored.kept["real"].shape == (len(data.val), 128)
+    assert scored.plots["samples.png"].startswith(b"\x89PNG")
+    told = json.loads((tmp_path / "scale" / "scale.json").read_text())
+    assert scored.figures["features"] == told["digest"]
+
+
+def test_training_images_given_back_are_called_memorised(tmp_path: Path, data: Splits) -> None:
+    scale.train(data, tmp_path / "scale", steps=60, seed=0)
+    split = TestSplit(data.val, data.class_names, "digest")
+    by_class = [data.train.images[data.train.labels == label] for label in range(10)]
+
+    def copies(asked: pd.DataFrame) -> np.ndarray:
+        return np.concatenate([by_class[label][:n] for n, label in zip(asked["n"], asked["label"], strict=True)])
+
+    scored = scores.load("generate").score(SimpleNamespace(predict=copies), split, tmp_path / "scale", 0.95)
+    assert scored.figures["memorised"] == 1.0
+    assert scored.figures["covered"] == 10
+    assert scored.figures["nearest"] < 0.1 < scored.figures["nearest_real"]
