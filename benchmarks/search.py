@@ -218,7 +218,7 @@ def ours(data: Path, seed: int, folder: Path) -> tuple[list[str], Path, dict[str
     settings = [f"search.seed={seed}", f"search.budget.mnist={json.dumps(budget)}", "search.presets=false"]
     workspace.prepare(folder / "ours", [*settings, f"families=[{FAMILY}]"])
     command = [sys.executable, "-m", "pipeline.search", "--dataset", "mnist", "--family", FAMILY, "--data", str(data)]
-    command += ["--studies", "data/studies", "--output", "reports/search"]
+    command += ["--features", "data/features", "--studies", "data/studies", "--output", "reports/search"]
     environment = workspace.environment(folder / "ours")
     environment.pop("MLFLOW_TRACKING_URI", None)
     return command, folder / "ours", environment

@@ -81,7 +81,8 @@ def test_a_broken_params_file_is_told(text: str, told: str, tmp_path: Path) -> N
 
 
 def test_a_contradicting_backend_is_told_by_both_names(tmp_path: Path) -> None:
-    options = [part for name in ("dataset", "data", "studies", "output") for part in (f"--{name}", "digits")]
+    names = ("dataset", "data", "features", "studies", "output")
+    options = [part for name in names for part in (f"--{name}", "digits")]
     command = [sys.executable, "-m", "pipeline.search", "--family", "mlp", *options]
     env = {**os.environ, "KERAS_BACKEND": "torch"}
     done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
