@@ -41,7 +41,7 @@ from pipeline.trials import hyperparameters
 
 WORKERS, TRIAL_EPOCHS = 2, 3
 TRIALS = throughput.CONFIGURATIONS
-WARM_UP = {**TRIALS[0], "filters": 8}
+WARM_UP = throughput.WARM_UP
 
 
 def rung(folder: Path, data: Path, number: int, point: dict[str, Any], start: int, stop: int) -> Rung:

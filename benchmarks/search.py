@@ -216,6 +216,7 @@ def ours(data: Path, seed: int, folder: Path) -> tuple[list[str], Path, dict[str
     """Return how the search stage is started, in a workspace of its own."""
     budget = {"trials": 100_000, "epochs": 1_000_000, "minutes": 1000, "trial_epochs": TRIAL_EPOCHS}
     settings = [f"search.seed={seed}", f"search.budget.mnist={json.dumps(budget)}", "search.presets=false"]
+    settings += [f"{FAMILY}.space_for={{}}"]  # the peers search the family's space as it is
     workspace.prepare(folder / "ours", [*settings, f"families=[{FAMILY}]"])
     command = [sys.executable, "-m", "pipeline.search", "--dataset", "mnist", "--family", FAMILY, "--data", str(data)]
     command += ["--features", "data/features", "--studies", "data/studies", "--output", "reports/search"]

@@ -16,6 +16,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -26,18 +27,18 @@ from pipeline.datasets.base import Labelled, Splits, load_splits, save_splits
 from pipeline.engine.base import Done, Failed, Work
 from pipeline.engine.local import LocalExecutor
 from pipeline.models.base import Span, Spec, load
+from pipeline.models.cnn.presets import PRESETS
 from pipeline.models.rung import Rung
 
 EPOCHS = 2
-CONFIGURATIONS = [
-    {
-        "filters": filters, "kernel": 3, "batch_norm": norm, "units": 128, "dropout": 0.3,
-        "learning_rate": 1e-3, "weight_decay": 1e-5, "batch_size": batch,
-    }
+_STACK = next(preset.hyperparameters for preset in PRESETS if preset.name == "R11")  # Adam at 1e-3, as the peer has it
+CONFIGURATIONS: list[dict[str, Any]] = [
+    {**_STACK, "plain_filters": filters, "plain_batch_norm": norm, "batch_size": batch}
     for filters in (16, 24)
     for norm in (True, False)
     for batch in (64, 128)
-]  # fmt: skip
+]
+WARM_UP = {**CONFIGURATIONS[0], "plain_filters": 8}
 
 
 def data(folder: Path | None, images: int) -> Splits:
@@ -66,8 +67,7 @@ def engine(splits: Splits, scratch: Path) -> float:
         return Rung("cnn", {}, configuration, scratch / "data", 0, span, scratch / str(key), scratch / "log")
 
     with LocalExecutor(work, runtime.worker_environments(0)) as executor:
-        warm_up = {**CONFIGURATIONS[0], "filters": 8}
-        run_all(executor, {-1 - slot: rung(-1 - slot, warm_up, 1) for slot in range(executor.slots)})
+        run_all(executor, {-1 - slot: rung(-1 - slot, WARM_UP, 1) for slot in range(executor.slots)})
         started = time.monotonic()
         run_all(executor, {key: rung(key, one, EPOCHS) for key, one in enumerate(CONFIGURATIONS)})
         return time.monotonic() - started
@@ -103,7 +103,7 @@ def plain(splits: Splits) -> float:
         batch = configuration["batch_size"]
         model.fit(images, labels, batch_size=batch, epochs=epochs, validation_data=validation, verbose=0)
 
-    train({**CONFIGURATIONS[0], "filters": 8}, 1)
+    train(WARM_UP, 1)
     started = time.monotonic()
     for configuration in CONFIGURATIONS:
         train(configuration, EPOCHS)

@@ -169,7 +169,7 @@ def test_runs_tell_where_they_come_from(demo: Demo) -> None:
     assert re.match(r"[0-9a-f]{40}(-dirty)?$|none$", run.data.tags["git.commit"])
     lock = YAML(typ="safe").load(demo.folder / "dvc.lock")
     assert run.data.tags["dvc.data"] == lock["stages"]["prepare@digits"]["outs"][0]["md5"]
-    assert json.loads(run.data.tags["dvc.params"])["cnn"]["space"]["filters"] == 8
+    assert json.loads(run.data.tags["dvc.params"])["cnn"]["space"]["plain_filters"] == 8
     assert {entry.dataset.name for entry in run.inputs.dataset_inputs} == {"digits-train", "digits-val", "digits-test"}
     steps = [metric.step for metric in demo.client.get_metric_history(info["run_id"], "val_accuracy")]
     assert steps == [1, 2]
