@@ -21,7 +21,7 @@ import pydantic
 from pipeline.errors import DataError
 from pipeline.page.written import Best, Decision, Epoch, Gate, Pair, Scored, Searched, Trained, Trial, Written
 
-_PLOTS = ("curves", "importances", "slices", "parallel", "timeline")  # the page draws the history itself
+_PLOTS = ("curves", "importances", "timeline", "slices", "parallel")  # the page draws the history itself
 
 W = TypeVar("W", bound=Written)
 
