@@ -25,6 +25,11 @@ _STATES = {
 }
 _INK, _BEST = "#24292f", "#11703f"
 _PANELS = 4  # of the slices, side by side
+_MOST_PANELS, _AXES, _BARS = (
+    12,
+    10,
+    12,
+)  # more hyperparameters than can be told apart are left out, those that matter least
 
 
 @dataclass(frozen=True)
@@ -53,8 +58,8 @@ def draw(
     if importances:
         figures["importances"] = _importances(importances)
     if varied and len(points) > 1:
-        figures["parallel"] = _parallel(points, varied, objective, best)
-        figures["slices"] = _slices(points, varied, objective, best)
+        figures["parallel"] = _parallel(points, _weightiest(varied, importances, _AXES), objective, best)
+        figures["slices"] = _slices(points, _weightiest(varied, importances, _MOST_PANELS), objective, best)
     figures["timeline"] = _timeline(trials, best)
     return {name: png(figure) for name, figure in figures.items()}
 
@@ -107,8 +112,8 @@ def _curves(points: Sequence[_Point], objective: str, best: int) -> Figure:
 
 
 def _importances(importances: Mapping[str, float]) -> Figure:
-    figure, axes = titled("What the differences come from (PED-ANOVA)", 1.1 + 0.3 * len(importances))
-    names = sorted(importances, key=lambda name: importances[name])
+    names = sorted(importances, key=lambda name: importances[name])[-_BARS:]
+    figure, axes = titled("What the differences come from (PED-ANOVA)", 1.1 + 0.3 * len(names))
     bars = axes.barh(
         [name.replace("_", " ") for name in names], [importances[name] for name in names], color="#1f5fbf", height=0.65
     )
@@ -193,6 +198,12 @@ def _timeline(trials: Sequence[FrozenTrial], best: int) -> Figure:
     axes.set_ylabel("trial")
     axes.set_xlabel("seconds")
     return figure
+
+
+def _weightiest(names: Sequence[str], importances: Mapping[str, float], most: int) -> list[str]:
+    """Return at most so many of some hyperparameters, those that matter most, in the order in which they were."""
+    ranked = sorted(names, key=lambda name: (-importances.get(name, 0), names.index(name)))
+    return [name for name in names if name in ranked[:most]]
 
 
 def _varied(points: Sequence[_Point]) -> list[str]:

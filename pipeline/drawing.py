@@ -104,12 +104,14 @@ def told_value(objective: str, value: float) -> str:
 
 def _ticks(low: float, high: float) -> list[float]:
     """Return round shares within a range, the highest first, that leave room for each other on the scale."""
+    from matplotlib.ticker import MaxNLocator
+
     span = float(_turned(high) - _turned(low))
     taken: list[float] = []
     for share in (share for share in reversed(_SHARES) if low <= share <= high):
         if not taken or float(_turned(taken[-1]) - _turned(share)) > span / 8:
             taken.append(share)
-    return taken if len(taken) >= 3 else [low + (high - low) * place / 4 for place in range(5)]
+    return taken if len(taken) >= 3 else [float(tick) for tick in MaxNLocator(4).tick_values(low, high)]
 
 
 def whole(axis: Axis) -> None:

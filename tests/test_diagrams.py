@@ -59,6 +59,15 @@ def test_every_search_can_be_drawn_and_the_same_one_gives_the_same_bytes(
         assert len(image.convert("L").getcolors() or [0] * 300) > 5  # something is drawn on it
 
 
+def test_of_many_hyperparameters_those_that_matter_are_drawn_in_pictures_that_fit_a_page() -> None:
+    points = [{f"dimension_{d}": number * d for d in range(40)} for number in range(3)]
+    many = [trial(number, "complete", [0.5 + number / 10], **point) for number, point in enumerate(points)]
+    importances = {f"dimension_{d}": d / 780 for d in range(40)}
+    for content in diagrams.draw(many, "val_accuracy", 2, importances).values():
+        assert max(Image.open(io.BytesIO(content)).size) <= 1300
+    assert diagrams._weightiest(list(importances), importances, 2) == ["dimension_38", "dimension_39"]
+
+
 def test_another_metric_than_a_share_is_drawn_too() -> None:
     kids = [trial(n, "complete", [0.3]) for n in range(2)]
     for one, value in zip(kids, (-0.31, -12.5), strict=True):

@@ -35,7 +35,7 @@ from pipeline.page.written import (
     Trial,
 )
 
-_PLOTS = ("curves", "importances", "slices", "parallel", "timeline")  # the page draws the history itself
+_PLOTS = ("curves", "importances", "timeline", "slices", "parallel")  # the page draws the history itself
 
 W = TypeVar("W", bound=pydantic.BaseModel)
 

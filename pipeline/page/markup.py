@@ -145,7 +145,8 @@ _MARKUP = """<!doctype html>
 <details><summary>More of the search: curves of all trials, importances, hyperparameters, timeline</summary>
 <div class="two">
 {% for name, source in family.pictures %}
-<img class="plot" alt="search of {{ family.name }}: {{ name }}" src="{{ source }}">
+<img class="plot{% if name in ("parallel", "slices") %} whole{% endif %}" src="{{ source }}"
+ alt="search of {{ family.name }}: {{ name }}">
 {% endfor %}
 </div></details>
 {% endif %}

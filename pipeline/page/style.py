@@ -53,6 +53,7 @@ code{font:.85em ui-monospace,SFMono-Regular,Menlo,Consolas,monospace;overflow-wr
 summary{cursor:pointer;font-weight:600;padding:.3rem 0;margin-top:.6rem}
 footer{padding:1rem 1rem 3rem}
 .plot{display:block;max-width:100%;background:#fff;border-radius:8px}
+.whole{grid-column:1/-1}
 .chart{display:block;width:100%;height:auto;max-width:31rem;font-family:inherit}
 td .chart{width:150px}
 .key{white-space:nowrap;display:inline-block}
