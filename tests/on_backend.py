@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 
 from pipeline import runtime
-from pipeline.datasets.base import load_splits
+from pipeline.datasets.base import Splits, load_splits
+from pipeline.models import base
 
 INPUT = [[0, 1, 1, 0, 0], [0, 1, 1, 0, 0], [0, 1, 1, 0, 0], [0, 0, 0, 0, 0], [0, 0, 0, 0, 0]]
 KERNEL = [[1, 0, 1], [0, 1, 0], [1, 0, 1]]
@@ -61,7 +62,6 @@ def trainings(folder: Path) -> dict[str, list[float]]:
     """Return the losses of two epochs of a small model of each family, with all options on, then of the same again."""
     from test_models import NETWORKS, POINTS
 
-    from pipeline.models import base
     from pipeline.models.base import Span
 
     data = load_splits(folder)
@@ -75,7 +75,34 @@ def trainings(folder: Path) -> dict[str, list[float]]:
             for _ in range(2)
         ]
         losses[name] = [epoch["loss"] for run in runs for epoch in run]
-    return losses
+    return {**losses, "seq2seq": completer(data)}
+
+
+def completer(data: Splits) -> list[float]:
+    """Return the losses of two epochs of a completer, then of the same again."""
+    point = {"cell": "gru", "layers": 2, "units": 16, "dropout": 0.1, "optimizer": "adamw", "schedule": "cosine",
+             "learning_rate": 5e-3, "weight_decay": 1e-4, "batch_size": 32}  # fmt: skip
+    family = base.load("seq2seq", {})
+    return [epoch["loss"] for _ in range(2) for epoch in fitted(family, point, data)]
+
+
+def distances(folder: Path) -> list[float]:
+    """Return the distances to real images after two epochs of a generator, then of the same again."""
+    from pipeline.models import scale
+
+    data = load_splits(folder)
+    point = {"architecture": "dcgan", "width": 16, "latent": 32, "conditional": True, "loss": "relativistic",
+             "penalty": 0.5, "average": 0.9, "learning_rate": 1e-3, "beta_1": 0.5, "beta_2": 0.99,
+             "batch_size": 16}  # fmt: skip
+    scale.train(data, folder.with_name("scale"), steps=20, seed=0)
+    family = base.load("gan", {})
+    family.scale = scale.load(folder.with_name("scale"))
+    return [epoch["val_fid"] for _ in range(2) for epoch in fitted(family, point, data)]
+
+
+def fitted(family: base.BaseFamily, point: dict[str, Any], data: Splits) -> list[dict[str, float]]:
+    """Return the metrics of two epochs."""
+    return family.fit(point, data, base.Span(0, 2, 2), seed=1, state=None, on_epoch=lambda _: None).history
 
 
 def _array(value: Any) -> Any:
@@ -91,7 +118,8 @@ def main() -> None:
     import keras
 
     print(json.dumps({
-        "backend": keras.backend.backend(), "example": worked_example(), "sizes": sizes(), "losses": trainings(folder)
+        "backend": keras.backend.backend(), "example": worked_example(), "sizes": sizes(), "losses": trainings(folder),
+        "distances": distances(folder),
     }))  # fmt: skip
 
 

@@ -69,3 +69,11 @@ def test_every_family_trains_and_the_same_seed_gives_the_same_losses(computed: d
         assert all(math.isfinite(loss) for loss in losses), name
         assert losses[1] < losses[0], name
         assert losses[:2] == losses[2:], name
+
+
+def test_a_generator_trains_and_the_same_seed_gives_the_same_images(computed: dict[str, Any]) -> None:
+    found = computed["distances"]
+    assert len(found) == 4
+    assert all(math.isfinite(distance) for distance in found)
+    assert found[:2] == found[2:]
+    assert found[0] != found[1]

@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from pipeline.datasets.base import Images, Labelled, Labels, Splits, new_folder
 from pipeline.errors import DataError
-from pipeline.models import distances
+from pipeline.models import calls, distances
 
 if TYPE_CHECKING:
     import keras
@@ -91,8 +91,7 @@ def train(data: Splits, folder: Path, *, steps: int, seed: int) -> float:
     trained.compile(
         keras.optimizers.Adam(_RATE),
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-        steps_per_execution=32,
-        jit_compile=keras.backend.backend() == "jax",
+        **calls.options(),
     )
     orders = np.random.default_rng(seed)
     rounds = -(-steps * _BATCH // len(data.train))

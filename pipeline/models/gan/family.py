@@ -13,7 +13,7 @@ import numpy as np
 
 from pipeline.datasets.base import Images, Labels, Splits
 from pipeline.errors import DataError
-from pipeline.models import checkpoint, distances, pictures
+from pipeline.models import calls, checkpoint, distances, pictures
 from pipeline.models.base import BaseFamily, Fitted, Metrics, OnEpoch, Preset, Span, Spec, TrainingError
 from pipeline.models.fitted import KerasFitted
 from pipeline.models.gan import networks
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
     from pipeline.models.gan.adversaries import Adversaries
 
-_STEPS_PER_CALL = 32
 _DRAWN = 512  # images per batch when a generator is asked
 _SEED = 0  # of the noise that scores and pictures are made from: the same for every epoch of every trial
 _SIDE = 10  # of the picture, in images
@@ -100,8 +99,7 @@ class Family(BaseFamily):
             optimizer=keras.optimizers.Adam(
                 *(float(hyperparameters[name]) for name in ("learning_rate", "beta_1", "beta_2"))
             ),
-            steps_per_execution=_STEPS_PER_CALL,
-            jit_compile=keras.backend.backend() == "jax",  # Keras runs JAX step by step without it
+            **calls.options(),
         )
         if state is not None:
             checkpoint.restore(model, state)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from pipeline.datasets.base import Images, Splits
-from pipeline.models import checkpoint, pictures, recipe
+from pipeline.models import calls, checkpoint, pictures, recipe
 from pipeline.models.base import BaseFamily, Fitted, Metrics, OnEpoch, Span, Spec, TrainingError
 from pipeline.models.fitted import KerasFitted
 from pipeline.models.space import Choice, Hyperparameters, Range, Space
@@ -23,7 +23,6 @@ from pipeline.models.space import Choice, Hyperparameters, Range, Space
 if TYPE_CHECKING:
     import keras
 
-_STEPS_PER_CALL = 32
 _VALIDATION_BATCH = 512
 _SHOWN = 10  # images in the picture
 
@@ -108,8 +107,7 @@ class Family(BaseFamily):
         network.compile(
             recipe.optimizer(hyperparameters, span.total * math.ceil(len(data.train) / batch_size)),
             "mse",
-            steps_per_execution=_STEPS_PER_CALL,
-            jit_compile=keras.backend.backend() == "jax",  # Keras runs JAX step by step without it
+            **calls.options(),
         )
         if state is not None:
             checkpoint.restore(network, state)
