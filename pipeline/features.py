@@ -38,7 +38,7 @@ def main() -> None:
     parser.add_argument("--output", required=True, type=Path, help="folder for the network and what it sees")
     arguments = parser.parse_args()
     settings = params.load("features", Settings)
-    if not models.load(arguments.family).needs_scale:
+    if not models.load(arguments.family, {}).needs_scale:  # its settings do not matter, and do not rerun this
         scale.not_needed(arguments.output)
         print(f"{arguments.dataset} {arguments.family}: scored without features")
         return

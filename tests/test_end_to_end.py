@@ -176,7 +176,7 @@ def test_runs_tell_where_they_come_from(demo: Demo) -> None:
 
 
 def test_a_registered_version_leads_back_to_its_study(demo: Demo) -> None:
-    family = json.loads((demo.folder / "reports/register/digits.json").read_text())["family"]
+    family = json.loads((demo.folder / "reports/register/digits.json").read_text())["classify"]["family"]
     study = json.loads((demo.folder / f"reports/search/digits/{family}/summary.json").read_text())["study"]
     registry = Registry(SimpleNamespace(client=demo.client))  # type: ignore[arg-type]
     assert study in registry.studies("digits-classifier")
@@ -294,7 +294,7 @@ def test_register_loads_no_keras(demo: Demo) -> None:
     done = demo.command([*PYTHON, "-c", WITHOUT_KERAS, *command.split()])
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == "[]"
-    assert json.loads((demo.folder / "again.json").read_text())["decision"] == "unchanged"
+    assert json.loads((demo.folder / "again.json").read_text())["classify"]["decision"] == "unchanged"
 
 
 def test_params_from_a_to_b_and_back_leave_the_registry_right(demo: Demo) -> None:

@@ -88,7 +88,7 @@ def test_a_folder_of_pictures_becomes_a_registered_classifier(pets: Path) -> Non
     assert report(pets, "validate/pets.json")["images"] == {"train": 288, "test": 72}
     assert scores["accuracy"] > 0.8
     version = MlflowClient(f"sqlite:///{pets / 'mlflow.db'}").get_model_version_by_alias("pets-classifier", "champion")
-    assert version.run_id == report(pets, "register/pets.json")["run"]
+    assert version.run_id == report(pets, "register/pets.json")["classify"]["run"]
     assert np.load(pets / "data/test/pets/test_images.npy").shape == (72, 24, 20, 3)
     assert report(pets, "validate/pets.json")["classes"]["test"] == dict.fromkeys(CLASSES, 24)
 
@@ -117,7 +117,7 @@ def test_a_good_batch_retrains_and_a_bad_one_explains_itself(pets: Path) -> None
     assert summary == "ingest: 1 accepted (120 images), 1 quarantined, 0 known already; next: dvc repro"
     assert len(list((pets / "data/quarantine/pets/bad/batch/bad").glob("*/*"))) == 120
 
-    assert ran(pets) == {"prepare", "search", "train", "evaluate", "register", "report"}
+    assert ran(pets) == {"prepare", "features", "search", "train", "evaluate", "register", "report"}
     sizes = [len(np.load(pets / f"data/prepared/pets/{side}_labels.npy")) for side in ("train", "val")]
     assert sum(sizes) == 288 + 120
     assert len(np.load(pets / "data/test/pets/test_labels.npy")) == 72
