@@ -17,7 +17,7 @@ import numpy as np
 import pydantic
 
 from pipeline.datasets.base import Labels, Splits
-from pipeline.models import checkpoint, recipe
+from pipeline.models import calls, checkpoint, recipe
 from pipeline.models.base import (
     BaseFamily,
     FamilySettings,
@@ -37,7 +37,6 @@ if TYPE_CHECKING:
 
     from pipeline.models.trainer import Trainer
 
-_STEPS_PER_CALL = 32
 _VALIDATION_BATCH = 512
 
 
@@ -101,8 +100,7 @@ class KerasClassifier(BaseFamily):
         model.compile(
             optimizer=recipe.optimizer(hyperparameters, span.total * math.ceil(len(data.train) / batch_size)),
             metrics=[keras.metrics.SparseCategoricalAccuracy(name="accuracy")],
-            steps_per_execution=_STEPS_PER_CALL,
-            jit_compile=False,  # XLA is 2-3 times slower on a CPU, and compiles for longer than a small model trains
+            **calls.options(),
         )
         if state is not None:
             checkpoint.restore(model, state)

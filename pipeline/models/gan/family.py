@@ -52,6 +52,7 @@ class Family(BaseFamily):
         "width": 32,
         "latent": 64,
         "conditional": True,
+        "loss": "non_saturating",
         "penalty": {"low": 0.2, "high": 2.0, "log": True},
         "average": 0.995,
         "learning_rate": {"low": 5e-4, "high": 2e-3, "log": True},
