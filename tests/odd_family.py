@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import Any, ClassVar
 
-from pipeline.models import mlp
+from pipeline.models.mlp import family as mlp
+from pipeline.models.recipe import PLAIN
 from pipeline.models.space import Choice, Hyperparameters, Space
 
 GOOD: Hyperparameters = {
-    "layers": 1, "units": 64, "batch_norm": True, "dropout": 0.1,
-    "learning_rate": 3e-3, "weight_decay": 1e-4, "batch_size": 50,
+    **PLAIN, "layers": 1, "units": 64, "batch_norm": True, "activation": "relu", "dropout": 0.1,
+    "optimizer": "adamw", "schedule": "cosine", "learning_rate": 3e-3, "weight_decay": 1e-4, "batch_size": 50,
 }  # fmt: skip
 
 
@@ -18,6 +19,7 @@ class Family(mlp.Family):
     """Presets only differ from one that trains well in what is told of them; all batch sizes are outside the space."""
 
     space: ClassVar[Space] = {**mlp.Family.space, "units": Choice(choices=(64, 128))}
+    searched: ClassVar[Mapping[str, Any]] = {**mlp.Family.searched, "units": [64, 128]}
 
     def presets_for(self, dataset: str) -> Mapping[str, Hyperparameters]:
         return {

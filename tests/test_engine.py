@@ -18,6 +18,7 @@ import pytest
 from pipeline.engine.base import Broken, Done, Event, Failed, Progress, Work
 from pipeline.engine.local import LocalExecutor
 from pipeline.models.base import Span
+from pipeline.models.recipe import PLAIN
 from pipeline.models.rung import Rung
 
 WORK = Work("engine_tasks:run", "engine_tasks:setup", {"word": "ready"})
@@ -149,8 +150,8 @@ def test_memory_stays_bounded_over_two_hundred_trials(prepared_digits: Path, tmp
     with LocalExecutor(work, [{}, {}], growth=growth << 20) as executor:
         for key in range(200):
             point = {
-                "layers": 1 + key % 3, "units": 16 + key, "batch_norm": key % 2 == 0, "dropout": 0.1,
-                "learning_rate": 1e-3, "weight_decay": 1e-4, "batch_size": 100,
+                **PLAIN, "layers": 1 + key % 3, "units": 16 + key, "batch_norm": key % 2 == 0, "activation": "relu",
+                "dropout": 0.1, "batch_size": 100,
             }  # fmt: skip
             folder = tmp_path / f"trial-{key}"
             executor.submit(

@@ -262,7 +262,10 @@ def test_a_search_in_which_every_trial_fails_says_why(project: Project) -> None:
 
 
 def test_failures_and_limits_end_trials_and_each_run_says_why(project: Project) -> None:
-    shutil.copy(Path(__file__).with_name("odd_family.py"), project.folder / "pipeline/models/odd.py")
+    odd = project.folder / "pipeline/models/odd"
+    odd.mkdir()
+    (odd / "__init__.py").touch()
+    shutil.copy(Path(__file__).with_name("odd_family.py"), odd / "family.py")
     project.family = "odd"
     project.set("odd={space: {}}", "search.budget.digits.trials=7", "search.pruner=none")
     project.set("search.constraints={parameters: 200_000, latency_ms: 60_000}")
