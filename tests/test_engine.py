@@ -120,8 +120,6 @@ def test_workers_end_when_their_parent_is_killed(tmp_path: Path) -> None:
     script = textwrap.dedent(f"""
         from pipeline.engine.base import Work
         from pipeline.engine.local import LocalExecutor
-from pipeline.models.base import Span
-from pipeline.models.rung import Rung
         if __name__ == "__main__":
             executor = LocalExecutor(Work("engine_tasks:run", "engine_tasks:setup", {{"word": "ready"}}), [{{}}])
             executor.submit(1, {{"say_pid_in": {str(tmp_path / "pid")!r}}})
