@@ -190,7 +190,7 @@ def test_a_search_survives_kills_of_a_worker_and_of_itself(project: Project) -> 
     longest = max(b - a for a, b in zip([0, *rungs(TRIAL_EPOCHS, 3)], rungs(TRIAL_EPOCHS, 3), strict=False))
     assert_complete(project, lost_epochs=(1 + 2 + 2) * longest)
 
-    before = {path: path.read_bytes() for path in (project.folder / "reports/search").iterdir()}
+    before = {path: path.read_bytes() for path in (project.folder / "reports/search").rglob("*.*")}
     epochs = project.ledger()
     project.finish()  # the budget is met: nothing is trained, and what is written is the same
     assert project.ledger() == epochs
