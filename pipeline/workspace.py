@@ -66,7 +66,7 @@ def prepare(folder: Path, overrides: Iterable[str]) -> dict[str, Any]:
     folder.mkdir(parents=True, exist_ok=True)
     write_text(folder / _MARKER, "A copy of the project, made by `pipeline run`; safe to delete.\n")
     text = override(text, own.pins(YAML(typ="safe").load(text), root, folder))
-    text = override(text, pretrained.pins(_checked(text, folder), folder))
+    text = override(text, pretrained.pins(YAML(typ="safe").load(text), folder))
     content = _checked(text, folder)
     _copy_code(root, folder)
     write_text(folder / "params.yaml", text)

@@ -173,7 +173,7 @@ def test_an_architecture_fits_both_sizes(architecture: str, shape: tuple[int, in
         assert len([layer for layer in model.layers if "conv" in layer.name]) == 19 + 2  # 2 are shortcuts
 
 
-def test_adding_an_architecture_changes_no_study_that_does_not_use_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_adding_an_architecture_changes_no_study_that_does_not_use_it() -> None:
     narrowed = {"space": {"architecture": ["plain"]}}
     used = {path.stem for path in base.load("cnn", narrowed).sources()}
     assert {"plain", "family", "blocks", "presets"} <= used

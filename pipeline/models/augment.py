@@ -1,8 +1,7 @@
 """Random changes of training images, as operations of Keras: they run on the device, on every backend.
 
 A shift and a mirroring only say from which row and column each pixel comes. As one-hot matrices they cost two small
-products, need no gather, and leave black where an image has nothing to show (measured on one core, 32×32×3 at batch
-128: see `benchmarks/throughput.py`).
+products, need no gather, and leave black where an image has nothing to show.
 """
 
 from __future__ import annotations

@@ -18,6 +18,7 @@ from pipeline.models.base import BaseFamily, Fitted, Metrics, OnEpoch, Preset, S
 from pipeline.models.fitted import KerasFitted
 from pipeline.models.gan import networks
 from pipeline.models.gan.presets import PRESETS
+from pipeline.models.precision import policy
 from pipeline.models.scale import Scale, labels_like
 from pipeline.models.space import Choice, Hyperparameters, Range, Space
 
@@ -90,9 +91,7 @@ class Family(BaseFamily):
 
         if self.scale is None:
             raise DataError("gan: no scale", expected="that of the stage features", next_step="dvc repro features")
-        policy = keras.config.dtype_policy()
-        keras.utils.clear_session(free_memory=False)  # it forgets the policy, too
-        keras.config.set_dtype_policy(policy)
+        keras.utils.clear_session(free_memory=False)
         keras.utils.set_random_seed(seed)
         model = self._adversaries(hyperparameters, Spec.of(data), seed)
         batch_size = min(int(hyperparameters["batch_size"]), len(data.train))
@@ -125,14 +124,8 @@ class Family(BaseFamily):
 
     def _exported(self, network: keras.Model, hyperparameters: Hyperparameters, spec: Spec) -> keras.Model:
         """Return a generator by itself, in single precision."""
-        import keras
-
-        policy = keras.config.dtype_policy()
-        keras.config.set_dtype_policy("float32")
-        try:
+        with policy("float32", heavy=False):
             exported = self.build(hyperparameters, spec)
-        finally:
-            keras.config.set_dtype_policy(policy)
         exported.set_weights(network.get_weights())
         return exported
 

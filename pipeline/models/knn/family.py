@@ -34,7 +34,7 @@ class NeighboursSettings(FamilySettings):
         folds: Of cross-validation; each in turn is the one that the others are asked about.
         fold_images: Training images that cross-validation uses, all folds together.
         images: By metric, how many training images are kept to be neighbours; 0: all. L1 costs a subtraction for every
-            pair of pixels, L2 a matrix product: measured on one core with 28×28 images, 1 and 12 billion pixels/s.
+            pair of pixels, L2 a matrix product: measured on one busy core, 0.5 and 6 billion of them a second.
     """
 
     neighbours: Annotated[tuple[pydantic.PositiveInt, ...], pydantic.Field(min_length=1)] = (1, 3, 5, 7, 10, 20, 50)
