@@ -73,7 +73,7 @@ def searched(folder: Path, data: Path) -> float:
         limits = settings.budget["default"]
         progress = SearchProgress("overhead", Expected(limits, len(TRIALS) * TRIAL_EPOCHS, WORKERS, None))
         started = time.monotonic()
-        Search(study, limits, executor, record, task, discard, progress).run()
+        Search(study, limits, executor, lambda: record, task, discard, progress).run()
         taken = time.monotonic() - started
     assert study.standing().counts["complete"] == len(TRIALS), study.standing()
     return taken

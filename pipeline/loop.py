@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from pipeline.budget import Budget
 from pipeline.engine.base import Done, Event, Executor, Failed, Progress
@@ -26,7 +26,8 @@ class Search:
         study: The study to work on.
         budget: When to end.
         executor: Trains rungs.
-        record: Is told of every trial that changes.
+        record: Opens what is told of every trial that changes. That takes seconds, so workers are given something to
+            do first.
         rung: Makes the task for a trial, from and to an epoch.
         discard: Removes the checkpoints of a trial that has ended, by number.
         progress: Is told what happens.
@@ -37,7 +38,7 @@ class Search:
         study: Study,
         budget: Budget,
         executor: Executor,
-        record: Record,
+        record: Callable[[], Record],
         rung: Callable[[optuna.Trial, int, int], Rung],
         discard: Callable[[int], None],
         progress: SearchProgress,
@@ -45,7 +46,8 @@ class Search:
         self._study = study
         self._budget = budget
         self._executor = executor
-        self._record = record
+        self._open = record
+        self._record: Record | None = None
         self._rung = rung
         self._discard = discard
         self._progress = progress
@@ -53,29 +55,40 @@ class Search:
         self._promised: dict[int, int] = {}  # epochs of the rungs that workers are training, by trial
         self._clock = time.monotonic()
 
-    def run(self) -> None:
-        """Work until the budget is met and every trial has ended."""
+    def run(self) -> Record:
+        """Work until the budget is met and every trial has ended; return the record."""
         left_behind = self._study.unfinished()
         for trial in left_behind:
             self._study.suggest(trial)  # a kill may have come between two suggestions
             self._study.report(trial)
         for known in self._study.trials:
-            self._record.mirror(known)
             if known.state.is_finished():
                 self._discard(known.number)
         for trial in left_behind:
             self._advance(trial)
-        while True:
-            while len(self._running) < self._executor.slots and self._may_start():
-                asked = self._study.ask()
-                if asked is None:
-                    break
-                self._advance(asked)
-            if not self._running:
-                return
+        self._fill()
+        self._record = record = self._open()
+        for known in self._study.trials:
+            record.mirror(known)
+        while self._running:
             for event in self._executor.wait(timeout_s=1.0):
-                self._handle(event)
+                self._handle(event, record)
             self._tick()
+            self._fill()
+        return record
+
+    def interrupt(self, status: Literal["KILLED", "FAILED"]) -> None:
+        """Say of every run that it does not go on now."""
+        if self._record is not None:
+            self._record.interrupt(status)
+
+    def _fill(self) -> None:
+        """Give every idle worker a new trial, while there is one that the budget allows."""
+        while len(self._running) < self._executor.slots and self._may_start():
+            asked = self._study.ask()
+            if asked is None:
+                return
+            self._advance(asked)
 
     def _may_start(self) -> bool:
         """Tell whether the budget allows another trial; its first rung must fit, too."""
@@ -104,7 +117,7 @@ class Search:
             self._executor.submit(trial.number, self._rung(trial, *rung))
             self._mirror(trial.number)
 
-    def _handle(self, event: Event) -> None:
+    def _handle(self, event: Event, record: Record) -> None:
         if isinstance(event, Progress):
             return
         trial = self._running.pop(event.key)
@@ -114,7 +127,7 @@ class Search:
             for name, value in told.items():
                 trial.set_user_attr(name, value)
             self._study.record(trial, event.result.epochs)
-            self._record.show(trial.number, len(history(trial)), event.result.pictures)
+            record.show(trial.number, len(history(trial)), event.result.pictures)
             self._progress.rung(event.result.epochs, event.result.checkpoint_bytes)
             self._tick()
             self._advance(trial)
@@ -135,7 +148,8 @@ class Search:
         self._mirror(trial.number)
 
     def _mirror(self, number: int) -> None:
-        self._record.mirror(self._study.trials[number])
+        if self._record is not None:  # else it is told of all trials when it is open
+            self._record.mirror(self._study.trials[number])
 
     def _tick(self) -> None:
         now = time.monotonic()

@@ -27,7 +27,7 @@ from pipeline.progress import Expected, SearchProgress
 from pipeline.provenance import code_tags
 from pipeline.record import Record
 from pipeline.registry import Registry, registered_name
-from pipeline.study import Best, Study
+from pipeline.study import Best, Study, begun
 from pipeline.tracking import Tracker
 from pipeline.trials import hyperparameters
 
@@ -65,11 +65,10 @@ def run(
     folder = studies / definition.name
     work = Work("pipeline.models.rung:run", "pipeline.runtime:configure", {"backend": definition.backend, "threads": 1})
     with shelf.locked(folder), _engine(settings, work, environments) as executor:
+        if not begun(folder):
+            executor.warm_up()  # while this process imports Optuna: a new study has work for all
         study = Study(folder, definition, settings, family)
-        if study.unfinished() or (len(study.trials) < budget.trials and study.epochs() < budget.epochs):
-            executor.warm_up()  # opening the record takes seconds, too
         expected = _expected(definition, settings, study, studies, executor.slots)
-        record = _record(definition)
         rung = _rungs(
             definition, data, features, folder, study.seed, latency=settings.constraints.latency_ms is not None
         )
@@ -78,9 +77,11 @@ def run(
             shutil.rmtree(_checkpoints(folder, number), ignore_errors=True)
 
         label = f"{definition.dataset} {definition.family}"
-        with _told(record), SearchProgress(label, expected) as progress:
-            Search(study, budget, executor, record, rung, discard, progress).run()
-            best = study.require_best()
+        with SearchProgress(label, expected) as progress:
+            loop = Search(study, budget, executor, lambda: _record(definition), rung, discard, progress)
+            with _told(loop):
+                record = loop.run()
+                best = study.require_best()
             if progress.measured:
                 cost.remember(folder, progress.measured)
         shutil.rmtree(folder / "checkpoints", ignore_errors=True)  # every trial has ended
@@ -98,16 +99,16 @@ def _expected(definition: Definition, settings: Settings, study: Study, studies:
 
 
 @contextmanager
-def _told(record: Record) -> Iterator[None]:
+def _told(loop: Search) -> Iterator[None]:
     """Leave no run RUNNING when a search is interrupted or fails."""
     try:
         yield
     except KeyboardInterrupt:
-        record.interrupt("KILLED")
+        loop.interrupt("KILLED")
         raise
     except BaseException:
         with suppress(Exception):  # what has failed is told, not that MLflow cannot be told of it: the disk may be full
-            record.interrupt("FAILED")
+            loop.interrupt("FAILED")
         raise
 
 

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from optuna.trial import FrozenTrial
 
+_FILE = "study.db"
 _ENOUGH = 4  # complete trials, below which importances are noise
 _FEW = 16  # points of a space that are tried one by one, whatever the sampler
 _Given = tuple[Hyperparameters, dict[str, Any]]
@@ -54,6 +55,11 @@ class Standing:
     def ended(self) -> int:
         """Number of trials that have ended."""
         return sum(count for state, count in self.counts.items() if state != "running")
+
+
+def begun(folder: Path) -> bool:
+    """Tell whether a folder has a study already, without loading what it takes to open it."""
+    return (folder / _FILE).exists()
 
 
 def rungs(total: int, reduction: int) -> list[int]:
@@ -85,7 +91,7 @@ class Study:
         self.objective = family.objective
         self.total = definition.trial_epochs
         self.rungs = rungs(self.total, settings.reduction)
-        storage = _storage(folder / "study.db")
+        storage = _storage(folder / _FILE)
         known = optuna.study.get_all_study_names(storage)
         seen = len(optuna.load_study(study_name=known[0], storage=storage).trials) if known else 0
         self.seed = _seed(settings.seed, settings.generation)

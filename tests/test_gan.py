@@ -101,8 +101,9 @@ def test_a_training_cut_into_rungs_gives_the_same_weights_as_one_run_through(
         return Rung("gan", {}, hyperparameters, prepared_digits, 5, Span(start, stop, 2), tmp_path / folder,
                     tmp_path / "epochs.log", features=features)  # fmt: skip
 
-    whole = run(rung("whole", 0, 2), emit=lambda _: None)
-    cut = [*run(rung("cut", 0, 1), emit=lambda _: None).epochs, *run(rung("cut", 1, 2), emit=lambda _: None).epochs]
+    begun = run(rung("cut", 0, 1), emit=lambda _: None)
+    whole = run(rung("whole", 0, 2), emit=lambda _: None)  # in between: the other goes on from its checkpoint
+    cut = [*begun.epochs, *run(rung("cut", 1, 2), emit=lambda _: None).epochs]
     assert [epoch["val_fid"] for epoch in cut] == [epoch["val_fid"] for epoch in whole.epochs]
     arrays = [np.load(tmp_path / folder / "epoch-0002" / "state.npz") for folder in ("whole", "cut")]
     assert arrays[0].files == arrays[1].files
@@ -169,6 +170,8 @@ def test_the_penalty_is_the_squared_slope_of_the_discriminator(data: Splits) -> 
 
 
 def test_what_is_kept_is_the_running_average_of_the_generator(data: Splits) -> None:
+    from pipeline.models.average import follow
+
     model = base.load("gan", {})._adversaries(  # type: ignore[attr-defined]
         {**POINT, "average": 0.75}, Spec.of(data), 0
     )
@@ -177,7 +180,7 @@ def test_what_is_kept_is_the_running_average_of_the_generator(data: Splits) -> N
     for step, value in enumerate((1.0, 2.0), start=1):
         kernel.assign(np.full(kernel.shape, value, np.float32))
         before = np.asarray(mean)
-        model._follow()
+        follow(model.average, model.generator, 0.75, model._steps)
         momentum = min(0.75, step / (step + 10))
         np.testing.assert_allclose(np.asarray(mean), momentum * before + (1 - momentum) * value, rtol=1e-6)
     assert not model.average.trainable_variables

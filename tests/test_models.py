@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -14,7 +15,7 @@ from pipeline.datasets.base import Splits, load_splits
 from pipeline.errors import DataError, ParamsError
 from pipeline.models import base, checkpoint, recipe
 from pipeline.models.augment import Augment
-from pipeline.models.base import Span, Spec, TrainingError
+from pipeline.models.base import Fitted, Span, Spec, TrainingError
 from pipeline.models.cnn.family import architectures
 from pipeline.models.rung import Rung, run
 from pipeline.models.space import Choice, Range, Space, override
@@ -29,6 +30,7 @@ TRAINED: dict[str, Any] = {
     "batch_size": 32,
     "label_smoothing": 0.05,
     "shift": 1,
+    "average": 0.9,
 }
 POINTS: dict[str, dict[str, Any]] = {
     "mlp": {**TRAINED, "layers": 2, "units": 64, "batch_norm": True, "activation": "relu", "dropout": 0.1},
@@ -87,14 +89,46 @@ def test_a_training_cut_into_rungs_gives_the_same_weights_as_one_run_through(
         return Rung(name, {"space": {}}, POINTS[name], prepared_digits, 5, Span(start, stop, 3), tmp_path / folder,
                     tmp_path / "epochs.log")  # fmt: skip
 
-    whole = run(rung("whole", 0, 3), emit=lambda _: None)
-    cut = [*run(rung("cut", 0, 1), emit=lambda _: None).epochs, *run(rung("cut", 1, 3), emit=lambda _: None).epochs]
-    assert [epoch["loss"] for epoch in cut] == [epoch["loss"] for epoch in whole.epochs]
-    arrays = [np.load(tmp_path / folder / "epoch-0003" / "state.npz") for folder in ("whole", "cut")]
-    assert arrays[0].files == arrays[1].files
-    for key in arrays[0].files:
-        np.testing.assert_array_equal(arrays[0][key], arrays[1][key])
-    assert [path.name for path in (tmp_path / "cut").iterdir()] == ["epoch-0003"]  # older checkpoints are removed
+    def losses(folder: str, *ends: int) -> list[float]:
+        rungs = [rung(folder, start, end) for start, end in zip((0, *ends), ends, strict=False)]
+        return [epoch["loss"] for piece in rungs for epoch in run(piece, emit=lambda _: None).epochs]
+
+    begun = losses("restored", 1)
+    whole = losses("whole", 3)  # another training in between: the first goes on from its checkpoint
+    assert [*begun, *[e["loss"] for e in run(rung("restored", 1, 3), emit=lambda _: None).epochs]] == whole
+    assert losses("kept", 1, 3) == whole  # straight on: with the model in memory
+    expected = np.load(tmp_path / "whole" / "epoch-0003" / "state.npz")
+    for folder in ("restored", "kept"):
+        found = np.load(tmp_path / folder / "epoch-0003" / "state.npz")
+        assert found.files == expected.files
+        for key in expected.files:
+            np.testing.assert_array_equal(found[key], expected[key])
+        assert [path.name for path in (tmp_path / folder).iterdir()] == ["epoch-0003"]  # older checkpoints are removed
+
+
+def test_a_rung_goes_on_with_the_model_in_memory_only_while_the_checkpoint_is_its_own(
+    data: Splits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    family = base.load("mlp", {"space": {}})
+    point = {**POINTS["mlp"], "average": 0.0}  # so that a training builds one network
+    built: list[int] = []
+    build = family.build
+    monkeypatch.setattr(family, "build", lambda *arguments: built.append(1) or build(*arguments))
+
+    def epoch(number: int, state: Path | None) -> Fitted:
+        span = Span(number, number + 1, 3)
+        return family.fit(point, data, span, seed=5, state=state, on_epoch=lambda _: None)
+
+    epoch(0, None).save_state(tmp_path / "state.npz")
+    assert len(built) == 1
+    epoch(1, tmp_path / "state.npz")
+    assert len(built) == 1
+    epoch(1, tmp_path / "state.npz")  # the model in memory is an epoch further by now
+    assert len(built) == 2
+    epoch(0, None).save_state(tmp_path / "state.npz")
+    shutil.copy(tmp_path / "state.npz", tmp_path / "other.npz")
+    epoch(1, tmp_path / "other.npz")
+    assert len(built) == 4
 
 
 def test_a_finished_rung_is_never_computed_again(prepared_digits: Path, tmp_path: Path) -> None:

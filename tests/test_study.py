@@ -277,7 +277,8 @@ def search(study: Study, trials: int, epochs: int, checkpoints: Path) -> Engine:
     def discard(number: int) -> None:
         shutil.rmtree(checkpoints / str(number), ignore_errors=True)
 
-    Search(study, budget, engine, record, task, discard, SearchProgress("fake", Expected(budget, 9, 2, None))).run()  # type: ignore[arg-type]
+    progress = SearchProgress("fake", Expected(budget, 9, 2, None))
+    Search(study, budget, engine, lambda: record, task, discard, progress).run()  # type: ignore[arg-type]
     return engine
 
 

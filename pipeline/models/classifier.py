@@ -11,7 +11,7 @@ import time
 from abc import abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
 
 import numpy as np
 import pydantic
@@ -90,20 +90,22 @@ class KerasClassifier(BaseFamily):
 
         from pipeline.models.trainer import Trainer
 
-        keras.utils.clear_session(free_memory=False)  # a worker builds many models: what the last left must not pile up
-        keras.utils.set_random_seed(seed)
         spec = Spec.of(data)
-        with policy(self.settings.precision, heavy=self.heavy(hyperparameters)):
-            network = self.build(hyperparameters, spec)
-        model = Trainer(network, hyperparameters, seed)
         batch_size = min(int(hyperparameters["batch_size"]), len(data.train))
-        model.compile(
-            optimizer=recipe.optimizer(hyperparameters, span.total * math.ceil(len(data.train) / batch_size)),
-            metrics=[keras.metrics.SparseCategoricalAccuracy(name="accuracy")],
-            **calls.options(),
-        )
-        if state is not None:
-            checkpoint.restore(model, state)
+
+        def build() -> Trainer:
+            with policy(self.settings.precision, heavy=self.heavy(hyperparameters)):
+                network = self.build(hyperparameters, spec)
+            average = self._single(hyperparameters, spec) if hyperparameters["average"] else None
+            trainer = Trainer(network, average, hyperparameters, seed)
+            trainer.compile(
+                optimizer=recipe.optimizer(hyperparameters, span.total * math.ceil(len(data.train) / batch_size)),
+                metrics=[keras.metrics.SparseCategoricalAccuracy(name="accuracy")],
+                **calls.options(),
+            )
+            return trainer
+
+        model = cast("Trainer", checkpoint.begin(build, state, seed))
         weights = _balanced(data.train.labels, spec.classes) if self.settings.class_weights == "balanced" else None
         history = []
         for epoch in range(span.start, span.stop):
@@ -115,16 +117,20 @@ class KerasClassifier(BaseFamily):
             on_epoch(history[-1])
             if stop:
                 break
-        return KerasFitted.of(model, self._exported(network, hyperparameters, spec), history)
+        return KerasFitted.of(model, model.average or self._exported(model.network, hyperparameters, spec), history)
 
     def _exported(self, network: keras.Model, hyperparameters: Hyperparameters, spec: Spec) -> keras.Model:
         """Return the network in single precision, as machines may serve it that gain nothing from less."""
         if network.dtype_policy.compute_dtype == "float32":
             return network
-        with policy("float32", heavy=False):
-            exported = self.build(hyperparameters, spec)
+        exported = self._single(hyperparameters, spec)
         exported.set_weights(network.get_weights())
         return exported
+
+    def _single(self, hyperparameters: Hyperparameters, spec: Spec) -> keras.Model:
+        """Return a new network in single precision."""
+        with policy("float32", heavy=False):
+            return self.build(hyperparameters, spec)
 
 
 def _balanced(labels: Labels, classes: int) -> dict[int, float]:

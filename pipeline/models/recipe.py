@@ -29,6 +29,7 @@ TRAINING: Space = {
     "flip": Choice(choices=(False, True)),
     "cutout": Range(low=0, high=16),
     "mixup": Range(low=0.0, high=1.0),
+    "average": Range(low=0.0, high=0.9999),  # of the weights: share of it that a step leaves; 0: none
 }
 
 SEARCHED: Mapping[str, Any] = {
@@ -43,6 +44,7 @@ SEARCHED: Mapping[str, Any] = {
     "flip": False,  # labels must allow it: a mirrored cat is a cat, a mirrored 3 is no 3
     "cutout": 0,
     "mixup": 0.0,
+    "average": 0.99,
 }
 
 # How the reference models train: Adam at its usual rate, and nothing else.
@@ -58,6 +60,7 @@ PLAIN: Hyperparameters = {
     "flip": False,
     "cutout": 0,
     "mixup": 0.0,
+    "average": 0.0,
 }
 
 

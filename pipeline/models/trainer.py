@@ -13,6 +13,7 @@ import keras
 from keras import ops
 
 from pipeline.models.augment import Augment
+from pipeline.models.average import follow, start
 from pipeline.models.space import Hyperparameters
 
 
@@ -21,24 +22,33 @@ class Trainer(keras.Model):
 
     Args:
         network: The network; it is trained in place.
+        average: Another of the same kind, which becomes the running average of the first and answers in its stead;
+            None where the hyperparameters want none.
         hyperparameters: Those of `recipe.TRAINING`.
         seed: Of augmentation.
     """
 
-    def __init__(self, network: keras.Model, hyperparameters: Hyperparameters, seed: int) -> None:
+    def __init__(
+        self, network: keras.Model, average: keras.Model | None, hyperparameters: Hyperparameters, seed: int
+    ) -> None:
         super().__init__()
         self.network = network
+        self.average = average
+        if average is not None:
+            start(average, network)
         self._generator = keras.random.SeedGenerator(seed)
         self._augment = Augment(hyperparameters, self._generator)
         self._smoothing = float(hyperparameters["label_smoothing"])
         self._l2 = float(hyperparameters["l2"])
         self._mixup = float(hyperparameters["mixup"])
+        self._momentum = float(hyperparameters["average"])
         # What crosses from `call` to `compute_loss`, and from one span of epochs to the next, is state of the model.
         self._share = self.add_weight(shape=(), initializer="ones", trainable=False, name="share")
         self._lowest = self.add_weight(
             shape=(), initializer=keras.initializers.Constant(math.inf), trainable=False, name="lowest_loss"
         )
         self._waited = self.add_weight(shape=(), initializer="zeros", trainable=False, name="waited")
+        self._steps = self.add_weight(shape=(), initializer="zeros", trainable=False, name="steps")
 
     def build(self, input_shape: Any) -> None:
         """Nothing is left to build: the network is."""
@@ -47,12 +57,15 @@ class Trainer(keras.Model):
 
     def call(self, images: Any, training: bool = False) -> Any:
         """Return logits; in training, of changed images, mixed in pairs where asked for."""
-        if training:
-            images = self._augment(images)
-            if self._mixup:
-                self._share.assign(keras.random.beta((), self._mixup, self._mixup, seed=self._generator))
-                images = self._share * images + (1 - self._share) * ops.flip(images, axis=0)
-        return self.network(images, training=training)
+        if not training:
+            return (self.average or self.network)(images, training=False)
+        images = self._augment(images)
+        if self._mixup:
+            self._share.assign(keras.random.beta((), self._mixup, self._mixup, seed=self._generator))
+            images = self._share * images + (1 - self._share) * ops.flip(images, axis=0)
+        if self.average is not None:
+            follow(self.average, self.network, self._momentum, self._steps)
+        return self.network(images, training=True)
 
     def compute_loss(
         self, x: Any = None, y: Any = None, y_pred: Any = None, sample_weight: Any = None, training: bool = True

@@ -13,6 +13,7 @@ from typing import Any
 import keras
 from keras import ops
 
+from pipeline.models.average import follow, start
 from pipeline.models.space import Hyperparameters
 
 _SIGMA = 0.02  # step of the finite difference, in values of a pixel from 0 to 1
@@ -60,8 +61,7 @@ class Adversaries(keras.Model):
     ) -> None:
         super().__init__(dtype="float32")  # of counters and averages; the networks have a policy of their own
         self.generator, self.average, self.discriminator = generator, average, discriminator
-        self.average.trainable = False
-        self.average.set_weights(generator.get_weights())
+        start(average, generator)
         self._noise = keras.random.SeedGenerator(seed)
         self._latent = int(hyperparameters["latent"])
         self._conditional = bool(hyperparameters["conditional"])
@@ -99,7 +99,7 @@ class Adversaries(keras.Model):
             shifted = real[:some] + _SIGMA * keras.random.normal(ops.shape(real[:some]), seed=self._noise)
             logits["shifted"] = self._judge(shifted, [of[:some] for of in labels])
         if training:
-            self._follow()
+            follow(self.average, self.generator, self._momentum, self._steps)
         return logits
 
     def compute_loss(
@@ -128,12 +128,3 @@ class Adversaries(keras.Model):
             weights, network.non_trainable_variables, [images, *labels] if labels else images, training=True
         )
         return judged
-
-    def _follow(self) -> None:
-        """Move the average towards the generator: at first fast, so that the first steps do not linger in it."""
-        self._steps.assign(self._steps + 1)
-        momentum = ops.minimum(self._momentum, self._steps / (self._steps + 10))
-        for mean, weight in zip(self.average.weights, self.generator.weights, strict=True):
-            if "seed_generator" not in weight.path:
-                value = ops.stop_gradient(ops.convert_to_tensor(weight))
-                mean.assign(momentum * mean + (1 - momentum) * value)

@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import numpy as np
 
@@ -91,18 +91,15 @@ class Family(BaseFamily):
 
         if self.scale is None:
             raise DataError("gan: no scale", expected="that of the stage features", next_step="dvc repro features")
-        keras.utils.clear_session(free_memory=False)
-        keras.utils.set_random_seed(seed)
-        model = self._adversaries(hyperparameters, Spec.of(data), seed)
         batch_size = min(int(hyperparameters["batch_size"]), len(data.train))
-        model.compile(
-            optimizer=keras.optimizers.Adam(
-                *(float(hyperparameters[name]) for name in ("learning_rate", "beta_1", "beta_2"))
-            ),
-            **calls.options(),
-        )
-        if state is not None:
-            checkpoint.restore(model, state)
+
+        def build() -> Adversaries:
+            adversaries = self._adversaries(hyperparameters, Spec.of(data), seed)
+            rate, *means = (float(hyperparameters[name]) for name in ("learning_rate", "beta_1", "beta_2"))
+            adversaries.compile(optimizer=keras.optimizers.Adam(rate, *means), **calls.options())
+            return adversaries
+
+        model = cast("Adversaries", checkpoint.begin(build, state, seed))
         history = []
         for epoch in range(span.start, span.stop):
             metrics = _train_epoch(model, data, batch_size, seed, epoch)

@@ -98,19 +98,15 @@ class Family(BaseFamily):
         on_epoch: OnEpoch,
     ) -> Fitted:
         """Train some epochs; see `BaseFamily.fit`. On a CPU, a training cut into spans gives identical weights."""
-        import keras
-
-        keras.utils.clear_session(free_memory=False)
-        keras.utils.set_random_seed(seed)
-        network = self.build(hyperparameters, Spec.of(data))
         batch_size = min(int(hyperparameters["batch_size"]), len(data.train))
-        network.compile(
-            recipe.optimizer(hyperparameters, span.total * math.ceil(len(data.train) / batch_size)),
-            "mse",
-            **calls.options(),
-        )
-        if state is not None:
-            checkpoint.restore(network, state)
+
+        def build() -> keras.Model:
+            model = self.build(hyperparameters, Spec.of(data))
+            optimizer = recipe.optimizer(hyperparameters, span.total * math.ceil(len(data.train) / batch_size))
+            model.compile(optimizer, "mse", **calls.options())
+            return model
+
+        network = checkpoint.begin(build, state, seed)
         baseline = _baseline(data.val.images)
         history = []
         for epoch in range(span.start, span.stop):
