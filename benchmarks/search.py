@@ -36,6 +36,7 @@ from pipeline.datasets.base import Splits, load_splits, save_splits
 
 ROOT = Path(__file__).resolve().parents[1]
 FAMILY, TRIAL_EPOCHS = "cnn", 9
+SETTINGS = {"space": {"architecture": "plain"}}  # what users of the peers have, too: our network `fast` stays out
 TRAIN, VAL = 30_000, 5_000
 OTHERS = ("optuna", "kerastuner")
 Epoch = tuple[float, float]  # seconds since the start, validation accuracy
@@ -67,7 +68,7 @@ def compiled(hyperparameters: dict[str, Any], splits: Splits) -> Any:
 
     from pipeline.models.base import Spec, load
 
-    model = load(FAMILY, {}).build(hyperparameters, Spec.of(splits))
+    model = load(FAMILY, SETTINGS).build(hyperparameters, Spec.of(splits))
     steps = TRIAL_EPOCHS * -(-len(splits.train) // int(hyperparameters["batch_size"]))
     schedule = keras.optimizers.schedules.CosineDecay(float(hyperparameters["learning_rate"]), steps)
     optimizer = keras.optimizers.AdamW(schedule, weight_decay=float(hyperparameters["weight_decay"]))
@@ -85,7 +86,7 @@ def search_optuna(splits: Splits, seed: int, told: Told, folder: Path) -> None:
     del folder
     images, labels = np.asarray(splits.train.images), np.asarray(splits.train.labels)
     validation = (np.asarray(splits.val.images), np.asarray(splits.val.labels))
-    family = load(FAMILY, {})
+    family = load(FAMILY, SETTINGS)
 
     class Pruning(keras.callbacks.Callback):
         def __init__(self, trial: optuna.Trial) -> None:
@@ -122,7 +123,7 @@ def search_kerastuner(splits: Splits, seed: int, told: Told, folder: Path) -> No
 
     from pipeline.models.base import load
 
-    family = load(FAMILY, {})
+    family = load(FAMILY, SETTINGS)
 
     class Asked:
         """KerasTuner's hyperparameters as our families ask for them."""
@@ -216,7 +217,7 @@ def ours(data: Path, seed: int, folder: Path) -> tuple[list[str], Path, dict[str
     """Return how the search stage is started, in a workspace of its own."""
     budget = {"trials": 100_000, "epochs": 1_000_000, "minutes": 1000, "trial_epochs": TRIAL_EPOCHS}
     settings = [f"search.seed={seed}", f"search.budget.mnist={json.dumps(budget)}", "search.presets=false"]
-    settings += [f"{FAMILY}.space_for={{}}"]  # the peers search the family's space as it is
+    settings += [f"{FAMILY}={json.dumps(SETTINGS)}"]  # nothing narrower for MNIST: the peers search the family's space
     workspace.prepare(folder / "ours", [*settings, f"families=[{FAMILY}]"])
     command = [sys.executable, "-m", "pipeline.search", "--dataset", "mnist", "--family", FAMILY, "--data", str(data)]
     command += ["--features", "data/features", "--studies", "data/studies", "--output", "reports/search"]

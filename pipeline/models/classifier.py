@@ -17,7 +17,7 @@ import numpy as np
 import pydantic
 
 from pipeline.datasets.base import Labels, Splits
-from pipeline.models import calls, checkpoint, recipe
+from pipeline.models import calls, checkpoint, feed, recipe
 from pipeline.models.base import (
     BaseFamily,
     FamilySettings,
@@ -148,15 +148,11 @@ def _train_epoch(
     order = np.random.default_rng([seed, epoch]).permutation(len(data.train))
     shuffled = data.train.take(order)
     history = model.fit(
-        shuffled.images,
-        shuffled.labels,
-        batch_size=batch_size,
+        **feed.batches((shuffled.images, shuffled.labels), batch_size),
+        **feed.validation((np.asarray(data.val.images), np.asarray(data.val.labels)), _VALIDATION_BATCH),
         initial_epoch=epoch,
         epochs=epoch + 1,
-        shuffle=False,
         class_weight=weights,
-        validation_data=(np.asarray(data.val.images), np.asarray(data.val.labels)),
-        validation_batch_size=_VALIDATION_BATCH,
         verbose=0,
     ).history
     metrics = {name: float(values[0]) for name, values in history.items()}

@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from pipeline.datasets.base import Images, Labelled, Labels, Splits, new_folder
 from pipeline.errors import DataError
-from pipeline.models import calls, distances
+from pipeline.models import calls, distances, feed
 
 if TYPE_CHECKING:
     import keras
@@ -97,7 +97,7 @@ def train(data: Splits, folder: Path, *, steps: int, seed: int) -> float:
     rounds = -(-steps * _BATCH // len(data.train))
     order = np.concatenate([orders.permutation(len(data.train)) for _ in range(rounds)])[: steps * _BATCH]
     shown = data.train.take(order)
-    trained.fit(shown.images, shown.labels, batch_size=_BATCH, shuffle=False, verbose=0)
+    trained.fit(**feed.batches((shown.images, shown.labels), _BATCH), verbose=0)
     seen = {"train": _see(network, data.train.images), "val": _see(network, data.val.images)}
     accuracy = float((seen["val"].classes == data.val.labels).mean())
     with new_folder(folder) as partial:
@@ -184,7 +184,7 @@ def _network(image_shape: tuple[int, int, int], classes: int) -> keras.Model:
 
 
 def _see(network: keras.Model, images: Images) -> Seen:
-    features, logits = network.predict(np.asarray(images), batch_size=_PREDICTED, verbose=0)
+    features, logits = feed.predict(network, [np.asarray(images)], _PREDICTED)
     return Seen(np.asarray(features, np.float32), np.asarray(logits).argmax(axis=1).astype(np.int64))
 
 

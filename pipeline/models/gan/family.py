@@ -13,7 +13,7 @@ import numpy as np
 
 from pipeline.datasets.base import Images, Labels, Splits
 from pipeline.errors import DataError
-from pipeline.models import calls, checkpoint, distances, pictures
+from pipeline.models import calls, checkpoint, distances, feed, pictures
 from pipeline.models.base import BaseFamily, Fitted, Metrics, OnEpoch, Preset, Span, Spec, TrainingError
 from pipeline.models.fitted import KerasFitted
 from pipeline.models.gan import networks
@@ -157,8 +157,8 @@ def generate(generator: keras.Model, labels: Labels, seed: int) -> Images:
     """Return as many images as labels, uint8 (N, H, W, C); a generator that is not conditional leaves them aside."""
     inputs = generator.inputs
     noise = np.random.default_rng(seed).standard_normal((len(labels), inputs[0].shape[1]), np.float32)
-    asked = [noise, labels.astype(np.int32)] if len(inputs) == 2 else noise
-    drawn = generator.predict(asked, batch_size=_DRAWN, verbose=0)
+    asked = [noise, labels.astype(np.int32)][: len(inputs)]
+    drawn = feed.predict(generator, asked, _DRAWN)
     return np.rint(np.asarray(drawn, np.float32) * 255).astype(np.uint8)
 
 
@@ -173,11 +173,9 @@ def _train_epoch(model: Adversaries, data: Splits, batch_size: int, seed: int, e
     started = time.monotonic()
     shuffled = data.train.take(np.random.default_rng([seed, epoch]).permutation(len(data.train)))
     history = model.fit(
-        {"images": shuffled.images, "labels": shuffled.labels.astype(np.int32)},
-        batch_size=batch_size,
+        **feed.batches(({"images": shuffled.images, "labels": shuffled.labels.astype(np.int32)},), batch_size),
         initial_epoch=epoch,
         epochs=epoch + 1,
-        shuffle=False,
         verbose=0,
     ).history
     metrics = {name: float(values[0]) for name, values in history.items()}

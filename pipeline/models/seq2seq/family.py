@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from pipeline.datasets.base import Images, Splits
-from pipeline.models import calls, checkpoint, pictures, recipe
+from pipeline.models import calls, checkpoint, feed, pictures, recipe
 from pipeline.models.base import BaseFamily, Fitted, Metrics, OnEpoch, Span, Spec, TrainingError
 from pipeline.models.fitted import KerasFitted
 from pipeline.models.space import Choice, Hyperparameters, Range, Space
@@ -156,13 +156,10 @@ def _train_epoch(network: keras.Model, data: Splits, batch_size: int, seed: int,
     started = time.monotonic()
     order = np.random.default_rng([seed, epoch]).permutation(len(data.train))
     history = network.fit(
-        *_halves(data.train.take(order).images),
-        batch_size=batch_size,
+        **feed.batches(_halves(data.train.take(order).images), batch_size),
+        **feed.validation(_halves(np.asarray(data.val.images)), _VALIDATION_BATCH),
         initial_epoch=epoch,
         epochs=epoch + 1,
-        shuffle=False,
-        validation_data=_halves(np.asarray(data.val.images)),
-        validation_batch_size=_VALIDATION_BATCH,
         verbose=0,
     ).history
     metrics = {name: float(values[0]) for name, values in history.items()}
