@@ -4,7 +4,7 @@ Both train one fixed list of configurations on the same images for the same epoc
 one process that builds, compiles and fits one model after the other with Keras' defaults; the engine is what the search
 stage uses: a worker with one thread per core, many steps per call. Prints both and their ratio, and writes it as JSON.
 
-    python benchmarks/throughput.py [--images 12000] [--data data/prepared/mnist]
+    python benchmarks/throughput.py [--images 30000] [--data data/prepared/mnist]
 """
 
 from __future__ import annotations
@@ -112,7 +112,7 @@ def plain(splits: Splits) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--images", type=int, default=12_000)
+    parser.add_argument("--images", type=int, default=30_000)
     parser.add_argument("--data", type=Path, help="prepared MNIST; noise of its shape if left out")
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "throughput.json")
     arguments = parser.parse_args()

@@ -1,6 +1,6 @@
-"""Points of a search space that are given, not sampled: the presets of a family, and the points of a grid.
+"""Points of a search space that are given, not sampled: presets of a family, the middle, and the points of a grid.
 
-Both come from `suggest`, the function that a family samples with, so conditional dimensions are met where they occur.
+All come from `suggest`, the function that a family samples with, so conditional dimensions are met where they occur.
 """
 
 from __future__ import annotations
@@ -77,6 +77,33 @@ def grid(suggest: Suggest, resolution: int) -> list[Hyperparameters]:
                 next_step="fix or narrow dimensions of the family's space, lower search.grid_points, or take qmc",
             )
     return points
+
+
+def centre(suggest: Suggest) -> Hyperparameters:
+    """Return the middle of a space: of every range, and of every list of choices; of two choices the first."""
+    middle = _Middle()
+    suggest(middle)
+    return middle.point
+
+
+class _Middle:
+    """A trial that takes the middle of whatever it is asked for."""
+
+    def __init__(self) -> None:
+        self.point: Hyperparameters = {}
+
+    def suggest_float(self, name: str, low: float, high: float, *, log: bool = False) -> float:
+        return float(self._answer(name, _spread(low, high, 1, log=log)))
+
+    def suggest_int(self, name: str, low: int, high: int, *, log: bool = False) -> int:
+        return int(self._answer(name, [round(number) for number in _spread(low, high, 1, log=log)]))
+
+    def suggest_categorical(self, name: str, choices: tuple[Value, ...]) -> Any:
+        return self._answer(name, choices)
+
+    def _answer(self, name: str, answers: Any) -> Any:
+        self.point[name] = answers[(len(answers) - 1) // 2]
+        return self.point[name]
 
 
 class _Walk:

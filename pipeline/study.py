@@ -127,8 +127,8 @@ class Study:
     def ask(self) -> optuna.Trial | None:
         """Return a new trial with its hyperparameters; None when every point of a grid has been tried.
 
-        Presets come first. A point is given to the study just before its trial is started, so that none is given twice
-        and no trial waits for a budget that does not reach it.
+        Presets come first, then the middle of the space where a sampler learns. A point is given to the study just
+        before its trial is started, so that none is given twice and no trial waits for a budget that does not reach it.
         """
         known = [trial.user_attrs.get("given") for trial in self._study.get_trials(deepcopy=False)]
         waiting = len(known) > len(self.trials)
@@ -157,6 +157,8 @@ class Study:
             found = points.grid(self._suggest, settings.grid_points)
             order = random.Random(self.seed).sample(range(len(found)), len(found))  # a budget may cut the grid short
             given.update({f"grid {place}": (found[place], {}) for place in order})
+        elif settings.sampler in ("tpe", "gp"):  # they learn, but would guess first: a space is drawn around a guess
+            given["centre"] = (points.centre(self._suggest), {})
         return given
 
     def next_rung(self, trial: optuna.Trial) -> tuple[int, int] | None:

@@ -96,6 +96,12 @@ def test_a_study_opened_anew_before_every_trial_proposes_no_point_twice(sampler:
     assert all(("momentum" in point) == point["norm"] for point in found)
 
 
+def test_a_sampler_that_learns_begins_in_the_middle_and_another_does_not(tmp_path: Path) -> None:
+    first = {name: hyperparameters(ask(opened(tmp_path / name, sampler=name))) for name in ("tpe", "random", "qmc")}
+    assert first["tpe"] == {"rate": pytest.approx(1e-3), "layers": 2, "norm": True, "momentum": 0.75}
+    assert first["random"] != first["tpe"] != first["qmc"]
+
+
 def test_qmc_spreads_from_the_first_trial_on_whoever_asks(tmp_path: Path) -> None:
     study = opened(tmp_path / "one", sampler="qmc")
     whole = [end(study, ask(study)) for _ in range(8)]

@@ -39,7 +39,7 @@ class Family(KerasClassifier):
             **TRAINING,
         }
         self.searched: Mapping[str, Any] = {  # type: ignore[misc]
-            "architecture": ["plain", "fast"],
+            "architecture": ["fast", "plain"],
             **{f"{a}_{key}": value for a, module in known.items() for key, value in module.SEARCHED.items()},
             **SEARCHED,
         }
