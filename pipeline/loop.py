@@ -18,9 +18,14 @@ from pipeline.trials import history
 if TYPE_CHECKING:
     import optuna
 
+_MOST_WAITING = 12  # trials, the best of them: each keeps a checkpoint, and disk use is bounded
+
 
 class Search:
     """The loop: ask for trials, train them rung by rung, prune between rungs, until the budget is met.
+
+    Where the study makes trials wait, one that has come to a rung lets others come, too. The best of them go on when a
+    worker is free; those that never may go on end with the search.
 
     Args:
         study: The study to work on.
@@ -52,6 +57,8 @@ class Search:
         self._discard = discard
         self._progress = progress
         self._running: dict[int, optuna.Trial] = {}
+        self._waiting: dict[int, optuna.Trial] = {}
+        self._exhausted = False  # the study has no more trials to ask for
         self._promised: dict[int, int] = {}  # epochs of the rungs that workers are training, by trial
         self._clock = time.monotonic()
 
@@ -83,16 +90,35 @@ class Search:
             self._record.interrupt(status)
 
     def _fill(self) -> None:
-        """Give every idle worker a new trial, while there is one that the budget allows."""
-        while len(self._running) < self._executor.slots and self._may_start():
-            asked = self._study.ask()
-            if asked is None:
-                return
-            self._advance(asked)
+        """Give every idle worker a trial that may go on, else a new one; end those that wait in vain."""
+        while len(self._running) < self._executor.slots and (trial := self._promoted() or self._new()) is not None:
+            self._advance(trial)
+        while len(self._waiting) > (_MOST_WAITING if self._running else 0):
+            trial = self._waiting.pop(self._study.last(self._waiting))
+            self._end(trial, "pruned", f"not among the best after {len(history(trial))} epochs")
+
+    def _promoted(self) -> optuna.Trial | None:
+        """Return a trial that has waited and may go on."""
+        final = not self._running and not self._may_start()
+        number = self._study.promotable(self._waiting, final=final)
+        if number is None:
+            return None
+        trial = self._waiting.pop(number)
+        self._study.promote(trial)
+        return trial
+
+    def _new(self) -> optuna.Trial | None:
+        """Return a new trial, where the budget allows one and the study has one."""
+        if not self._may_start():
+            return None
+        asked = self._study.ask()
+        self._exhausted = asked is None
+        return asked
 
     def _may_start(self) -> bool:
         """Tell whether the budget allows another trial; its first rung must fit, too."""
-        return len(self._study.trials) < self._budget.trials and not self._spent(self._study.rungs[0])
+        within = len(self._study.trials) < self._budget.trials and not self._spent(self._study.rungs[0])
+        return within and not self._exhausted
 
     def _spent(self, epochs: int) -> bool:
         """Tell whether training more epochs would go over the budget."""
@@ -101,12 +127,15 @@ class Search:
         return over_time or promised + epochs > self._budget.epochs
 
     def _advance(self, trial: optuna.Trial) -> None:
-        """End a trial that is trained or not good enough, or send its next rung to a worker."""
+        """End a trial that is trained or not good enough, let it wait, or send its next rung to a worker."""
         rung = self._study.next_rung(trial)
         if violation := self._study.violation(trial):
             self._end(trial, "pruned", violation)
         elif rung is None:
             self._end(trial, "complete")
+        elif self._study.waits(trial):
+            self._waiting[trial.number] = trial
+            self._mirror(trial.number)
         elif history(trial) and trial.should_prune():
             self._end(trial, "pruned", f"not among the best after {len(history(trial))} epochs")
         elif history(trial) and self._spent(rung[1] - rung[0]):
@@ -156,4 +185,4 @@ class Search:
         if now - self._clock >= 1.0:  # the study's clock is written about once a second, not at every event
             self._study.spend(now - self._clock)
             self._clock = now
-            self._progress.update(self._study, self._budget)
+            self._progress.update(self._study, self._budget, len(self._waiting))

@@ -74,8 +74,14 @@ class SearchProgress:
         told = cost.told(self._expected.budget, self._expected.epochs, self._expected.slots, measured)
         self._console.print(f"{self._label}: {told}", highlight=False, soft_wrap=True)
 
-    def update(self, study: Study, budget: Budget) -> None:
-        """Show how far a study is. Call it as often as you like: away from a terminal it looks now and then only."""
+    def update(self, study: Study, budget: Budget, waiting: int) -> None:
+        """Show how far a study is. Call it as often as you like: away from a terminal it looks now and then only.
+
+        Args:
+            study: The study.
+            budget: When it ends.
+            waiting: How many trials wait at a rung.
+        """
         now = time.monotonic()
         if not self._console.is_terminal and now - self._told < _LINE_INTERVAL_S:
             return
@@ -85,7 +91,8 @@ class SearchProgress:
         told = (  # what matters most comes first: a narrow terminal cuts the rest off
             f"best {'-' if state.best is None else f'{state.best.value:.4f}'},"
             f" {_left(study.elapsed_s, share, budget)}, {state.ended}/{budget.trials} trials"
-            f" ({state.counts['running']} running, {state.counts['pruned']} pruned, {state.counts['failed']} failed),"
+            f" ({state.counts['running'] - waiting} running, {waiting} waiting, {state.counts['pruned']} pruned,"
+            f" {state.counts['failed']} failed),"
             f" {state.epochs}/{budget.epochs} epochs"
         )
         self._progress.update(self._task, completed=min(share, 1.0), told=told)

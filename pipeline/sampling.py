@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import importlib.util
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from typing import TYPE_CHECKING, Any
 
 from pipeline.budget import Settings
@@ -15,6 +15,7 @@ from pipeline.points import Suggest
 if TYPE_CHECKING:
     import optuna
     from optuna.distributions import BaseDistribution
+    from optuna.trial import FrozenTrial, TrialState
 
 _STARTUP_TRIALS = 5  # at random, before a sampler that learns has something to learn from
 _TRIED = 64  # random trials that show which dimensions a space has
@@ -51,7 +52,7 @@ def _sampler(settings: Settings, seed: int, drawn: int, suggest: Suggest) -> opt
         return _qmc(seed, drawn, suggest)
     if settings.sampler == "gp":
         return _gp(drawn)
-    return optuna.samplers.TPESampler(seed=drawn, n_startup_trials=_STARTUP_TRIALS, multivariate=True, group=True)
+    return _tpe(drawn)
 
 
 def pruner(settings: Settings, trial_epochs: int) -> optuna.pruners.BasePruner:
@@ -59,7 +60,7 @@ def pruner(settings: Settings, trial_epochs: int) -> optuna.pruners.BasePruner:
     from optuna import pruners
 
     by_name: dict[str, Callable[[], optuna.pruners.BasePruner]] = {
-        "halving": lambda: pruners.SuccessiveHalvingPruner(min_resource=1, reduction_factor=settings.reduction),
+        "halving": pruners.NopPruner,  # trials wait instead, see `Study.promotable`: Optuna's cannot make them
         "hyperband": lambda: pruners.HyperbandPruner(
             min_resource=1, max_resource=trial_epochs, reduction_factor=settings.reduction
         ),
@@ -67,6 +68,24 @@ def pruner(settings: Settings, trial_epochs: int) -> optuna.pruners.BasePruner:
         "none": pruners.NopPruner,
     }
     return by_name[settings.pruner]()
+
+
+def _tpe(drawn: int) -> optuna.samplers.BaseSampler:
+    import optuna
+
+    class Tree(optuna.samplers.TPESampler):
+        """TPE that learns from trials that wait at a rung as from pruned ones: Optuna's sees only that they run."""
+
+        def infer_relative_search_space(self, study: Any, trial: Any) -> dict[str, BaseDistribution]:
+            return super().infer_relative_search_space(_with_waiting(study), trial)
+
+        def sample_relative(self, study: Any, trial: Any, search_space: Any) -> dict[str, Any]:
+            return super().sample_relative(_with_waiting(study), trial, search_space)
+
+        def sample_independent(self, study: Any, trial: Any, param_name: str, param_distribution: Any) -> Any:
+            return super().sample_independent(_with_waiting(study), trial, param_name, param_distribution)
+
+    return Tree(seed=drawn, n_startup_trials=_STARTUP_TRIALS, multivariate=True, group=True)
 
 
 def _qmc(seed: int, drawn: int, suggest: Suggest) -> optuna.samplers.BaseSampler:
@@ -107,17 +126,46 @@ def _gp(drawn: int) -> optuna.samplers.BaseSampler:
     return Process(seed=drawn, n_startup_trials=_STARTUP_TRIALS, deterministic_objective=False)
 
 
-def _without_presets(study: optuna.Study) -> optuna.Study:
+def _without_presets(study: Any) -> Any:
     """Return a view of a study that lacks the presets of which the sampler was told in part."""
-    view = copy.copy(study)
 
-    def trials(*arguments: Any, **named: Any) -> list[optuna.trial.FrozenTrial]:
-        known = study._get_trials(*arguments, **named)
-        return [t for t in known if set(t.user_attrs.get("hyperparameters", t.params)) == set(t.params)]
+    def whole(trials: list[FrozenTrial]) -> list[FrozenTrial]:
+        return [t for t in trials if set(t.user_attrs.get("hyperparameters", t.params)) == set(t.params)]
 
-    view._get_trials = trials  # type: ignore[method-assign]
-    view.get_trials = trials  # type: ignore[method-assign]
-    return view
+    return _View(_with_waiting(study), whole)
+
+
+def _with_waiting(study: Any) -> Any:
+    """Return a view of a study in which trials that run and have reported are pruned ones."""
+    from optuna.trial import TrialState
+
+    def told(trial: FrozenTrial) -> FrozenTrial:
+        if trial.state != TrialState.RUNNING or not trial.intermediate_values:
+            return trial
+        seen = copy.copy(trial)
+        seen.state = TrialState.PRUNED
+        return seen
+
+    return _View(study, lambda trials: [told(trial) for trial in trials])
+
+
+class _View:
+    """A study, or what Optuna's pruners make of one, whose trials a sampler sees changed."""
+
+    def __init__(self, study: Any, change: Callable[[list[FrozenTrial]], list[FrozenTrial]]) -> None:
+        self._seen = study
+        self._change = change
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._seen, name)
+
+    def _get_trials(
+        self, deepcopy: bool = True, states: Container[TrialState] | None = None, use_cache: bool = False
+    ) -> list[FrozenTrial]:
+        changed = self._change(self._seen._get_trials(deepcopy, None, use_cache))
+        return changed if states is None else [trial for trial in changed if trial.state in states]
+
+    get_trials = _get_trials
 
 
 def _dimensions(suggest: Suggest) -> dict[str, BaseDistribution]:

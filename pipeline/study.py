@@ -10,7 +10,7 @@ import math
 import random
 import sqlite3
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
 _FILE = "study.db"
+_PROMOTED = "promoted"  # attribute of a trial: to which epoch it may go on
 _ENOUGH = 4  # complete trials, below which importances are noise
 _FEW = 16  # points of a space that are tried one by one, whatever the sampler
 _Given = tuple[Hyperparameters, dict[str, Any]]
@@ -103,6 +104,7 @@ class Study:
             sampler=sampling.sampler(settings, self.seed, seen, family.suggest),
             pruner=sampling.pruner(settings, self.total),
         )
+        self._halving = settings.reduction if settings.pruner == "halving" else 0
         self._limits = settings.constraints.limits()
         self._grid = settings.sampler == "grid" or _few(family.dimensions)  # to sample would be to repeat
         self._suggest = family.suggest
@@ -167,6 +169,42 @@ class Study:
             return None
         start = len(history(trial))
         return next(((start, end) for end in self.rungs if end > start), None)
+
+    def waits(self, trial: optuna.Trial) -> bool:
+        """Tell whether a trial has come to a rung at which it has to wait until it is promoted."""
+        return bool(self._halving) and 0 < len(history(trial)) >= trial.user_attrs.get(_PROMOTED, 0)
+
+    def promotable(self, waiting: Collection[int], *, final: bool) -> int | None:
+        """Return which of the waiting trials goes on: one in `search.reduction` of those that came to a rung, the best.
+
+        This is asynchronous successive halving (Li et al., arXiv:1810.05934): who waits goes on from a checkpoint when
+        enough others have come, so that no trial goes far because it came first.
+
+        Args:
+            waiting: Numbers of the trials that wait.
+            final: Whether no others will come, so that the best goes on however few there are.
+        """
+        if not waiting:
+            return None
+        judged = [trial for trial in _judged(self.trials) if not self.violation(trial)]
+        for end in reversed(self.rungs[:-1]):
+            reached = [trial for trial in judged if len(history(trial)) >= end or stopped(trial)]
+            places = max(len(reached) // self._halving, int(final))
+            best = sorted(reached, key=lambda trial: (-history(trial)[:end][-1][self.objective], trial.number))[:places]
+            number = next((t.number for t in best if t.number in waiting and len(history(t)) == end), None)
+            if number is not None:
+                return number
+        return None
+
+    def promote(self, trial: optuna.Trial) -> None:
+        """Let a trial go on that has waited. A search that is killed in its next rung finds that written here."""
+        rung = self.next_rung(trial)
+        trial.set_user_attr(_PROMOTED, rung[1] if rung else self.total)
+
+    def last(self, waiting: Collection[int]) -> int:
+        """Return which of the waiting trials has come least far, and there was worst."""
+        trials = [trial for trial in self.trials if trial.number in waiting]
+        return min(trials, key=lambda t: (len(history(t)), history(t)[-1][self.objective], -t.number)).number
 
     def record(self, trial: optuna.Trial, epochs: Sequence[Metrics]) -> None:
         """Add the epochs of a finished rung to a trial, and report them to the pruner.
@@ -283,8 +321,8 @@ class Study:
 
 
 def _judged(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
-    """Return the trials that have ended with a value."""
-    return [trial for trial in trials if history(trial) and trial.state.name in ("COMPLETE", "PRUNED")]
+    """Return the trials that have a value, which they may better yet."""
+    return [trial for trial in trials if history(trial) and trial.state.name != "FAIL"]
 
 
 def _few(dimensions: Mapping[str, Dimension]) -> bool:

@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 import optuna
 import pytest
 
-from pipeline import params, points, shelf
+from pipeline import loop, params, points, sampling, shelf
 from pipeline.budget import Budget, Settings
 from pipeline.definition import Definition
 from pipeline.engine.base import Done, Event
@@ -56,10 +56,10 @@ class Family(BaseFamily):
         raise NotImplementedError
 
 
-def opened(folder: Path, **search: Any) -> Study:
+def opened(folder: Path, trial_epochs: int = 3, **search: Any) -> Study:
     """Open a study, or open it again."""
     settings = params.parse("search", {"budget": BUDGET, **search}, Settings)
-    definition = Definition("digits", "fake", "d", "c", {}, settings.defining(), 3, "tensorflow")
+    definition = Definition("digits", "fake", "d", "c", {}, settings.defining(), trial_epochs, "tensorflow")
     return Study(folder, definition, settings, Family("fake", FamilySettings()))
 
 
@@ -164,7 +164,7 @@ def test_gp_without_torch_says_what_to_do(tmp_path: Path, monkeypatch: pytest.Mo
         opened(tmp_path, sampler="gp")
 
 
-@pytest.mark.parametrize("pruner", ["halving", "hyperband", "median"])
+@pytest.mark.parametrize("pruner", ["hyperband", "median"])
 def test_a_pruner_ends_bad_trials_and_none_does_not(pruner: str, tmp_path: Path) -> None:
     def bad_ones_pruned(name: str) -> list[bool]:
         study = opened(tmp_path / name, pruner=name)
@@ -179,6 +179,59 @@ def test_a_pruner_ends_bad_trials_and_none_does_not(pruner: str, tmp_path: Path)
 
     assert any(bad_ones_pruned(pruner))
     assert not any(bad_ones_pruned("none"))
+
+
+def test_halving_lets_one_in_three_go_on_the_best_and_higher_rungs_first(tmp_path: Path) -> None:
+    study = opened(tmp_path, trial_epochs=9)
+    waiting: dict[int, optuna.Trial] = {}
+
+    def come(value: float) -> int:
+        trial = ask(study)
+        study.record(trial, [epoch(1, value)])
+        waiting[trial.number] = trial
+        return trial.number
+
+    def go_on(number: int, value: float) -> None:
+        trial = waiting.pop(number)
+        study.promote(trial)
+        assert not study.waits(trial)
+        start, stop = study.next_rung(trial) or (0, 0)
+        study.record(trial, [epoch(n, value) for n in range(start + 1, stop + 1)])
+        waiting[number] = trial
+
+    bad, good, better = come(0.5), come(0.8), None
+    assert study.promotable(waiting, final=False) is None  # nobody goes far because it came first
+    assert study.waits(waiting[bad])
+    better = come(0.9)
+    assert study.promotable(waiting, final=False) == better
+    go_on(better, 0.95)
+    assert study.promotable(waiting, final=False) is None
+    assert study.promotable(waiting, final=True) == better  # alone at its rung, but nobody else will come
+    for _ in range(3):
+        come(0.1)
+    assert study.promotable(waiting, final=False) == good
+    go_on(good, 0.97)
+    seventh = come(0.85)
+    come(0.1)
+    come(0.1)
+    assert study.promotable(waiting, final=False) == seventh
+    go_on(seventh, 0.7)
+    assert study.promotable(waiting, final=False) == good  # three at the second rung
+    assert study.last(waiting) not in (good, better, seventh)
+    again = opened(tmp_path, trial_epochs=9)
+    assert {trial.number for trial in again.unfinished() if again.waits(trial)} == set(waiting)
+
+
+def test_a_sampler_learns_from_trials_that_wait(tmp_path: Path) -> None:
+    told = opened(tmp_path / "told", sampler="tpe")
+    for place in range(8):
+        trial = ask(told)
+        told.record(trial, [epoch(1, 0.9 if place == 3 else 0.1)])  # they all wait, none has ended
+    waiting = sampling._with_waiting(told._study)
+    assert len(waiting._get_trials(states=(optuna.trial.TrialState.PRUNED,))) == 8
+    assert not waiting._get_trials(states=(optuna.trial.TrialState.RUNNING,))
+    assert {trial.state for trial in told._study.get_trials()} == {optuna.trial.TrialState.RUNNING}
+    assert told._study.sampler.infer_relative_search_space(told._study, told.trials[0])  # it knows the dimensions
 
 
 INSIDE: Hyperparameters = {"rate": 2e-3, "layers": 2, "norm": False}
@@ -295,10 +348,10 @@ def test_checkpoints_of_ended_trials_go_at_once_those_that_a_kill_left_too(tmp_p
         ask(study)
     for number in range(3):
         (checkpoints / str(number)).mkdir(parents=True)
-    engine = search(study, 9, 99, checkpoints)
-    assert engine.most <= engine.slots
+    engine = search(study, 40, 999, checkpoints)
+    assert engine.most <= 2 * engine.slots + loop._MOST_WAITING  # those that are trained, were just trained, and wait
     assert not list(checkpoints.iterdir())
-    assert len(study.trials) == 9
+    assert len(study.trials) == 40
     assert engine.epochs == study.epochs() - 3  # those of the trial that had ended
 
 
