@@ -56,7 +56,7 @@ class Search:
         self._rung = rung
         self._discard = discard
         self._progress = progress
-        self._running: dict[int, optuna.Trial] = {}
+        self._running: dict[int, tuple[optuna.Trial, Rung]] = {}
         self._waiting: dict[int, optuna.Trial] = {}
         self._exhausted = False  # the study has no more trials to ask for
         self._promised: dict[int, int] = {}  # epochs of the rungs that workers are training, by trial
@@ -142,21 +142,22 @@ class Search:
             self._end(trial, "pruned", "the budget of the search was met")
         else:
             self._promised[trial.number] = rung[1] - rung[0]
-            self._running[trial.number] = trial
-            self._executor.submit(trial.number, self._rung(trial, *rung))
+            task = self._rung(trial, *rung)
+            self._running[trial.number] = trial, task
+            self._executor.submit(trial.number, task)
             self._mirror(trial.number)
 
     def _handle(self, event: Event, record: Record) -> None:
         if isinstance(event, Progress):
             return
-        trial = self._running.pop(event.key)
+        trial, rung = self._running.pop(event.key)
         del self._promised[event.key]
         if isinstance(event, Done):
             told = {"worker": event.worker, **event.result.measured()}
             for name, value in told.items():
                 trial.set_user_attr(name, value)
             self._study.record(trial, event.result.epochs)
-            record.show(trial.number, len(history(trial)), event.result.pictures)
+            record.show(trial.number, len(history(trial)), [rung.folder / name for name in event.result.pictures])
             self._progress.rung(event.result.epochs, event.result.checkpoint_bytes)
             self._tick()
             self._advance(trial)

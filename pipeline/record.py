@@ -74,7 +74,7 @@ class Record:
         self._children[key] = Run(run.run_id, wanted, len(epochs))
         self._logged[key] = len(epochs)
 
-    def show(self, number: int, epoch: int, pictures: Sequence[str]) -> None:
+    def show(self, number: int, epoch: int, pictures: Sequence[Path]) -> None:
         """Put pictures of what a trial's model gives after an epoch on its run, so that it can be watched learning."""
         if pictures:
             self.tracker.log_pictures(self._children[f"{self.study_name}-{number}"].run_id, pictures, epoch)

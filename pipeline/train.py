@@ -86,7 +86,8 @@ def log(
     tracker.tag(run_id, {"dvc.params": json.dumps(settings), "parameters": str(result.trained.parameters)})
     logged = max((run.epoch for run in tracker.runs(f"attributes.run_id = '{run_id}'").values()), default=0)
     tracker.log_epochs(run_id, result.trained.epochs[logged:])
-    tracker.log_pictures(run_id, result.trained.pictures, len(result.trained.epochs))
+    pictures = [result.rung.folder / name for name in result.trained.pictures]
+    tracker.log_pictures(run_id, pictures, len(result.trained.epochs))
     for seed, value in result.values.items():
         tracker.log_metrics(run_id, {f"seed_{seed}_value": value})
     name, digest = tracker.experiment, data.digest

@@ -110,7 +110,7 @@ def test_a_training_cut_into_rungs_gives_the_same_weights_as_one_run_through(
     for key in arrays[0].files:
         np.testing.assert_array_equal(arrays[0][key], arrays[1][key])
     (picture,) = whole.pictures
-    assert Path(picture).read_bytes().startswith(b"\x89PNG")
+    assert (tmp_path / "whole" / picture).read_bytes().startswith(b"\x89PNG")
 
 
 @pytest.mark.parametrize("loss", ["non_saturating", "hinge", "relativistic"])

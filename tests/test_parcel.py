@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 
 from pipeline.engine import parcel
+from pipeline.models.base import Span
+from pipeline.models.rung import Rung
 
 
 @pytest.fixture
@@ -49,3 +51,14 @@ def test_a_checkpoint_comes_home_whole_and_replaces_the_one_before(tmp_path: Pat
     assert (home / "epoch-0003" / "state.npz").read_bytes() == b"three"
     parcel.bring_home(parcel.pack(away), home)  # told twice
     assert (home / "epoch-0003" / "state.npz").read_bytes() == b"three"
+
+
+def test_a_rung_is_placed_with_all_that_it_reads(tmp_path: Path) -> None:
+    rung = Rung("gan", {}, {}, Path("data"), 0, Span(0, 1, 1), Path("trial"), Path("log"), features=Path("features"))
+    places = tmp_path / "0", tmp_path / "1"
+    placed = rung.placed(places, tmp_path / "trial", tmp_path / "log")
+    assert (placed.data, placed.features) == places
+    assert (placed.folder, placed.ledger) == (tmp_path / "trial", tmp_path / "log")
+    assert rung.inputs == (Path("data"), Path("features"))
+    assert placed.inputs == places
+    assert Rung("mlp", {}, {}, Path("data"), 0, Span(0, 1, 1), Path("t"), Path("l")).inputs == (Path("data"),)

@@ -6,7 +6,7 @@ import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -23,8 +23,8 @@ class Portable(Protocol):
     """A task that knows its files. What it leaves in its folder are subfolders, each complete once it is there."""
 
     @property
-    def data(self) -> Path:
-        """Folder that is only read, the same for many tasks."""
+    def inputs(self) -> Sequence[Path]:
+        """Folders that are only read, the same for many tasks."""
 
     @property
     def folder(self) -> Path:
@@ -34,7 +34,7 @@ class Portable(Protocol):
     def ledger(self) -> Path:
         """File that lines are added to."""
 
-    def placed(self, data: Path, folder: Path, ledger: Path) -> Any:
+    def placed(self, inputs: Sequence[Path], folder: Path, ledger: Path) -> Any:
         """Return the same task with its files elsewhere."""
 
 

@@ -62,7 +62,7 @@ class RayExecutor:
         self._most = most
         self._silence_s = silence_s
         self._submitted: dict[int, _Submitted] = {}
-        self._data: dict[Path, tuple[str, Any]] = {}
+        self._inputs: dict[Path, tuple[str, Any]] = {}
         self._board = self._start_board()
         self._remote = self._ray.remote(
             num_cpus=cluster.cpus, num_gpus=cluster.gpus, max_retries=_RETRIES, max_calls=_TASKS_PER_WORKER
@@ -113,13 +113,18 @@ class RayExecutor:
 
     def _send(self, key: int, task: Any) -> Any:
         if not isinstance(task, parcel.Portable):
-            return self._remote.remote(self._work, task, None, None, None, self._board, key)
-        known = self._data.get(task.data)
-        mark = parcel.fingerprint(task.data)
-        if known is None or known[0] != mark:
-            known = self._data[task.data] = (mark, self._ray.put(parcel.pack(task.data)))
+            return self._remote.remote(self._work, task, (), None, self._board, key)
+        marks, stored = zip(*map(self._stored, task.inputs), strict=True)
         files = parcel.pack(task.folder)
-        return self._remote.remote(self._work, task, known[0], known[1], files, self._board, key)
+        return self._remote.remote(self._work, task, marks, files, self._board, key, *stored)
+
+    def _stored(self, folder: Path) -> tuple[str, Any]:
+        """Return the mark of a folder and its content in the object store, put there once."""
+        known = self._inputs.get(folder)
+        mark = parcel.fingerprint(folder)
+        if known is None or known[0] != mark:
+            known = self._inputs[folder] = (mark, self._ray.put(parcel.pack(folder)))
+        return known
 
     def _note(self, key: int, message: Any) -> Iterator[Event]:
         submitted = self._submitted.get(key)
@@ -190,7 +195,7 @@ class _Board:
 
 
 def _run(
-    work: Work, task: Any, mark: str | None, data: Mapping[str, Any] | None, files: Any, board: Any, key: int
+    work: Work, task: Any, marks: tuple[str, ...], files: Any, board: Any, key: int, *stored: Mapping[str, Any]
 ) -> tuple[str, Any, str, parcel.Files, str]:
     """Run a task on a Ray worker: how it ended, with what, on which worker, the files it leaves, its ledger."""
     import ray
@@ -202,12 +207,13 @@ def _run(
     def emit(message: Any) -> None:
         board.post.remote(key, message)
 
-    if mark is None or data is None:
+    if not marks:
         return (*answer(function, task, emit), worker, {}, "")
     with tempfile.TemporaryDirectory() as scratch:
         folder, ledger = Path(scratch) / task.folder.name, Path(scratch) / "ledger"
         parcel.unpack(files, folder)
-        placed = task.placed(parcel.at_hand(task.data, mark, data), folder, ledger)
+        inputs = [parcel.at_hand(*told) for told in zip(task.inputs, marks, stored, strict=True)]
+        placed = task.placed(inputs, folder, ledger)
         kind, content = answer(function, placed, emit)
         lines = ledger.read_text() if ledger.exists() else ""
         return kind, content, worker, parcel.pack(folder) if kind == "done" else {}, lines

@@ -11,7 +11,7 @@ import json
 import shutil
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -57,9 +57,15 @@ class Rung:
     latency: bool = False
     features: Path | None = None
 
-    def placed(self, data: Path, folder: Path, ledger: Path) -> Rung:
+    @property
+    def inputs(self) -> tuple[Path, ...]:
+        """Folders that it reads."""
+        return (self.data,) if self.features is None else (self.data, self.features)
+
+    def placed(self, inputs: Sequence[Path], folder: Path, ledger: Path) -> Rung:
         """Return the same rung with its files elsewhere: an engine may carry it to another machine."""
-        return replace(self, data=data, folder=folder, ledger=ledger)
+        features = None if self.features is None else inputs[1]
+        return replace(self, data=inputs[0], features=features, folder=folder, ledger=ledger)
 
 
 @dataclass(frozen=True)
@@ -71,7 +77,8 @@ class Trained:
         parameters: Of the model.
         latency_ms: Of its answer for one image, where it was to be measured.
         checkpoint_bytes: Size of its checkpoint.
-        pictures: Files that show what the model gives after its last epoch; there until the next rung is finished.
+        pictures: Files in the rung's folder that show what the model gives after its last epoch; there until the next
+            rung is finished.
     """
 
     epochs: list[Metrics]
@@ -139,7 +146,7 @@ def _train(rung: Rung, finished: Path, emit: Callable[[Metrics], None]) -> None:
             fitted.export(partial / "model")
         latency = _latency_ms(fitted, _load_data(rung.data, version)) if rung.latency else None
         size = (partial / "state.npz").stat().st_size
-        drawn = [str(finished / _PICTURE)] if fitted.draw(partial / _PICTURE) else []
+        drawn = [f"{finished.name}/{_PICTURE}"] if fitted.draw(partial / _PICTURE) else []
         trained = Trained(fitted.history, fitted.parameters, latency, size, drawn)
         (partial / "trained.json").write_text(json.dumps(asdict(trained)))
 

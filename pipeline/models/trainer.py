@@ -81,7 +81,7 @@ class Trainer(keras.Model):
             swapped = keras.losses.categorical_crossentropy(ops.flip(truth, axis=0), y_pred, from_logits=True)
             losses = self._share * losses + (1 - self._share) * swapped
         if sample_weight is not None:
-            losses = losses * ops.reshape(sample_weight, (-1,))
+            losses = losses * ops.cast(ops.reshape(sample_weight, (-1,)), losses.dtype)
         loss = ops.mean(losses)
         if training and self._l2:
             kernels = [weight for weight in self.network.trainable_variables if len(weight.shape) > 1]
