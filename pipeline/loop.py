@@ -99,8 +99,8 @@ class Search:
 
     def _promoted(self) -> optuna.Trial | None:
         """Return a trial that has waited and may go on."""
-        final = not self._running and not self._may_start()
-        number = self._study.promotable(self._waiting, final=final)
+        idle_otherwise = 0 if self._may_start() else self._executor.slots
+        number = self._study.promotable(self._waiting, at_least=idle_otherwise)
         if number is None:
             return None
         trial = self._waiting.pop(number)

@@ -174,7 +174,7 @@ class Study:
         """Tell whether a trial has come to a rung at which it has to wait until it is promoted."""
         return bool(self._halving) and 0 < len(history(trial)) >= trial.user_attrs.get(_PROMOTED, 0)
 
-    def promotable(self, waiting: Collection[int], *, final: bool) -> int | None:
+    def promotable(self, waiting: Collection[int], *, at_least: int = 0) -> int | None:
         """Return which of the waiting trials goes on: one in `search.reduction` of those that came to a rung, the best.
 
         This is asynchronous successive halving (Li et al., arXiv:1810.05934): who waits goes on from a checkpoint when
@@ -182,14 +182,14 @@ class Study:
 
         Args:
             waiting: Numbers of the trials that wait.
-            final: Whether no others will come, so that the best goes on however few there are.
+            at_least: How many go on from each rung however few have come: when no others will, workers would be idle.
         """
         if not waiting:
             return None
         judged = [trial for trial in _judged(self.trials) if not self.violation(trial)]
         for end in reversed(self.rungs[:-1]):
             reached = [trial for trial in judged if len(history(trial)) >= end or stopped(trial)]
-            places = max(len(reached) // self._halving, int(final))
+            places = max(len(reached) // self._halving, at_least)
             best = sorted(reached, key=lambda trial: (-history(trial)[:end][-1][self.objective], trial.number))[:places]
             number = next((t.number for t in best if t.number in waiting and len(history(t)) == end), None)
             if number is not None:

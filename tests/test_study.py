@@ -200,23 +200,23 @@ def test_halving_lets_one_in_three_go_on_the_best_and_higher_rungs_first(tmp_pat
         waiting[number] = trial
 
     bad, good, better = come(0.5), come(0.8), None
-    assert study.promotable(waiting, final=False) is None  # nobody goes far because it came first
+    assert study.promotable(waiting) is None  # nobody goes far because it came first
     assert study.waits(waiting[bad])
     better = come(0.9)
-    assert study.promotable(waiting, final=False) == better
+    assert study.promotable(waiting) == better
     go_on(better, 0.95)
-    assert study.promotable(waiting, final=False) is None
-    assert study.promotable(waiting, final=True) == better  # alone at its rung, but nobody else will come
+    assert study.promotable(waiting) is None
+    assert study.promotable(waiting, at_least=1) == better  # alone at its rung, but nobody else will come
     for _ in range(3):
         come(0.1)
-    assert study.promotable(waiting, final=False) == good
+    assert study.promotable(waiting) == good
     go_on(good, 0.97)
     seventh = come(0.85)
     come(0.1)
     come(0.1)
-    assert study.promotable(waiting, final=False) == seventh
+    assert study.promotable(waiting) == seventh
     go_on(seventh, 0.7)
-    assert study.promotable(waiting, final=False) == good  # three at the second rung
+    assert study.promotable(waiting) == good  # three at the second rung
     assert study.last(waiting) not in (good, better, seventh)
     again = opened(tmp_path, trial_epochs=9)
     assert {trial.number for trial in again.unfinished() if again.waits(trial)} == set(waiting)
