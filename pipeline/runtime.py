@@ -71,8 +71,8 @@ def configure(backend: Backend, threads: int | None = None) -> None:
     Args:
         backend: What Keras runs on.
         threads: CPU threads to use; None leaves the choice to the backend. Small models gain little from a second
-            thread, so worker processes use one each (measured on 2 cores with a small CNN: one process with two threads
-            4,600 images/s, two processes with one thread each 9,300).
+            thread, so worker processes use one each (measured by benchmarks/throughput.py on 2 cores: one process with
+            two threads 7,100 images/s, two workers with one thread each 14,400).
 
     Raises:
         ParamsError: See `check_backend`.

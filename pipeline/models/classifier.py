@@ -1,8 +1,4 @@
-"""How every Keras classifier trains: the loop that families share. Families only say what they build.
-
-Measured on 2 CPU cores with 12,000 MNIST-sized images, one thread, a two-block CNN at batch 128: 32 steps per call gave
-2,014 images/s, one step per call 1,670.
-"""
+"""How every Keras classifier trains: the loop that families share. Families only say what they build."""
 
 from __future__ import annotations
 
