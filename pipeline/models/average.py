@@ -34,4 +34,4 @@ def follow(average: keras.Model, network: keras.Model, momentum: float, steps: k
     for mean, weight in zip(average.weights, network.weights, strict=True):
         if "seed_generator" not in weight.path:
             value = ops.stop_gradient(ops.convert_to_tensor(weight))
-            mean.assign(share * mean + (1 - share) * value)
+            mean.assign(mean + (1 - share) * (value - mean))  # a weight that is frozen stays exactly what it was
