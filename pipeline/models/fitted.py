@@ -36,8 +36,13 @@ class KerasFitted(Fitted):
         checkpoint.save(self.model, path)
 
     def export(self, folder: Path) -> None:
-        """Write ``model.keras``."""
+        """Write ``model.keras``; its layers can be trained, though those of an average are not while it is one."""
+        average = not self.network.trainable
+        if average:
+            self.network.trainable = True
         self.network.save(folder / "model.keras")
+        if average:
+            self.network.trainable = False
 
     def answer(self, images: Images) -> object:
         """Return what the network gives."""
