@@ -37,8 +37,8 @@ from pipeline.datasets.base import Splits, load_splits, save_splits
 
 ROOT = Path(__file__).resolve().parents[1]
 FAMILY, TRIAL_EPOCHS = "cnn", 9
-# Small plain stacks, as tutorials search them: five minutes are enough for each system to try many. With our network
-# `fast` in the space, the peers come to four trials, and which of them is first would decide everything.
+# Small plain stacks, as tutorials search them, so that each system tries several in five minutes. Chosen by us, and not
+# neutral: networks that train longer, such as our `fast`, leave time for few trials, and luck with the first decides.
 SETTINGS: dict[str, Any] = {"space": {"architecture": "plain", "plain_filters": [8, 16], "plain_kernel": 3}}
 TRAIN, VAL = 30_000, 5_000
 OTHERS = ("optuna", "kerastuner")

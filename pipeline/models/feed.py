@@ -1,8 +1,8 @@
 """How arrays reach a model: in the order in which they are to be seen, batch by batch.
 
 On TensorFlow, Keras hands arrays to tf.data, whose autotuning notices the end of an epoch only when its own period is
-over. That doubles from 10 ms on, so an epoch comes to take 10 ms times a power of two (measured with TensorFlow 2.21
-and one thread: 10.3 s for 7.3 s of work). Here all lies in memory and nothing is left to tune, so it is told not to.
+over. That doubles from 10 ms on, so an epoch comes to last 10 ms times a power of two (seen with TensorFlow 2.21). Here
+all lies in memory and nothing is left to tune, so it is told not to.
 """
 
 from __future__ import annotations

@@ -40,9 +40,11 @@ class KerasFitted(Fitted):
         average = not self.network.trainable
         if average:
             self.network.trainable = True
-        self.network.save(folder / "model.keras")
-        if average:
-            self.network.trainable = False
+        try:
+            self.network.save(folder / "model.keras")
+        finally:
+            if average:  # training may go on with it
+                self.network.trainable = False
 
     def answer(self, images: Images) -> object:
         """Return what the network gives."""
