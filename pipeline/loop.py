@@ -94,17 +94,18 @@ class Search:
         while len(self._running) < self._executor.slots and (trial := self._promoted() or self._new()) is not None:
             self._advance(trial)
         while len(self._waiting) > (_MOST_WAITING if self._running else 0):
-            trial = self._waiting.pop(self._study.last(self._waiting))
+            trial = self._waiting.pop(self._study.halving.last(self._study.contenders(), self._waiting))
             self._end(trial, "pruned", f"not among the best after {len(history(trial))} epochs")
 
     def _promoted(self) -> optuna.Trial | None:
         """Return a trial that has waited and may go on."""
         idle_otherwise = 0 if self._may_start() else self._executor.slots
-        number = self._study.promotable(self._waiting, at_least=idle_otherwise)
+        contenders = self._study.contenders() if self._waiting else []
+        number = self._study.halving.promotable(contenders, self._waiting, at_least=idle_otherwise)
         if number is None:
             return None
         trial = self._waiting.pop(number)
-        self._study.promote(trial)
+        self._study.halving.promote(trial)
         return trial
 
     def _new(self) -> optuna.Trial | None:
@@ -133,7 +134,7 @@ class Search:
             self._end(trial, "pruned", violation)
         elif rung is None:
             self._end(trial, "complete")
-        elif self._study.waits(trial):
+        elif self._study.halving.waits(trial):
             self._waiting[trial.number] = trial
             self._mirror(trial.number)
         elif history(trial) and trial.should_prune():

@@ -60,7 +60,7 @@ def pruner(settings: Settings, trial_epochs: int) -> optuna.pruners.BasePruner:
     from optuna import pruners
 
     by_name: dict[str, Callable[[], optuna.pruners.BasePruner]] = {
-        "halving": pruners.NopPruner,  # trials wait instead, see `Study.promotable`: Optuna's cannot make them
+        "halving": pruners.NopPruner,  # trials wait instead, see pipeline/halving.py
         "hyperband": lambda: pruners.HyperbandPruner(
             min_resource=1, max_resource=trial_epochs, reduction_factor=settings.reduction
         ),

@@ -10,7 +10,7 @@ import math
 import random
 import sqlite3
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -19,6 +19,7 @@ from pipeline import points, sampling
 from pipeline.budget import Settings
 from pipeline.definition import Definition
 from pipeline.errors import EngineError
+from pipeline.halving import Halving
 from pipeline.models.base import BaseFamily
 from pipeline.models.space import Choice, Dimension, Hyperparameters
 from pipeline.trials import Metrics, history, hyperparameters, stopped, table
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
 _FILE = "study.db"
-_PROMOTED = "promoted"  # attribute of a trial: to which epoch it may go on
 _ENOUGH = 4  # complete trials, below which importances are noise
 _FEW = 16  # points of a space that are tried one by one, whatever the sampler
 _Given = tuple[Hyperparameters, dict[str, Any]]
@@ -104,7 +104,7 @@ class Study:
             sampler=sampling.sampler(settings, self.seed, seen, family.suggest),
             pruner=sampling.pruner(settings, self.total),
         )
-        self._halving = settings.reduction if settings.pruner == "halving" else 0
+        self.halving = Halving(self.rungs, settings.reduction if settings.pruner == "halving" else 0, self.objective)
         self._limits = settings.constraints.limits()
         self._grid = settings.sampler == "grid" or _few(family.dimensions)  # to sample would be to repeat
         self._suggest = family.suggest
@@ -170,41 +170,9 @@ class Study:
         start = len(history(trial))
         return next(((start, end) for end in self.rungs if end > start), None)
 
-    def waits(self, trial: optuna.Trial) -> bool:
-        """Tell whether a trial has come to a rung at which it has to wait until it is promoted."""
-        return bool(self._halving) and 0 < len(history(trial)) >= trial.user_attrs.get(_PROMOTED, 0)
-
-    def promotable(self, waiting: Collection[int], *, at_least: int = 0) -> int | None:
-        """Return which of the waiting trials goes on: one in `search.reduction` of those that came to a rung, the best.
-
-        This is asynchronous successive halving (Li et al., arXiv:1810.05934): who waits goes on from a checkpoint when
-        enough others have come, so that no trial goes far because it came first.
-
-        Args:
-            waiting: Numbers of the trials that wait.
-            at_least: How many go on from each rung however few have come: when no others will, workers would be idle.
-        """
-        if not waiting:
-            return None
-        judged = [trial for trial in _judged(self.trials) if not self.violation(trial)]
-        for end in reversed(self.rungs[:-1]):
-            reached = [trial for trial in judged if len(history(trial)) >= end or stopped(trial)]
-            places = max(len(reached) // self._halving, at_least)
-            best = sorted(reached, key=lambda trial: (-history(trial)[:end][-1][self.objective], trial.number))[:places]
-            number = next((t.number for t in best if t.number in waiting and len(history(t)) == end), None)
-            if number is not None:
-                return number
-        return None
-
-    def promote(self, trial: optuna.Trial) -> None:
-        """Let a trial go on that has waited. A search that is killed in its next rung finds that written here."""
-        rung = self.next_rung(trial)
-        trial.set_user_attr(_PROMOTED, rung[1] if rung else self.total)
-
-    def last(self, waiting: Collection[int]) -> int:
-        """Return which of the waiting trials has come least far, and there was worst."""
-        trials = [trial for trial in self.trials if trial.number in waiting]
-        return min(trials, key=lambda t: (len(history(t)), history(t)[-1][self.objective], -t.number)).number
+    def contenders(self, trials: Sequence[FrozenTrial] | None = None) -> list[FrozenTrial]:
+        """Return the trials (all, or of those given) that have a value, to be bettered yet, and keep to the limits."""
+        return [trial for trial in _judged(self.trials if trials is None else trials) if not self.violation(trial)]
 
     def record(self, trial: optuna.Trial, epochs: Sequence[Metrics]) -> None:
         """Add the epochs of a finished rung to a trial, and report them to the pruner.
@@ -268,7 +236,7 @@ class Study:
 
         Values after 9 epochs and after 1 do not compare; a training that stopped early has come as far as it would.
         """
-        within = [trial for trial in _judged(trials) if not self.violation(trial)]
+        within = self.contenders(trials)
         if not within:
             return None
         reached = {t.number: self.total if stopped(t) else len(history(t)) for t in within}

@@ -193,33 +193,36 @@ def test_halving_lets_one_in_three_go_on_the_best_and_higher_rungs_first(tmp_pat
 
     def go_on(number: int, value: float) -> None:
         trial = waiting.pop(number)
-        study.promote(trial)
-        assert not study.waits(trial)
+        study.halving.promote(trial)
+        assert not study.halving.waits(trial)
         start, stop = study.next_rung(trial) or (0, 0)
         study.record(trial, [epoch(n, value) for n in range(start + 1, stop + 1)])
         waiting[number] = trial
 
+    def promotable(at_least: int = 0) -> int | None:
+        return study.halving.promotable(study.contenders(), waiting, at_least=at_least)
+
     bad, good, better = come(0.5), come(0.8), None
-    assert study.promotable(waiting) is None  # nobody goes far because it came first
-    assert study.waits(waiting[bad])
+    assert promotable() is None  # nobody goes far because it came first
+    assert study.halving.waits(waiting[bad])
     better = come(0.9)
-    assert study.promotable(waiting) == better
+    assert promotable() == better
     go_on(better, 0.95)
-    assert study.promotable(waiting) is None
-    assert study.promotable(waiting, at_least=1) == better  # alone at its rung, but nobody else will come
+    assert promotable() is None
+    assert promotable(at_least=1) == better  # alone at its rung, but nobody else will come
     for _ in range(3):
         come(0.1)
-    assert study.promotable(waiting) == good
+    assert promotable() == good
     go_on(good, 0.97)
     seventh = come(0.85)
     come(0.1)
     come(0.1)
-    assert study.promotable(waiting) == seventh
+    assert promotable() == seventh
     go_on(seventh, 0.7)
-    assert study.promotable(waiting) == good  # three at the second rung
-    assert study.last(waiting) not in (good, better, seventh)
+    assert promotable() == good  # three at the second rung
+    assert study.halving.last(study.contenders(), waiting) not in (good, better, seventh)
     again = opened(tmp_path, trial_epochs=9)
-    assert {trial.number for trial in again.unfinished() if again.waits(trial)} == set(waiting)
+    assert {trial.number for trial in again.unfinished() if again.halving.waits(trial)} == set(waiting)
 
 
 def test_a_sampler_learns_from_trials_that_wait(tmp_path: Path) -> None:
