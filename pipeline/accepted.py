@@ -15,8 +15,9 @@ from pathlib import Path
 
 import numpy as np
 
+from pipeline.atomic import write_text
 from pipeline.batches import read_npz
-from pipeline.datasets.base import Images, Labelled, Labels, RawImages, Sha256, write_text
+from pipeline.datasets.base import Images, Labelled, Labels, RawImages, Sha256
 from pipeline.errors import DataError
 from pipeline.params import Settings
 

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from pipeline.atomic import write_json
 from pipeline.budget import Budget, Settings
-from pipeline.datasets.base import write_json
 
 _FILE = "cost.json"
 

@@ -18,8 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline import entry, fetch, params
+from pipeline.atomic import new_folder
 from pipeline.bars import Bars
-from pipeline.datasets.base import Pin, PinnedFile, SourceSettings, new_folder
+from pipeline.datasets.base import Pin, PinnedFile, SourceSettings
 from pipeline.errors import DownloadError
 from pipeline.patience import Patience, Unavailable
 from pipeline.sources import Candidate, Environment, candidates

@@ -17,7 +17,8 @@ import numpy as np
 import pydantic
 
 from pipeline import entry, params, runtime
-from pipeline.datasets.base import TestSplit, load_test, new_folder, write_json
+from pipeline.atomic import new_folder, write_json
+from pipeline.datasets.base import TestSplit, load_test
 from pipeline.errors import DataError
 from pipeline.registry import CHAMPION, Registry, load_model, registered_name
 from pipeline.scores import base as scores

@@ -24,7 +24,8 @@ import filelock
 
 from pipeline import accepted, batches, params, workspace
 from pipeline.accepted import Line
-from pipeline.datasets.base import Labelled, RawImages, source_format, write_json
+from pipeline.atomic import write_json
+from pipeline.datasets.base import Labelled, RawImages, source_format
 from pipeline.errors import DataError, PipelineError, nearest
 from pipeline.gate import Settings as GateSettings
 from pipeline.images.reference import Reference

@@ -18,7 +18,7 @@ from typing import Any, Literal
 import pydantic
 
 from pipeline import entry, params
-from pipeline.datasets.base import write_json
+from pipeline.atomic import write_json
 from pipeline.errors import DataError, TrackingError
 from pipeline.registry import CHALLENGER, CHAMPION, Registry, Version, registered_name
 from pipeline.scores import base as scores

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from pipeline import entry, leaderboard, params
-from pipeline.datasets.base import write_text
+from pipeline.atomic import write_text
 from pipeline.page import dataset, findings, markup
 
 

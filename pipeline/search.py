@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline import cost, diagrams, entry, params, runtime, shelf
+from pipeline.atomic import new_folder, write_json, write_text
 from pipeline.budget import Settings
-from pipeline.datasets.base import load_splits, new_folder, write_json, write_text
+from pipeline.datasets.base import load_splits
 from pipeline.definition import Definition
 from pipeline.engine.base import Executor, Work
 from pipeline.engine.local import LocalExecutor

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from pipeline.datasets.base import write_json
+from pipeline.atomic import write_json
 from pipeline.engine.base import Done, Executor, Progress
 from pipeline.errors import EngineError
 from pipeline.models.base import Metrics, Span

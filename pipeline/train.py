@@ -22,7 +22,8 @@ import numpy as np
 import pydantic
 
 from pipeline import entry, params, runtime
-from pipeline.datasets.base import Splits, load_splits, new_folder, write_json, write_text
+from pipeline.atomic import new_folder, write_json, write_text
+from pipeline.datasets.base import Splits, load_splits
 from pipeline.engine.base import Work
 from pipeline.engine.local import LocalExecutor
 from pipeline.errors import DataError

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from pipeline import entry, gate, params
-from pipeline.datasets.base import Labelled, RawImages, new_folder, source_format, write_json, write_text
+from pipeline.atomic import new_folder, write_json, write_text
+from pipeline.datasets.base import Labelled, RawImages, source_format
 from pipeline.errors import GateError
 from pipeline.expectations import Outcome
 from pipeline.gate import Settings

@@ -19,7 +19,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from pipeline import check, own, params, pretrained
-from pipeline.datasets.base import write_text
+from pipeline.atomic import write_text
 from pipeline.errors import ParamsError, PipelineError, nearest
 from pipeline.provenance import code_tags
 

@@ -25,7 +25,8 @@ from PIL import Image
 from ruamel.yaml import YAML
 
 from pipeline import accepted, batches, gate, ingest, params, prepare, workspace
-from pipeline.datasets.base import Labelled, RawImages, write_json
+from pipeline.atomic import write_json
+from pipeline.datasets.base import Labelled, RawImages
 from pipeline.errors import DataError, PipelineError
 from pipeline.images import pairs, reference
 from pipeline.images.reference import Reference

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from pipeline import params, report
-from pipeline.datasets.base import write_json, write_text
+from pipeline.atomic import write_json, write_text
 from pipeline.errors import DataError
 
 ROOT = Path(__file__).parents[1]

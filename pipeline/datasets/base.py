@@ -11,11 +11,7 @@ import hashlib
 import importlib
 import io
 import json
-import os
-import shutil
 import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -25,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 import pydantic
 
+from pipeline.atomic import new_folder
 from pipeline.errors import DataError, ParamsError, nearest
 from pipeline.params import Settings
 
@@ -249,49 +246,6 @@ def load_test(folder: Path) -> TestSplit:
     """Return the test split, memory-mapped; errors as `load_splits`."""
     meta = _load_meta(folder)
     return TestSplit(_load_labelled(folder, "test"), tuple(meta["class_names"]), meta["digest"])
-
-
-@contextmanager
-def new_folder(folder: Path, *, keep: bool = True) -> Iterator[Path]:
-    """Yield a temporary folder that replaces `folder` when the block ends well and vanishes when it does not.
-
-    Args:
-        folder: The folder to appear.
-        keep: False makes it vanish in any case: a place to work in, on the same disk as what is made there.
-    """
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    partial = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)  # left by a killed run
-    partial.mkdir()
-    try:
-        yield partial
-        if keep:
-            for path in partial.rglob("*"):
-                if path.is_file():
-                    _fsync(path)
-            shutil.rmtree(folder, ignore_errors=True)
-            partial.rename(folder)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write JSON atomically, keys in the order given, with a final newline so that git diffs stay small."""
-    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a text file atomically: temporary name, fsync, rename."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text, encoding="utf-8")
-    _fsync(partial)
-    partial.replace(path)
-
-
-def _fsync(path: Path) -> None:
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
 
 
 def _save_labelled(folder: Path, name: str, data: Labelled) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.datasets.base import write_text
+from pipeline.atomic import write_text
 from pipeline.errors import DataError
 
 HEADER = ("split", "index", "other_split", "other_index", "distance")

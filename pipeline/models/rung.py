@@ -18,7 +18,8 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.datasets.base import Splits, load_splits, new_folder
+from pipeline.atomic import new_folder
+from pipeline.datasets.base import Splits, load_splits
 from pipeline.models import scale
 from pipeline.models.base import Fitted, Metrics, Span, TrainingError, load
 from pipeline.models.space import Hyperparameters

@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.datasets.base import Images, Labelled, Labels, Splits, new_folder
+from pipeline.atomic import new_folder
+from pipeline.datasets.base import Images, Labelled, Labels, Splits
 from pipeline.errors import DataError
 from pipeline.models import calls, distances, feed
 
