@@ -25,11 +25,10 @@ _STATES = {
 }
 _INK, _BEST = "#24292f", "#11703f"
 _PANELS = 4  # of the slices, side by side
-_MOST_PANELS, _AXES, _BARS = (
-    12,
-    10,
-    12,
-)  # more hyperparameters than can be told apart are left out, those that matter least
+# Hyperparameters beyond these cannot be told apart in a picture: those that matter least are left out.
+_MOST_PANELS = 12
+_MOST_AXES = 10
+_MOST_BARS = 12
 
 
 @dataclass(frozen=True)
@@ -58,7 +57,7 @@ def draw(
     if importances:
         figures["importances"] = _importances(importances)
     if varied and len(points) > 1:
-        figures["parallel"] = _parallel(points, _weightiest(varied, importances, _AXES), objective, best)
+        figures["parallel"] = _parallel(points, _weightiest(varied, importances, _MOST_AXES), objective, best)
         figures["slices"] = _slices(points, _weightiest(varied, importances, _MOST_PANELS), objective, best)
     figures["timeline"] = _timeline(trials, best)
     return {name: png(figure) for name, figure in figures.items()}
@@ -112,7 +111,7 @@ def _curves(points: Sequence[_Point], objective: str, best: int) -> Figure:
 
 
 def _importances(importances: Mapping[str, float]) -> Figure:
-    names = sorted(importances, key=lambda name: importances[name])[-_BARS:]
+    names = sorted(importances, key=lambda name: importances[name])[-_MOST_BARS:]
     figure, axes = titled("What the differences come from (PED-ANOVA)", 1.1 + 0.3 * len(names))
     bars = axes.barh(
         [name.replace("_", " ") for name in names], [importances[name] for name in names], color="#1f5fbf", height=0.65

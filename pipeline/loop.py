@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from pipeline.budget import Budget
@@ -19,6 +20,26 @@ if TYPE_CHECKING:
     import optuna
 
 _MOST_WAITING = 12  # trials, the best of them: each keeps a checkpoint, and disk use is bounded
+
+
+@dataclass
+class _Running:
+    """A rung that a worker has been given."""
+
+    trial: optuna.Trial
+    rung: Rung
+    epochs: int
+    since: float = field(default_factory=time.monotonic)
+
+    def left_s(self, epoch_s: float) -> float:
+        """Return about how many seconds it will take yet.
+
+        Args:
+            epoch_s: What an epoch takes, where the trial itself has not shown it.
+        """
+        known = history(self.trial)
+        each = known[-1]["seconds"] if known else epoch_s
+        return max(0.0, self.epochs * each - (time.monotonic() - self.since))
 
 
 class Search:
@@ -56,10 +77,9 @@ class Search:
         self._rung = rung
         self._discard = discard
         self._progress = progress
-        self._running: dict[int, tuple[optuna.Trial, Rung]] = {}
+        self._running: dict[int, _Running] = {}
         self._waiting: dict[int, optuna.Trial] = {}
         self._exhausted = False  # the study has no more trials to ask for
-        self._promised: dict[int, int] = {}  # epochs of the rungs that workers are training, by trial
         self._clock = time.monotonic()
 
     def run(self) -> Record:
@@ -124,7 +144,7 @@ class Search:
     def _spent(self, epochs: int) -> bool:
         """Tell whether training more epochs would go over the budget."""
         over_time = self._study.elapsed_s >= self._budget.minutes * 60
-        promised = self._study.epochs() + sum(self._promised.values())
+        promised = self._study.epochs() + sum(running.epochs for running in self._running.values())
         return over_time or promised + epochs > self._budget.epochs
 
     def _advance(self, trial: optuna.Trial) -> None:
@@ -142,17 +162,16 @@ class Search:
         elif history(trial) and self._spent(rung[1] - rung[0]):
             self._end(trial, "pruned", "the budget of the search was met")
         else:
-            self._promised[trial.number] = rung[1] - rung[0]
             task = self._rung(trial, *rung)
-            self._running[trial.number] = trial, task
+            self._running[trial.number] = _Running(trial, task, rung[1] - rung[0])
             self._executor.submit(trial.number, task)
             self._mirror(trial.number)
 
     def _handle(self, event: Event, record: Record) -> None:
         if isinstance(event, Progress):
             return
-        trial, rung = self._running.pop(event.key)
-        del self._promised[event.key]
+        running = self._running.pop(event.key)
+        trial, rung = running.trial, running.rung
         if isinstance(event, Done):
             told = {"worker": event.worker, **event.result.measured()}
             for name, value in told.items():
@@ -187,4 +206,5 @@ class Search:
         if now - self._clock >= 1.0:  # the study's clock is written about once a second, not at every event
             self._study.spend(now - self._clock)
             self._clock = now
-            self._progress.update(self._study, self._budget, len(self._waiting))
+            left = max((running.left_s(self._progress.epoch_s) for running in self._running.values()), default=0.0)
+            self._progress.update(self._study, self._budget, len(self._waiting), left)

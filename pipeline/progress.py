@@ -74,13 +74,20 @@ class SearchProgress:
         told = cost.told(self._expected.budget, self._expected.epochs, self._expected.slots, measured)
         self._console.print(f"{self._label}: {told}", highlight=False, soft_wrap=True)
 
-    def update(self, study: Study, budget: Budget, waiting: int) -> None:
+    @property
+    def epoch_s(self) -> float:
+        """Seconds that an epoch took, in this search or an earlier one; 0 where nobody knows yet."""
+        known = self.measured or self._expected.measured
+        return known.epoch_s if known else 0.0
+
+    def update(self, study: Study, budget: Budget, waiting: int, finishing_s: float) -> None:
         """Show how far a study is. Call it as often as you like: away from a terminal it looks now and then only.
 
         Args:
             study: The study.
             budget: When it ends.
             waiting: How many trials wait at a rung.
+            finishing_s: About how many seconds the rungs will take that workers have been given.
         """
         now = time.monotonic()
         if not self._console.is_terminal and now - self._told < _LINE_INTERVAL_S:
@@ -90,7 +97,7 @@ class SearchProgress:
         share = max(state.ended / budget.trials, state.epochs / budget.epochs, study.elapsed_s / (budget.minutes * 60))
         told = (  # what matters most comes first: a narrow terminal cuts the rest off
             f"best {'-' if state.best is None else f'{state.best.value:.4f}'},"
-            f" {_left(study.elapsed_s, share, budget)}, {state.ended}/{budget.trials} trials"
+            f" {_left(study.elapsed_s, share, budget, finishing_s)}, {state.ended}/{budget.trials} trials"
             f" ({state.counts['running'] - waiting} running, {waiting} waiting, {state.counts['pruned']} pruned,"
             f" {state.counts['failed']} failed),"
             f" {state.epochs}/{budget.epochs} epochs"
@@ -100,11 +107,14 @@ class SearchProgress:
             self._console.print(f"{self._label}: {told}", highlight=False, soft_wrap=True)
 
 
-def _left(elapsed_s: float, share: float, budget: Budget) -> str:
+def _left(elapsed_s: float, share: float, budget: Budget, finishing_s: float) -> str:
     """Estimate the time left from the limit that is nearest; time itself is always one of the limits."""
     if share >= 1:
-        return "finishing what was started"
+        return f"finishing what was started, about {_clock(finishing_s)} left"
     most = budget.minutes * 60 - elapsed_s
     guess = elapsed_s * (1 - share) / share if share > 0 else most
-    seconds = max(0, int(min(most, guess)))
-    return f"about {seconds // 60}:{seconds % 60:02d} left"
+    return f"about {_clock(max(0.0, min(most, guess)))} left"
+
+
+def _clock(seconds: float) -> str:
+    return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"

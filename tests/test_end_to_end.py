@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -41,6 +42,7 @@ POINT = (
     "{layers: 1, units: 128, batch_norm: true, dropout: 0.1,"
     " learning_rate: 0.003, weight_decay: 0.0001, batch_size: 64}"
 )
+STAGES_OF_A_FAMILY = ("features", "search", "train", "evaluate")
 pytestmark = pytest.mark.timeout(900)  # a test that needs the finished run may have to wait for it
 PYTHON = [sys.executable]
 PIPELINE = [sys.executable, "-m", "pipeline.cli"]
@@ -318,6 +320,25 @@ def test_params_from_a_to_b_and_back_leave_the_registry_right(demo: Demo) -> Non
     assert int(champion.version) == after["champion"] == in_between["champion"]
     assert after["decision"] in ("unchanged", "kept")
     assert demo.repro() == set()
+
+
+def test_adding_a_family_runs_nothing_and_adding_an_architecture_trains_nothing(demo: Demo) -> None:
+    def trained() -> dict[Path, str]:
+        return {path: path.read_text() for path in (demo.folder / "data").rglob("epochs.log")}
+
+    before, version = trained(), demo.json("register/digits.json")["classify"]["version"]
+    assert any("studies" in path.parts for path in before)
+    assert any("studies" not in path.parts for path in before)
+    models = demo.folder / "pipeline" / "models"
+    shutil.copytree(models / "mlp", models / "newcomer")
+    assert demo.repro() == set()
+
+    shutil.copy(models / "cnn/architectures/lenet.py", models / "cnn/architectures/newcomer.py")
+    ran = demo.repro()
+    assert "search@digits-cnn" in ran
+    assert ran <= {f"{stage}@digits-cnn" for stage in STAGES_OF_A_FAMILY} | {"register@digits", "report"}
+    assert trained() == before
+    assert demo.json("register/digits.json")["classify"]["version"] == version
 
 
 def test_a_new_test_split_scores_the_champion_anew(demo: Demo) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any, ClassVar
 import optuna
 import pytest
 
-from pipeline import loop, params, points, sampling, shelf
+from pipeline import loop, params, points, progress, sampling, shelf
 from pipeline.budget import Budget, Settings
 from pipeline.definition import Definition
 from pipeline.engine.base import Done, Event
@@ -63,8 +64,8 @@ def opened(folder: Path, trial_epochs: int = 3, **search: Any) -> Study:
     return Study(folder, definition, settings, Family("fake", FamilySettings()))
 
 
-def epoch(number: int, value: float) -> dict[str, float]:
-    return {"epoch": number, "val_accuracy": value, "seconds": 1.0, "at": 0.0}
+def epoch(number: int, value: float, seconds: float = 1.0) -> dict[str, float]:
+    return {"epoch": number, "val_accuracy": value, "seconds": seconds, "at": 0.0}
 
 
 def end(study: Study, trial: optuna.Trial, value: float | None = None) -> Hyperparameters:
@@ -339,9 +340,23 @@ def search(study: Study, trials: int, epochs: int, checkpoints: Path) -> Engine:
     def discard(number: int) -> None:
         shutil.rmtree(checkpoints / str(number), ignore_errors=True)
 
-    progress = SearchProgress("fake", Expected(budget, 9, 2, None))
-    Search(study, budget, engine, lambda: record, task, discard, progress).run()  # type: ignore[arg-type]
+    told = SearchProgress("fake", Expected(budget, 9, 2, None))
+    Search(study, budget, engine, lambda: record, task, discard, told).run()  # type: ignore[arg-type]
     return engine
+
+
+def test_beyond_its_budget_a_search_tells_how_long_what_it_started_will_take(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(progress, "_LINE_INTERVAL_S", 0.0)
+    study = opened(tmp_path, trial_epochs=9)
+    trial = ask(study)
+    study.record(trial, [epoch(1, 0.9, seconds=40.0)])
+    running = loop._Running(trial, rung=(), epochs=2)  # type: ignore[arg-type]
+    budget = params.parse("b", {**BUDGET["default"], "trials": 9, "epochs": 1}, Budget)
+    told = SearchProgress("fake", Expected(budget, 9, 2, None))
+    told.update(study, budget, waiting=0, finishing_s=running.left_s(told.epoch_s))
+    assert re.search(r"finishing what was started, about 1:(20|19) left", capsys.readouterr().err)
 
 
 def test_checkpoints_of_ended_trials_go_at_once_those_that_a_kill_left_too(tmp_path: Path) -> None:

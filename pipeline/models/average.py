@@ -1,6 +1,8 @@
 """A running average of a network's weights: what a training is worth now, whatever its learning rate still shakes.
 
 It makes epochs in the middle of a training tell what the training will come to, and so what a search decides on.
+Optimizers of Keras keep one, too (`use_ema`), but of trainable weights only, begun at random ones, and validation sees
+it after it has been swapped in: this one averages normalisation statistics along and answers beside the network.
 Import it where Keras is loaded anyway.
 """
 

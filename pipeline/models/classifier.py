@@ -24,7 +24,7 @@ from pipeline.models.base import (
     Spec,
     TrainingError,
 )
-from pipeline.models.fitted import KerasFitted
+from pipeline.models.fitted import KerasFitted, trainable_parameters
 from pipeline.models.precision import Precision, policy
 from pipeline.models.space import Hyperparameters, Space
 
@@ -69,7 +69,7 @@ class KerasClassifier(BaseFamily):
 
     def trainable_parameters(self, hyperparameters: Hyperparameters, spec: Spec) -> int:
         """Return how many numbers training changes in the network that `build` gives."""
-        return sum(math.prod(weight.shape) for weight in self.build(hyperparameters, spec).trainable_variables)
+        return trainable_parameters(self.build(hyperparameters, spec))
 
     def fit(
         self,

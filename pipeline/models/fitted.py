@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
@@ -49,3 +50,8 @@ class KerasFitted(Fitted):
     def answer(self, images: Images) -> object:
         """Return what the network gives."""
         return self.network.predict_on_batch(images)
+
+
+def trainable_parameters(*networks: keras.Model) -> int:
+    """Return how many numbers training changes in some networks together."""
+    return sum(math.prod(weight.shape) for network in networks for weight in network.trainable_variables)

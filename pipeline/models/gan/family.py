@@ -15,7 +15,7 @@ from pipeline.datasets.base import Images, Labels, Splits
 from pipeline.errors import DataError
 from pipeline.models import calls, checkpoint, distances, feed, pictures
 from pipeline.models.base import BaseFamily, Fitted, Metrics, OnEpoch, Preset, Span, Spec, TrainingError
-from pipeline.models.fitted import KerasFitted
+from pipeline.models.fitted import KerasFitted, trainable_parameters
 from pipeline.models.gan import networks
 from pipeline.models.gan.presets import PRESETS
 from pipeline.models.precision import policy
@@ -73,8 +73,9 @@ class Family(BaseFamily):
 
     def trainable_parameters(self, hyperparameters: Hyperparameters, spec: Spec) -> int:
         """Return how many numbers training changes in both networks together."""
-        both = networks.generator(hyperparameters, spec), networks.discriminator(hyperparameters, spec)
-        return sum(math.prod(weight.shape) for network in both for weight in network.trainable_variables)
+        return trainable_parameters(
+            networks.generator(hyperparameters, spec), networks.discriminator(hyperparameters, spec)
+        )
 
     def fit(
         self,

@@ -17,7 +17,7 @@ import numpy as np
 from pipeline.datasets.base import Images, Splits
 from pipeline.models import calls, checkpoint, feed, pictures, recipe
 from pipeline.models.base import BaseFamily, Fitted, Metrics, OnEpoch, Span, Spec, TrainingError
-from pipeline.models.fitted import KerasFitted
+from pipeline.models.fitted import KerasFitted, trainable_parameters
 from pipeline.models.space import Choice, Hyperparameters, Range, Space
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ class Family(BaseFamily):
 
     def trainable_parameters(self, hyperparameters: Hyperparameters, spec: Spec) -> int:
         """Return how many numbers training changes in the network that `build` gives."""
-        return sum(math.prod(weight.shape) for weight in self.build(hyperparameters, spec).trainable_variables)
+        return trainable_parameters(self.build(hyperparameters, spec))
 
     def fit(
         self,
