@@ -5,6 +5,7 @@ Prints JSON; `test_backends.py` says what must be in it. Usage: python on_backen
 
 from __future__ import annotations
 
+import hashlib
 import json
 import sys
 from pathlib import Path
@@ -75,7 +76,7 @@ def trainings(folder: Path) -> dict[str, list[float]]:
             for _ in range(2)
         ]
         losses[name] = [epoch["loss"] for run in runs for epoch in run]
-    return {**losses, "seq2seq": completer(data)}
+    return {**losses, "seq2seq": completer(data), "transfer": transferred(data, folder.with_name("pretrained"))}
 
 
 def completer(data: Splits) -> list[float]:
@@ -84,6 +85,21 @@ def completer(data: Splits) -> list[float]:
              "learning_rate": 5e-3, "weight_decay": 1e-4, "batch_size": 32}  # fmt: skip
     family = base.load("seq2seq", {})
     return [epoch["loss"] for _ in range(2) for epoch in fitted(family, point, data)]
+
+
+def transferred(data: Splits, folder: Path) -> list[float]:
+    """Return the losses of two epochs of what begins with a perceptron's layers, then of the same again."""
+    from test_models import POINTS
+
+    folder.mkdir(exist_ok=True)
+    known = base.load("mlp", {})
+    known.fit(POINTS["mlp"], data, base.Span(0, 1, 1), seed=1, state=None, on_epoch=lambda _: None).export(folder)
+    file, named = folder / "model.keras", "models:/digits-classifier@champion"
+    pin = {"version": "1", "file": str(file), "sha256": hashlib.sha256(file.read_bytes()).hexdigest()}
+    family = base.load("transfer", {"init_from": named, "pin": {"init_from": named, **pin}})
+    return [
+        epoch["loss"] for _ in range(2) for epoch in fitted(family, {**POINTS["transfer"], "fine_tune": True}, data)
+    ]
 
 
 def distances(folder: Path) -> list[float]:
