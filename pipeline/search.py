@@ -95,6 +95,8 @@ def _expected(definition: Definition, settings: Settings, study: Study, studies:
     """Return what is known of a search's cost before it begins, from this study or the latest other of its family."""
     siblings = shelf.idle_siblings(studies, definition.dataset, definition.family, definition.name)
     budget = settings.budget_for(definition.dataset, definition.family)
+    if study.points is not None:
+        budget = budget.model_copy(update={"trials": min(budget.trials, study.points)})
     epochs = cost.expected_epochs(budget, settings, study.rungs)
     return Expected(budget, epochs, slots, cost.remembered([study.folder, *siblings]))
 

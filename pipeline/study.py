@@ -112,6 +112,11 @@ class Study:
         self.elapsed_s = float(self._study.user_attrs.get("elapsed_s", 0.0))
 
     @property
+    def points(self) -> int | None:
+        """How many trials there can be, where all points are given and none is sampled; None: any number."""
+        return len(self._given) if self._grid else None
+
+    @property
     def trials(self) -> list[FrozenTrial]:
         """All trials that were started, in order."""
         import optuna

@@ -129,6 +129,7 @@ def test_a_grid_is_walked_once_conditions_included_and_then_the_study_has_nothin
     study = opened(tmp_path, **space)
     found += [end(study, trial) for trial in study.unfinished()]
     assert study.ask() is None
+    assert study.points == len(found)
     rates, layers = (1e-4, 1e-2), (1, 3)
     with_norm = [{"rate": r, "layers": n, "norm": True, "momentum": m}
                  for r in rates for n in layers for m in (0.5, 1.0)]  # fmt: skip
