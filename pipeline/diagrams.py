@@ -183,20 +183,25 @@ def _slices(points: Sequence[_Point], varied: Sequence[str], objective: str, bes
 
 
 def _timeline(trials: Sequence[FrozenTrial], best: int) -> Figure:
-    """Draw when each trial was at work; a search that was interrupted shows the pause as part of its trials."""
-    figure, axes = titled("Trials over time", 1.3 + 0.16 * len(trials))
-    began = min(t.datetime_start for t in trials if t.datetime_start)
+    """Draw when each trial was trained, by epochs, and when it only waited, or its search was interrupted."""
+    figure, axes = titled("Trials over time: bars train, lines wait", 1.3 + 0.16 * len(trials))
+    began = min(t.datetime_start for t in trials if t.datetime_start).timestamp()
     for trial in trials:
         if trial.datetime_start and trial.datetime_complete:
-            start = (trial.datetime_start - began).total_seconds()
-            length = (trial.datetime_complete - trial.datetime_start).total_seconds()
             colour = _BEST if trial.number == best else _STATES[trial.state.name][1]
-            axes.barh(trial.number, length, left=start, color=colour, height=0.7)
+            start, end = (moment.timestamp() - began for moment in (trial.datetime_start, trial.datetime_complete))
+            axes.plot([start, end], [trial.number] * 2, color=colour, lw=1, alpha=0.5)
+            axes.broken_barh(_trained(trial, began), (trial.number - 0.35, 0.7), color=colour)
     axes.invert_yaxis()
     whole(axes.yaxis)
     axes.set_ylabel("trial")
     axes.set_xlabel("seconds")
     return figure
+
+
+def _trained(trial: FrozenTrial, began: float) -> list[tuple[float, float]]:
+    """Return when each epoch of a trial began and how long it took, in seconds after a moment."""
+    return [(epoch["at"] - epoch["seconds"] - began, epoch["seconds"]) for epoch in history(trial)]
 
 
 def _weightiest(names: Sequence[str], importances: Mapping[str, float], most: int) -> list[str]:

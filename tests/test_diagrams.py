@@ -20,7 +20,10 @@ STATES = {"complete": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "failed"
 
 def trial(number: int, state: str, values: list[float], **point: Any) -> FrozenTrial:
     began = datetime(2026, 1, 1, tzinfo=UTC) + timedelta(seconds=10 * number)
-    history = [{"epoch": e, "val_accuracy": v, "seconds": 1.0} for e, v in enumerate(values, 1)]
+    history = [
+        {"epoch": e, "val_accuracy": v, "seconds": 1.0, "at": began.timestamp() + 4 * e}
+        for e, v in enumerate(values, 1)
+    ]
     return FrozenTrial(
         number=number, trial_id=number, state=STATES[state], value=values[-1] if state == "complete" else None,
         datetime_start=began, datetime_complete=began + timedelta(seconds=15), params={}, distributions={},
@@ -57,6 +60,12 @@ def test_every_search_can_be_drawn_and_the_same_one_gives_the_same_bytes(
         image = Image.open(io.BytesIO(content))
         assert image.width >= 600
         assert len(image.convert("L").getcolors() or [0] * 300) > 5  # something is drawn on it
+
+
+def test_the_timeline_tells_training_from_waiting() -> None:
+    one = trial(1, "complete", [0.5, 0.9])
+    assert one.datetime_start is not None
+    assert diagrams._trained(one, one.datetime_start.timestamp()) == [(3.0, 1.0), (7.0, 1.0)]
 
 
 def test_of_many_hyperparameters_those_that_matter_are_drawn_in_pictures_that_fit_a_page() -> None:
