@@ -85,6 +85,10 @@ def _run(arguments: argparse.Namespace) -> int:
     console = Console()
     params = workspace.prepare(arguments.workspace, arguments.settings)
     _announce(console, params, arguments.workspace)
+    if any((arguments.workspace / "data" / "incoming").glob("*/*")):
+        from pipeline import ingest
+
+        ingest.run(arguments.workspace, print)
     code = workspace.reproduce(arguments.workspace)
     if code != 0:
         console.print(f"stopped (exit code {code}): what is finished is kept; the same command goes on from there")

@@ -60,11 +60,8 @@ def report(folder: Path, name: str) -> Any:
     return json.loads((folder / "reports" / name).read_text())
 
 
-@pytest.fixture(scope="module")
-def pets(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished `pipeline run` on 360 pictures of one's own."""
-    home = tmp_path_factory.mktemp("own")
-    draw(home / "pets", 120, 1)
+def run(home: Path) -> subprocess.CompletedProcess[str]:
+    """Call `pipeline run` for the pictures in a folder."""
     settings = [
         "datasets=[pets]",
         "families=[mlp]",
@@ -79,7 +76,15 @@ def pets(tmp_path_factory: pytest.TempPathFactory) -> Path:
     env = {name: value for name, value in os.environ.items() if name != "MLFLOW_TRACKING_URI"}
     done = subprocess.run(words, env=env, capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "v1 @champion" in done.stdout
+    return done
+
+
+@pytest.fixture(scope="module")
+def pets(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished `pipeline run` on 360 pictures of one's own."""
+    home = tmp_path_factory.mktemp("own")
+    draw(home / "pets", 120, 1)
+    assert "v1 @champion" in run(home).stdout
     return home / "ws"
 
 
@@ -133,3 +138,10 @@ def test_retraining_takes_in_what_has_come_first(pets: Path) -> None:
     assert answer["outcome"] == "nothing to do"
     assert answer["ingested"] == {"accepted": 0, "quarantined": 1, "known": 0, "left": 0, "images": 0}
     assert "broken.npz quarantined: broken.npz is damaged: expected a whole .npz file, found the first" in done.stderr
+
+
+def test_a_second_run_takes_in_what_has_come_first(pets: Path) -> None:
+    (pets / "data/incoming/pets/cut.npz").write_bytes(b"PK")
+    done = run(pets.parent)
+    assert "cut.npz quarantined: cut.npz is damaged" in done.stdout
+    assert not (pets / "data/incoming/pets/cut.npz").exists()
