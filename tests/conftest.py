@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,9 @@ from pipeline.datasets import digits
 from pipeline.datasets.base import Splits, save_splits
 
 ROOT = Path(__file__).resolve().parents[1]
+
+# A shell that runs the tests in the background ignores Ctrl-C, and what ignores it passes that on: tests press Ctrl-C.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

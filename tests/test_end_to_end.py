@@ -372,13 +372,9 @@ def test_dvc_shows_metrics_and_plots(demo: Demo) -> None:
 def test_an_interrupted_run_leaves_nobody_behind(tmp_path: Path) -> None:
     folder = tmp_path / "workspace"
     arguments = run_arguments(folder, [*SETTINGS, "families=[mlp]", "search.budget.digits.trials=1000"])
-    before = signal.signal(signal.SIGINT, signal.SIG_DFL)  # else a suite in the background passes on to ignore Ctrl-C
-    try:
-        process = subprocess.Popen(
-            arguments, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
-        )
-    finally:
-        signal.signal(signal.SIGINT, before)
+    process = subprocess.Popen(
+        arguments, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+    )
     wait_for_epochs(folder, process)
     family = descendants(process)
     os.killpg(process.pid, signal.SIGINT)  # Ctrl-C reaches everything that runs in a terminal
