@@ -59,14 +59,14 @@ TELLING = {
         "Leaderboard of generators",
         "Validation FID",
         False,
-        ("Validation FID", "Test FID", "of real images", "Test KID", "of real images", "Classes drawn", "Memorised"),
+        ("Validation FID", "Test FID", "real", "Test KID", "real", "Classes drawn", "Memorised"),
         (
             Curves("FID", {"generated": "val_fid", "real": "floor_fid"}),
             Curves("Losses", {"discriminator": "discriminator_loss", "generator": "generator_loss"}),
         ),
         "FID and KID are distances to real images, the lower the better, in the features of a network that was trained"
-        " on the training split; beside them stands what as many training images score. Memorised: the share of"
-        " generated images that are nearer to a training image than all but 1 % of test images are.",
+        " on the training split; beside them, as real, stands what as many training images score. Memorised: the share"
+        " of generated images that are nearer to a training image than all but 1 % of test images are.",
     ),
     "complete": Telling(
         "Leaderboard of completers",
