@@ -85,7 +85,7 @@ def _run(arguments: argparse.Namespace) -> int:
     console = Console()
     params = workspace.prepare(arguments.workspace, arguments.settings)
     _announce(console, params, arguments.workspace)
-    if any((arguments.workspace / "data" / "incoming").glob("*/*")):
+    if any((arguments.workspace / "data" / "incoming").glob("*/*")):  # else nothing is left to do: prepare has pinned
         from pipeline import ingest
 
         ingest.run(arguments.workspace, print)

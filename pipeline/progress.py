@@ -110,7 +110,8 @@ class SearchProgress:
 def _left(elapsed_s: float, share: float, budget: Budget, finishing_s: float) -> str:
     """Estimate the time left from the limit that is nearest; time itself is always one of the limits."""
     if share >= 1:
-        return f"finishing what was started, about {_clock(finishing_s)} left"
+        estimate = f", about {_clock(finishing_s)} left" if finishing_s else ""  # none, or it takes longer than thought
+        return f"finishing what was started{estimate}"
     most = budget.minutes * 60 - elapsed_s
     guess = elapsed_s * (1 - share) / share if share > 0 else most
     return f"about {_clock(max(0.0, min(most, guess)))} left"

@@ -72,7 +72,7 @@ def configure(backend: Backend, threads: int | None = None) -> None:
         backend: What Keras runs on.
         threads: CPU threads to use; None leaves the choice to the backend. Small models gain little from a second
             thread, so worker processes use one each (measured by benchmarks/throughput.py on 2 cores: one process with
-            two threads 7,100 images/s, two workers with one thread each 14,400).
+            two threads 6,500 images/s, two workers with one thread each 11,700).
 
     Raises:
         ParamsError: See `check_backend`.
