@@ -24,11 +24,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import throughput
 
-from pipeline import params
+from pipeline import params, training
 from pipeline.budget import Settings
 from pipeline.datasets.base import save_splits
 from pipeline.definition import Definition
-from pipeline.engine.base import Work
 from pipeline.engine.local import LocalExecutor
 from pipeline.loop import Search
 from pipeline.models.base import Span, load
@@ -60,7 +59,6 @@ def searched(folder: Path, data: Path) -> float:
     definition = Definition("bench", "cnn", "", "", {}, settings.defining(), TRIAL_EPOCHS, "tensorflow")
     study = Study(folder / "study", definition, settings, family)
     record = Record(Tracker("bench"), definition.name, "cnn", {"stage": "search"})
-    work = Work("pipeline.models.rung:run", "pipeline.runtime:configure", {"backend": "tensorflow", "threads": 1})
 
     def task(trial: Any, start: int, stop: int) -> Rung:
         return rung(folder, data, trial.number, hyperparameters(trial), start, stop)
@@ -68,7 +66,7 @@ def searched(folder: Path, data: Path) -> float:
     def discard(number: int) -> None:
         shutil.rmtree(folder / f"trial-{number}", ignore_errors=True)
 
-    with LocalExecutor(work, [{} for _ in range(WORKERS)]) as executor:
+    with LocalExecutor(training.work("tensorflow"), [{} for _ in range(WORKERS)]) as executor:
         throughput.run_all(executor, {-1 - n: rung(folder, data, -1 - n, WARM_UP, 0, 1) for n in range(WORKERS)})
         limits = settings.budget["default"]
         progress = SearchProgress("overhead", Expected(limits, len(TRIALS) * TRIAL_EPOCHS, WORKERS, None))

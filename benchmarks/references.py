@@ -19,8 +19,8 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from pipeline import runtime
-from pipeline.engine.base import Done, Failed, Work
+from pipeline import runtime, training
+from pipeline.engine.base import Done, Failed
 from pipeline.engine.local import LocalExecutor
 from pipeline.models import base
 from pipeline.models.base import Preset, Span
@@ -43,8 +43,7 @@ def references() -> dict[str, tuple[str, Preset]]:
 def train(names: list[str], data: Path, epochs: int | None, scratch: Path) -> Iterator[dict[str, Any]]:
     """Train references and yield a row for each as it ends."""
     known = references()
-    work = Work("pipeline.models.rung:run", "pipeline.runtime:configure", {"backend": "tensorflow", "threads": 1})
-    with LocalExecutor(work, runtime.worker_environments(0)) as executor:
+    with LocalExecutor(training.work("tensorflow"), runtime.worker_environments(0)) as executor:
         for key, name in enumerate(names):
             family, preset = known[name]
             count = epochs or EPOCHS[name]

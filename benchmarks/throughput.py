@@ -22,9 +22,9 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from pipeline import runtime
+from pipeline import runtime, training
 from pipeline.datasets.base import Labelled, Splits, load_splits, save_splits
-from pipeline.engine.base import Done, Failed, Work
+from pipeline.engine.base import Done, Failed
 from pipeline.engine.local import LocalExecutor
 from pipeline.models.base import Span, Spec, load
 from pipeline.models.cnn.presets import PRESETS
@@ -60,13 +60,12 @@ def data(folder: Path | None, images: int) -> Splits:
 def engine(splits: Splits, scratch: Path) -> float:
     """Return the seconds that the engine takes, workers up already."""
     save_splits(scratch / "data", splits)
-    work = Work("pipeline.models.rung:run", "pipeline.runtime:configure", {"backend": "tensorflow", "threads": 1})
 
     def rung(key: int, configuration: dict, epochs: int) -> Rung:
         span = Span(0, epochs, epochs)
         return Rung("cnn", {}, configuration, scratch / "data", 0, span, scratch / str(key), scratch / "log")
 
-    with LocalExecutor(work, runtime.worker_environments(0)) as executor:
+    with LocalExecutor(training.work("tensorflow"), runtime.worker_environments(0)) as executor:
         run_all(executor, {-1 - slot: rung(-1 - slot, WARM_UP, 1) for slot in range(executor.slots)})
         started = time.monotonic()
         run_all(executor, {key: rung(key, one, EPOCHS) for key, one in enumerate(CONFIGURATIONS)})

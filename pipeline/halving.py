@@ -40,6 +40,8 @@ class Halving:
     ) -> int | None:
         """Return which of the waiting trials goes on: one that is among the best of those that came to its rung.
 
+        One place at least at every rung but the first: there soon is a trial that has come to the end.
+
         Args:
             contenders: All trials that have a value and keep to the limits, ended ones too.
             waiting: Numbers of those that wait.
@@ -49,7 +51,7 @@ class Halving:
             return None
         for end in reversed(self._rungs[:-1]):
             reached = [trial for trial in contenders if len(history(trial)) >= end or stopped(trial)]
-            places = max(len(reached) // self._reduction, at_least)
+            places = max(len(reached) // self._reduction, at_least, int(end > self._rungs[0]))
             best = sorted(reached, key=lambda trial: (-self._value(trial, end), trial.number))[:places]
             number = next((t.number for t in best if t.number in waiting and len(history(t)) == end), None)
             if number is not None:

@@ -50,7 +50,7 @@ class SearchProgress:
             disable=not self._console.is_terminal,
             transient=True,
         )
-        self._task: TaskID = self._progress.add_task(label, total=1.0, told="starting workers (about 10 s)")
+        self._task: TaskID = self._progress.add_task(label, total=1.0, told="starting workers (some seconds)")
         self._began = time.monotonic()
         self._told = self._began
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline import cost, diagrams, entry, params, runtime, shelf
+from pipeline import cost, diagrams, entry, params, runtime, shelf, training
 from pipeline.atomic import new_folder, write_json, write_text
 from pipeline.budget import Settings
 from pipeline.datasets.base import load_splits
@@ -64,8 +64,7 @@ def run(
     """
     budget = settings.budget_for(definition.dataset, definition.family)
     folder = studies / definition.name
-    work = Work("pipeline.models.rung:run", "pipeline.runtime:configure", {"backend": definition.backend, "threads": 1})
-    with shelf.locked(folder), _engine(settings, work, environments) as executor:
+    with shelf.locked(folder), _engine(settings, training.work(definition.backend), environments) as executor:
         if not begun(folder):
             executor.warm_up()  # while this process imports Optuna: a new study has work for all
         study = Study(folder, definition, settings, family)

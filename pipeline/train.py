@@ -21,10 +21,9 @@ from typing import Any
 import numpy as np
 import pydantic
 
-from pipeline import entry, params, runtime
+from pipeline import entry, params, runtime, training
 from pipeline.atomic import new_folder, write_json, write_text
 from pipeline.datasets.base import Splits, load_splits
-from pipeline.engine.base import Work
 from pipeline.engine.local import LocalExecutor
 from pipeline.errors import DataError
 from pipeline.models import base as models
@@ -207,8 +206,7 @@ def main() -> None:
     folder = _folder(best, family, data, backend.backend, arguments)
     rungs = _rungs(best, settings, family, arguments, folder)
     key = f"train-{arguments.dataset}-{family.name}-{folder.name}-{settings.seed}-{settings.seeds}"
-    work = Work("pipeline.models.rung:run", "pipeline.runtime:configure", {"backend": backend.backend, "threads": 1})
-    with LocalExecutor(work, runtime.worker_environments(backend.workers)) as executor:
+    with LocalExecutor(training.work(backend.backend), runtime.worker_environments(backend.workers)) as executor:
         seeds = Seeds(rungs, family.objective)
         seeds.start(executor)
         tracker = Tracker(arguments.dataset)  # importing MLflow takes seconds: workers start meanwhile

@@ -15,12 +15,14 @@ from typing import Any
 import psutil
 import pytest
 
+from pipeline import training
 from pipeline.engine.base import Broken, Done, Event, Failed, Progress, Work
 from pipeline.engine.local import LocalExecutor
 from pipeline.models.base import Span
 from pipeline.models.recipe import PLAIN
 from pipeline.models.rung import Rung
 
+linux = pytest.mark.skipif(sys.platform != "linux", reason="workers are forked on Linux only")
 WORK = Work("engine_tasks:run", "engine_tasks:setup", {"word": "ready"})
 
 
@@ -116,36 +118,80 @@ def wait_for(condition: Any, seconds: float = 60) -> None:
         time.sleep(0.05)
 
 
-def test_workers_end_when_their_parent_is_killed(tmp_path: Path) -> None:
-    script = textwrap.dedent(f"""
-        from pipeline.engine.base import Work
-        from pipeline.engine.local import LocalExecutor
-        if __name__ == "__main__":
-            executor = LocalExecutor(Work("engine_tasks:run", "engine_tasks:setup", {{"word": "ready"}}), [{{}}])
-            executor.submit(1, {{"say_pid_in": {str(tmp_path / "pid")!r}}})
-            while True:
-                list(executor.wait(timeout_s=60))
-    """)
-    (tmp_path / "parent.py").write_text(script)
+def in_a_process_of_its_own(folder: Path, body: str, *, forkable: bool) -> subprocess.Popen[str]:
+    """Start a script that has an executor of one worker: a process has one fork server, and tests share none."""
+    script = f"""
+from pathlib import Path
+import psutil
+from pipeline.engine.base import Done, Work
+from pipeline.engine.local import LocalExecutor
+
+def told(executor, key, task):
+    executor.submit(key, task)
+    while True:
+        for event in executor.wait(timeout_s=30):
+            if not isinstance(event, Done):
+                raise SystemExit(str(event))
+            return event.result
+
+if __name__ == "__main__":
+    work = Work("engine_tasks:run", "engine_tasks:setup", {{"word": "ready"}}, forkable={forkable})
+    with LocalExecutor(work, [{{}}]) as executor:
+{textwrap.indent(textwrap.dedent(body), " " * 8)}
+"""
+    (folder / "parent.py").write_text(script)
     path = os.pathsep.join([str(Path(__file__).parent), str(Path(__file__).parents[1])])
-    parent = subprocess.Popen([sys.executable, tmp_path / "parent.py"], env={**os.environ, "PYTHONPATH": path})
+    environment = {**os.environ, "PYTHONPATH": path}
+    return subprocess.Popen(
+        [sys.executable, folder / "parent.py"],
+        env=environment,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+
+
+@pytest.mark.parametrize("forkable", [False, pytest.param(True, marks=linux)])
+def test_all_processes_end_when_their_parent_is_killed(tmp_path: Path, forkable: bool) -> None:
+    body = f"told(executor, 1, {{'say_pid_in': {str(tmp_path / 'pid')!r}}})"
+    parent = in_a_process_of_its_own(tmp_path, body, forkable=forkable)
     wait_for(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text())
     worker = psutil.Process(int((tmp_path / "pid").read_text()))
+    family = psutil.Process(parent.pid).children(recursive=True)
+    assert worker in family
     parent.kill()
-    parent.wait()
-    gone, alive = psutil.wait_procs([worker], timeout=20)
-    assert not alive, "the worker outlived its parent"
-    assert gone
+    parent.communicate()
+    _, alive = psutil.wait_procs(family, timeout=20)
+    assert not alive, "they outlived their parent"
+
+
+@linux
+def test_forked_workers_find_what_was_set_up_once_for_all(tmp_path: Path) -> None:
+    body = f"""
+        words, first, server = told(executor, 1, {{"tell": 1}})
+        assert words == ["ready", "ready"], words  # once where it was forked from, once more by itself
+        assert psutil.Process(server).ppid() == psutil.Process().pid
+        psutil.Process(first).kill()
+        _, second, same = told(executor, 2, {{"tell": 1}})
+        assert second != first and same == server
+        assert told(executor, 3, {{"die_unless": {str(tmp_path / "tried")!r}}}) == "second try"
+        psutil.Process(server).kill()  # its worker lives on, and when that dies, too, there is another
+        assert told(executor, 4, {{"die_unless": {str(tmp_path / "again")!r}}}) == "second try"
+        words, _, other = told(executor, 5, {{"tell": 1}})
+        assert words == ["ready", "ready"] and other != server
+        print("done")
+    """
+    out, err = in_a_process_of_its_own(tmp_path, body, forkable=True).communicate(timeout=60)
+    assert (out, err) == ("done\n", "")
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_memory_stays_bounded_over_two_hundred_trials(prepared_digits: Path, tmp_path: Path) -> None:
     """Every trial is another model, as in a search, and leaves some 11 MB behind in TensorFlow."""
-    work = Work("pipeline.models.rung:run", "pipeline.runtime:configure", {"backend": "tensorflow", "threads": 1})
     held: list[int] = []
     growth = 300
-    with LocalExecutor(work, [{}, {}], growth=growth << 20) as executor:
+    with LocalExecutor(training.work("tensorflow"), [{}, {}], growth=growth << 20) as executor:
         for key in range(200):
             point = {
                 **PLAIN, "layers": 1 + key % 3, "units": 16 + key, "batch_norm": key % 2 == 0, "activation": "relu",
@@ -161,9 +207,6 @@ def test_memory_stays_bounded_over_two_hundred_trials(prepared_digits: Path, tmp
                 assert not isinstance(event, Failed | Broken), event.reason
                 if isinstance(event, Done):
                     done += 1
-                    workers = psutil.Process().children()
-                    held.append(
-                        max(w.memory_info().rss for w in workers if "spawn_main" in " ".join(w.cmdline())) >> 20
-                    )
+                    held.append(max(w.memory_info().rss for w in psutil.Process().children(recursive=True)) >> 20)
     print("megabytes of the larger worker after every 20 trials:", held[19::20])
     assert max(held) < held[0] + growth + 150  # without, it is 1,600 after 160 trials

@@ -27,7 +27,7 @@ PARTS = {"datasets", "engine", "gate", "leaderboard", "models", "page", "progres
 PARTS |= {"accepted", "bars", "batches", "expectations", "fetch", "images", "judge", "patience", "provenance"}
 PARTS |= {"pretrained", "record", "registry", "scores", "seeds", "sources", "tracking", "transfer"}
 PARTS |= {"budget", "cost", "diagrams", "drawing", "definition", "halving", "loop", "points", "sampling", "shelf"}
-PARTS |= {"trials"}
+PARTS |= {"training", "trials"}
 STAGES = {"download", "validate", "prepare", "features", "search", "train", "evaluate", "register", "report"}
 COMMANDS = {"check", "doctor", "ingest", "own", "presets", "retrain", "workspace"}
 
@@ -53,6 +53,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "judge": BASE | {"accepted", "datasets", "expectations", "gate", "images"},
     "models": BASE | {"models", "datasets"},  # families know neither the study nor MLflow
     "engine": BASE | {"budget", "datasets", "engine", "runtime"},  # gets its tasks by name
+    "training": BASE | {"engine", "models", "runtime"},
     "budget": BASE,
     "definition": BASE,
     "loop": BASE | {"budget", "cost", "engine", "models", "progress", "record", "study", "trials"},

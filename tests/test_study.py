@@ -210,19 +210,23 @@ def test_halving_lets_one_in_three_go_on_the_best_and_higher_rungs_first(tmp_pat
     better = come(0.9)
     assert promotable() == better
     go_on(better, 0.95)
+    assert promotable() == better  # above the first rung the best goes on however few have come
+    go_on(better, 0.99)
+    study.tell(waiting.pop(better), "complete")
     assert promotable() is None
-    assert promotable(at_least=1) == better  # alone at its rung, but nobody else will come
+    assert promotable(at_least=2) == good  # one in three may, but nobody else will come
     for _ in range(3):
         come(0.1)
     assert promotable() == good
-    go_on(good, 0.97)
+    go_on(good, 0.94)
+    assert promotable() is None  # the second of two
     seventh = come(0.85)
     come(0.1)
     come(0.1)
     assert promotable() == seventh
-    go_on(seventh, 0.7)
-    assert promotable() == good  # three at the second rung
-    assert study.halving.last(study.contenders(), waiting) not in (good, better, seventh)
+    go_on(seventh, 0.97)
+    assert promotable() == seventh  # the best of three
+    assert study.halving.last(study.contenders(), waiting) not in (good, seventh)
     again = opened(tmp_path, trial_epochs=9)
     assert {trial.number for trial in again.unfinished() if again.halving.waits(trial)} == set(waiting)
 

@@ -21,13 +21,16 @@ class Work:
 
     Attributes:
         function: ``package.module:name`` of ``function(task, emit) -> result``; `emit` sends a progress message.
-        setup: ``package.module:name`` of a function that prepares a worker, once, before its first task.
-        setup_arguments: Keyword arguments for it.
+        setup: ``package.module:name`` of a function that prepares a worker before its first task.
+        setup_arguments: Keyword arguments for it, such as JSON can hold.
+        forkable: Whether workers may be forked from a process in which `setup` was called: it starts no threads,
+            keeps nothing open, and does no harm when it is called again in the worker.
     """
 
     function: str
     setup: str
     setup_arguments: Mapping[str, Any] = field(default_factory=dict)
+    forkable: bool = False
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Worker processes on this machine. Each imports Keras once and then runs many tasks.
+"""Worker processes on this machine. Keras is imported once, for all of them, and each runs many tasks.
 
 Every worker has a pipe of its own, so a worker killed in the middle of a message harms no other. A task whose worker
 dies is given to another worker, at most `_RETRIES` times; one that hangs is killed, which is a death like any other.
@@ -25,12 +25,12 @@ from typing import Any
 import psutil
 
 from pipeline.engine.base import ENDS, Event, Failed, Progress, Work, answer, resolve
+from pipeline.engine.nursery import Nursery
 
 _RETRIES = 2
 _TASKS_PER_WORKER = 200  # then a worker is replaced, so that what leaks in a framework stays bounded
 _GROWTH = 1 << 30  # bytes beyond what a worker held after its first task: then it is replaced, too
-_START_S = 600.0  # a worker that is not up by then hangs; Keras takes 10 s, on a busy machine a minute
-_SPAWN = multiprocessing.get_context("spawn")  # TensorFlow does not survive a fork
+_START_S = 600.0  # a worker that is not up by then hangs; Keras takes 3 to 10 s, on a busy machine a minute
 
 
 @dataclass
@@ -79,6 +79,7 @@ class LocalExecutor:
         self._silence_s = silence_s
         self._growth = growth
         self._environments = environments
+        self._nursery = Nursery(work, environments)
         self._queue: deque[_Queued] = deque()
         self._workers: dict[int, _Worker] = {}
 
@@ -89,17 +90,20 @@ class LocalExecutor:
         self.close()
 
     def warm_up(self) -> None:
-        """Start every worker: Keras takes 10 s to import, in which the caller can do something else."""
+        """Begin to import Keras, which takes seconds in which the caller can do something else."""
+        if self._nursery.prepare():
+            return
         for slot in set(range(self.slots)) - set(self._workers):
             self._start(slot)
 
     def submit(self, key: int, task: Any) -> None:
-        """Queue a task; workers are started when there is something for them to do."""
+        """Queue a task. Workers that have to be waited for are started in `wait`."""
         self._queue.append(_Queued(key, task))
-        self._dispatch()
+        self._dispatch(start=not self._nursery.prepare())
 
     def wait(self, timeout_s: float) -> Iterator[Event]:
         """Yield what has happened; see `Executor.wait`."""
+        self._dispatch()
         busy = {worker.pipe: worker for worker in self._workers.values() if worker.running}
         deadlines = [self._deadline(worker) for worker in busy.values()]
         patience = min([timeout_s, *(max(0.0, deadline - time.monotonic()) for deadline in deadlines)])
@@ -125,7 +129,8 @@ class LocalExecutor:
         self._workers.clear()
         self._queue.clear()
 
-    def _dispatch(self) -> None:
+    def _dispatch(self, *, start: bool = True) -> None:
+        """Give queued tasks to idle workers, and start those that are missing."""
         for slot in range(self.slots):
             worker = self._workers.get(slot)
             if not self._queue:
@@ -135,7 +140,8 @@ class LocalExecutor:
             if worker and self._worn(worker):
                 self._retire(worker)
                 worker = None
-            self._give(worker or self._start(slot))
+            if worker or start:
+                self._give(worker or self._start(slot))
 
     def _worn(self, worker: _Worker) -> bool:
         """Tell whether an idle worker is to be replaced before it is given another task."""
@@ -157,10 +163,9 @@ class LocalExecutor:
             worker.pipe.send(worker.running.task)
 
     def _start(self, slot: int) -> _Worker:
-        ours, theirs = _SPAWN.Pipe()
+        ours, theirs = multiprocessing.Pipe()
         arguments = (theirs, self._work, dict(self._environments[slot]))
-        process = _SPAWN.Process(target=_serve, args=arguments, daemon=True, name=f"pipeline-worker-{slot}")
-        process.start()
+        process = self._nursery.start(_serve, arguments, f"pipeline-worker-{slot}")
         theirs.close()  # ours reads end-of-file when the worker dies
         self._workers[slot] = _Worker(slot, process, ours)
         return self._workers[slot]

@@ -44,6 +44,7 @@ def begin(build: Callable[[], keras.Model], state: Path | None, seed: int) -> ke
     keras.utils.clear_session(free_memory=False)  # a worker builds many models: what the last left must not pile up
     keras.utils.set_random_seed(seed)
     model = build()
+    model.optimizer.build(model.trainable_variables)  # else the first step does, and a second time is traced for it
     if state is not None:
         restore(model, state)
     return model
@@ -67,12 +68,11 @@ def _file(path: Path) -> _File | None:
 
 
 def restore(model: keras.Model, path: Path) -> None:
-    """Set a newly built and compiled model to a saved state.
+    """Set a newly built and compiled model, whose optimizer is built, too, to a saved state.
 
     Raises:
         DataError: The file is damaged, or is the state of another model.
     """
-    model.optimizer.build(model.trainable_variables)
     variables = _variables(model)
     try:
         with np.load(path, allow_pickle=False) as saved:
