@@ -1,7 +1,8 @@
 """What the engine costs: wall time of a search over that of the same trainings in bare processes, workers up already.
 
 Both train the same trials of two rungs, one thread for each of two workers. The search is the real one: study, pruner,
-MLflow, checkpoints and pipes. Bare processes share the trials out beforehand and only train.
+MLflow, checkpoints and pipes. Bare processes share the trials out beforehand and only train; what is compared is the
+mean time that they are at work, as if the trials could be shared out without a rest.
 
     python benchmarks/overhead.py [--images 12000] [--data data/prepared/mnist]
 """
@@ -13,6 +14,7 @@ import json
 import multiprocessing
 import os
 import shutil
+import statistics
 import sys
 import tempfile
 import time
@@ -78,33 +80,31 @@ def searched(folder: Path, data: Path) -> float:
 
 
 def bare(folder: Path, data: Path) -> float:
-    """Return the seconds that bare processes take for the same trainings."""
+    """Return the mean seconds that bare processes are at work on the same trainings."""
     spawn = multiprocessing.get_context("spawn")
-    ready, ended = spawn.Barrier(WORKERS + 1), spawn.Barrier(WORKERS + 1)
+    ready, taken = spawn.Barrier(WORKERS), spawn.SimpleQueue()
     shares = [list(range(place, len(TRIALS), WORKERS)) for place in range(WORKERS)]
-    processes = [spawn.Process(target=train, args=(folder, data, share, ready, ended)) for share in shares]
+    processes = [spawn.Process(target=train, args=(folder, data, share, ready, taken)) for share in shares]
     for process in processes:
         process.start()
-    ready.wait()
-    started = time.monotonic()
-    ended.wait()
-    taken = time.monotonic() - started
     for process in processes:
         process.join()
-    return taken
+        assert process.exitcode == 0, process
+    return statistics.mean(taken.get() for _ in processes)
 
 
-def train(folder: Path, data: Path, share: list[int], ready: Any, ended: Any) -> None:
-    """Train some trials, one after the other."""
+def train(folder: Path, data: Path, share: list[int], ready: Any, taken: Any) -> None:
+    """Train some trials, one after the other, and tell how many seconds that took."""
     from pipeline import runtime
 
     runtime.configure("tensorflow", threads=1)
     run(rung(folder, data, -1 - share[0], WARM_UP, 0, 1), lambda _: None)
     ready.wait()
+    started = time.monotonic()
     for number in share:
         for start, stop in ((0, 1), (1, TRIAL_EPOCHS)):
             run(rung(folder, data, number, TRIALS[number], start, stop), lambda _: None)
-    ended.wait()
+    taken.put(time.monotonic() - started)
 
 
 def main() -> None:

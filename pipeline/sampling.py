@@ -74,16 +74,16 @@ def _tpe(drawn: int) -> optuna.samplers.BaseSampler:
     import optuna
 
     class Tree(optuna.samplers.TPESampler):
-        """TPE that learns from trials that wait at a rung as from pruned ones: Optuna's sees only that they run."""
+        """TPE that learns from trials on their way, too; see `_comparable`."""
 
         def infer_relative_search_space(self, study: Any, trial: Any) -> dict[str, BaseDistribution]:
-            return super().infer_relative_search_space(_with_waiting(study), trial)
+            return super().infer_relative_search_space(_comparable(study), trial)
 
         def sample_relative(self, study: Any, trial: Any, search_space: Any) -> dict[str, Any]:
-            return super().sample_relative(_with_waiting(study), trial, search_space)
+            return super().sample_relative(_comparable(study), trial, search_space)
 
         def sample_independent(self, study: Any, trial: Any, param_name: str, param_distribution: Any) -> Any:
-            return super().sample_independent(_with_waiting(study), trial, param_name, param_distribution)
+            return super().sample_independent(_comparable(study), trial, param_name, param_distribution)
 
     return Tree(seed=drawn, n_startup_trials=_STARTUP_TRIALS, multivariate=True, group=True)
 
@@ -132,21 +132,41 @@ def _without_presets(study: Any) -> Any:
     def whole(trials: list[FrozenTrial]) -> list[FrozenTrial]:
         return [t for t in trials if set(t.user_attrs.get("hyperparameters", t.params)) == set(t.params)]
 
-    return _View(_with_waiting(study), whole)
+    return _View(_comparable(study), whole)
 
 
-def _with_waiting(study: Any) -> Any:
-    """Return a view of a study in which trials that run and have reported are pruned ones."""
+def _comparable(study: Any) -> Any:
+    """Return a view of a study in which trials compare by what they had after the same number of epochs.
+
+    Optuna's TPE takes any complete trial for better than all pruned ones, and trials that wait it does not see at all.
+    So it would search around whatever came to its end first. As BOHB does (Falkner et al., arXiv:1807.01774), values
+    count after the most epochs that enough trials have come to; those that have come less far are worth less.
+    """
+
+    def seen(trials: list[FrozenTrial]) -> list[FrozenTrial]:
+        come = sorted((max(trial.intermediate_values) for trial in trials if _judged(trial)), reverse=True)
+        epochs = come[min(_STARTUP_TRIALS, len(come)) - 1] if come else 0
+        return [_after(trial, epochs) if _judged(trial) else trial for trial in trials]
+
+    return _View(study, seen)
+
+
+def _judged(trial: FrozenTrial) -> bool:
+    """Tell whether a trial has values to compare."""
+    return bool(trial.intermediate_values) and trial.state.name != "FAIL"
+
+
+def _after(trial: FrozenTrial, epochs: int) -> FrozenTrial:
+    """Return a trial as if it were judged after some epochs: complete if it came so far, else pruned."""
     from optuna.trial import TrialState
 
-    def told(trial: FrozenTrial) -> FrozenTrial:
-        if trial.state != TrialState.RUNNING or not trial.intermediate_values:
-            return trial
-        seen = copy.copy(trial)
-        seen.state = TrialState.PRUNED
-        return seen
-
-    return _View(study, lambda trials: [told(trial) for trial in trials])
+    last = max(trial.intermediate_values)
+    if last < epochs and trial.state == TrialState.COMPLETE:
+        return trial  # it stopped early: it has come as far as it would
+    seen = copy.copy(trial)
+    seen.state = TrialState.COMPLETE if last >= epochs else TrialState.PRUNED
+    seen.value = trial.intermediate_values[epochs] if last >= epochs else None
+    return seen
 
 
 class _View:

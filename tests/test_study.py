@@ -236,11 +236,33 @@ def test_a_sampler_learns_from_trials_that_wait(tmp_path: Path) -> None:
     for place in range(8):
         trial = ask(told)
         told.record(trial, [epoch(1, 0.9 if place == 3 else 0.1)])  # they all wait, none has ended
-    waiting = sampling._with_waiting(told._study)
-    assert len(waiting._get_trials(states=(optuna.trial.TrialState.PRUNED,))) == 8
-    assert not waiting._get_trials(states=(optuna.trial.TrialState.RUNNING,))
+    seen = sampling._comparable(told._study)
+    assert len(seen._get_trials(states=(optuna.trial.TrialState.COMPLETE,))) == 8
     assert {trial.state for trial in told._study.get_trials()} == {optuna.trial.TrialState.RUNNING}
     assert told._study.sampler.infer_relative_search_space(told._study, told.trials[0])  # it knows the dimensions
+
+
+def test_a_sampler_compares_trials_after_epochs_that_enough_have_come_to(tmp_path: Path) -> None:
+    study = opened(tmp_path, sampler="tpe")
+
+    def seen() -> list[float | None]:
+        return [trial.value for trial in sampling._comparable(study._study)._get_trials()]
+
+    first = ask(study)
+    study.record(first, [epoch(1, 0.2), epoch(2, 0.8), epoch(3, 0.9)])
+    study.tell(first, "complete")
+    assert seen() == [0.9]
+    others = [ask(study) for _ in range(5)]
+    for place, trial in enumerate(others[:4]):
+        study.record(trial, [epoch(1, 0.3 + place / 10)])
+    assert seen() == [0.2, 0.3, 0.4, 0.5, 0.6, None]  # the first is the worst after one epoch, though it has ended
+    for trial in others[:4]:
+        study.record(trial, [epoch(2, 0.7), epoch(3, 0.7)])
+    assert seen() == [0.9, 0.7, 0.7, 0.7, 0.7, None]  # five have come to the end
+    study.record(others[4], [epoch(1, 0.99)])
+    assert seen()[5] is None  # it has not, so it is worth less, whatever it had after one epoch
+    study.tell(others[4], "failed")
+    assert sampling._comparable(study._study)._get_trials()[5].state.name == "FAIL"
 
 
 INSIDE: Hyperparameters = {"rate": 2e-3, "layers": 2, "norm": False}
