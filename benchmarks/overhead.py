@@ -1,8 +1,8 @@
 """What the engine costs: wall time of a search over that of the same trainings in bare processes, workers up already.
 
 Both train the same trials of two rungs, one thread for each of two workers. The search is the real one: study, pruner,
-MLflow, checkpoints and pipes. Bare processes share the trials out beforehand and only train, until the last is done. The
-ratio to the mean time that they are at work is told, too: it also holds that in the end one worker has no work.
+MLflow, checkpoints and pipes. Bare processes share the trials out beforehand and only train, until the last is done.
+The ratio to the mean time that they are at work is told, too: it also holds that in the end one worker has no work.
 
     python benchmarks/overhead.py [--images 12000] [--data data/prepared/mnist]
 """
