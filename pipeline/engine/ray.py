@@ -13,7 +13,7 @@ import os
 import socket
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -201,14 +201,23 @@ def _run(
     import ray
 
     function = _prepared(work.function, work.setup, tuple(sorted(work.setup_arguments.items())))
-    board.post.remote(key, _UP)
+    posted = [board.post.remote(key, _UP)]
     worker = f"ray-{ray.get_runtime_context().get_node_id()[:8]}-{os.getpid()}"
 
     def emit(message: Any) -> None:
-        board.post.remote(key, message)
+        posted[:] = [board.post.remote(key, message)]
 
+    kind, content, left, lines = _answered(function, task, marks, files, stored, emit)
+    ray.get(posted)  # and so all before it: of a task that has ended, nothing is heard any more
+    return kind, content, worker, left, lines
+
+
+def _answered(
+    function: Any, task: Any, marks: tuple[str, ...], files: Any, stored: tuple[Any, ...], emit: Callable[[Any], None]
+) -> tuple[str, Any, parcel.Files, str]:
+    """Run a task, with its files at hand: how it ended, with what, the files it leaves, its ledger."""
     if not marks:
-        return (*answer(function, task, emit), worker, {}, "")
+        return (*answer(function, task, emit), {}, "")
     with tempfile.TemporaryDirectory() as scratch:
         folder, ledger = Path(scratch) / task.folder.name, Path(scratch) / "ledger"
         parcel.unpack(files, folder)
@@ -216,7 +225,7 @@ def _run(
         placed = task.placed(inputs, folder, ledger)
         kind, content = answer(function, placed, emit)
         lines = ledger.read_text() if ledger.exists() else ""
-        return kind, content, worker, parcel.pack(folder) if kind == "done" else {}, lines
+        return kind, content, parcel.pack(folder) if kind == "done" else {}, lines
 
 
 @functools.cache
