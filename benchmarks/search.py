@@ -39,8 +39,8 @@ from pipeline.datasets.base import Splits, load_splits, save_splits
 
 ROOT = Path(__file__).resolve().parents[1]
 # Perceptrons, as tutorials search them, so that each system tries dozens in five minutes. Chosen by us, and not
-# neutral: of convolutional networks each tries a dozen on two cores, and luck with the first ones decides. The learning
-# rate spans what it does in Optuna's own Keras example (keras_simple.py); our families span less.
+# neutral: of convolutional networks a plain loop tries a dozen on two cores, and luck with the first ones decides. The
+# learning rate spans what it does in Optuna's own Keras example (keras_simple.py); our families span less.
 FAMILY, TRIAL_EPOCHS = "mlp", 9
 SETTINGS: dict[str, Any] = {"space": {"learning_rate": {"low": 1e-5, "high": 1e-1, "log": True}}}
 TRAIN, VAL = 30_000, 5_000
@@ -202,7 +202,7 @@ def measure(system: str, data: Path, seed: int, seconds: float, folder: Path) ->
         try:
             process.wait(seconds)
         except subprocess.TimeoutExpired:
-            pass
+            pass  # as it should: it searches for ever
         else:
             raise SystemExit(f"{system} ended before its time:\n{(folder / 'log.txt').read_text()[-3000:]}")
         finally:
@@ -299,7 +299,9 @@ def compare(rows: list[dict[str, Any]]) -> None:
 
 def draw(rows: list[dict[str, Any]], picture: Path) -> None:
     """Draw the best so far of every search over time, to its end."""
-    figure, axes = drawing.titled("Best validation accuracy so far, 30,000 MNIST images, one line per seed", height=3.8)
+    figure, axes = drawing.titled(
+        f"Best validation accuracy so far, {TRAIN:,} MNIST images, one line per seed", height=3.8
+    )
     for name, colour in {"kerastuner": "#bf8700", "optuna": "#8250df", "ours": "#1a7f37"}.items():
         for place, one in enumerate(one for one in rows if one["system"] == name):
             curve = [*one["curve"], [one["wall_seconds"], one["best"]]]

@@ -121,7 +121,6 @@ def wait_for(condition: Any, seconds: float = 60) -> None:
 def in_a_process_of_its_own(folder: Path, body: str, *, forkable: bool) -> subprocess.Popen[str]:
     """Start a script that has an executor of one worker: a process has one fork server, and tests share none."""
     script = f"""
-from pathlib import Path
 import psutil
 from pipeline.engine.base import Done, Work
 from pipeline.engine.local import LocalExecutor

@@ -155,17 +155,14 @@ def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str]) -> N
 
 
 def workers_of(process: subprocess.Popen[str]) -> list[psutil.Process]:
-    """Return the worker processes of a search that runs: those that its fork server has forked."""
+    """Return the worker processes of a search that runs: what its fork server has forked, or those it has spawned."""
     try:
         children = psutil.Process(process.pid).children(recursive=True)
-        return [child for child in children for above in [child.parent()] if above and forks(child) and forks(above)]
+        told = {child.pid: " ".join(child.cmdline()) for child in children}
+        servers = {pid for pid, line in told.items() if "multiprocessing.forkserver" in line}  # and what they forked
+        return [child for child in children if child.ppid() in servers or "spawn_main" in told[child.pid]]
     except psutil.Error:
         return []
-
-
-def forks(process: psutil.Process) -> bool:
-    """Tell whether a process is a fork server, or forked from one: they share a command line."""
-    return "multiprocessing.forkserver" in " ".join(process.cmdline())
 
 
 def test_a_search_survives_kills_of_a_worker_and_of_itself(project: Project) -> None:
