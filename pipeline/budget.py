@@ -32,12 +32,13 @@ def _one_of(names: Iterable[str]) -> pydantic.BeforeValidator:
 
 
 class Budget(params.Settings):
-    """What a study may cost; it ends when the first of its three limits is met.
+    """What a study may cost; it ends when the first of its three limits is met and its leader is trained to the end.
 
     Attributes:
         trials: Trials, of all that are finished.
         epochs: Epochs, summed over all trials.
-        minutes: Wall time, summed over all processes that worked on the study.
+        minutes: Wall time, summed over all processes that worked on the study. Nothing begins that is expected to
+            end more than 5 % later, except what the leader has still to train.
         trial_epochs: Epochs of one trial that is never pruned, and of the final training.
     """
 
@@ -45,6 +46,12 @@ class Budget(params.Settings):
     epochs: int = pydantic.Field(ge=1)
     minutes: float = pydantic.Field(gt=0)
     trial_epochs: int = pydantic.Field(ge=1)
+
+    @pydantic.model_validator(mode="after")
+    def _has_room_for_one_trial(self) -> Budget:
+        if self.epochs < self.trial_epochs:
+            raise ValueError(f"epochs of at least trial_epochs, {self.trial_epochs}: the winner trains to its end")
+        return self
 
 
 class Constraints(params.Settings):

@@ -46,7 +46,7 @@ def _parser() -> argparse.ArgumentParser:
     models.add_argument("dataset", nargs="?", help="one dataset; all of params.yaml if left out")
     models.set_defaults(command=_models)
 
-    presets = commands.add_parser("presets", help="the reference models that a search can begin with, and their size")
+    presets = commands.add_parser("presets", help="the reference models that a search can try, and their size")
     presets.add_argument("--json", action="store_true", help="for machines")
     presets.set_defaults(command=_presets)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING
 
+from pipeline.leader import value_after
 from pipeline.trials import history, stopped
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ class Halving:
         for end in reversed(self._rungs[:-1]):
             reached = [trial for trial in contenders if len(history(trial)) >= end or stopped(trial)]
             places = max(len(reached) // self._reduction, at_least, int(end > self._rungs[0]))
-            best = sorted(reached, key=lambda trial: (-self._value(trial, end), trial.number))[:places]
+            best = sorted(reached, key=lambda trial: (-value_after(trial, end, self._objective), trial.number))[:places]
             number = next((t.number for t in best if t.number in waiting and len(history(t)) == end), None)
             if number is not None:
                 return number
@@ -66,8 +67,5 @@ class Halving:
     def last(self, contenders: Sequence[FrozenTrial], waiting: Collection[int]) -> int:
         """Return which of the waiting trials has come least far, and there was worst."""
         trials = [trial for trial in contenders if trial.number in waiting]
-        return min(trials, key=lambda t: (len(history(t)), self._value(t, self._rungs[-1]), -t.number)).number
-
-    def _value(self, trial: FrozenTrial, end: int) -> float:
-        """Return what a trial reached by an epoch; one that stopped before it, what it had."""
-        return history(trial)[:end][-1][self._objective]
+        end = self._rungs[-1]
+        return min(trials, key=lambda t: (len(history(t)), value_after(t, end, self._objective), -t.number)).number

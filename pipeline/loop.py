@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from pipeline.budget import Budget
@@ -14,12 +14,14 @@ from pipeline.models.rung import Rung
 from pipeline.progress import SearchProgress
 from pipeline.record import Record
 from pipeline.study import Study
-from pipeline.trials import history
+from pipeline.trials import history, preset
 
 if TYPE_CHECKING:
     import optuna
 
 _MOST_WAITING = 12  # trials, the best of them: each keeps a checkpoint, and disk use is bounded
+_OVER = 1.05  # of its minutes, the most that a search plans for (chosen)
+_PRESETS = 10  # reference models get one epoch in so many, at most (chosen)
 
 
 @dataclass
@@ -28,25 +30,35 @@ class _Running:
 
     trial: optuna.Trial
     rung: Rung
-    epochs: int
-    since: float = field(default_factory=time.monotonic)
+    start: int
+    stop: int
+    since: float
 
-    def left_s(self, epoch_s: float) -> float:
+    @property
+    def epochs(self) -> int:
+        """Number of epochs that it trains."""
+        return self.stop - self.start
+
+    def left_s(self, epoch_s: float, now: float) -> float:
         """Return about how many seconds it will take yet.
 
         Args:
             epoch_s: What an epoch takes, where the trial itself has not shown it.
+            now: The time, on the clock that `since` was read from.
         """
         known = history(self.trial)
         each = known[-1]["seconds"] if known else epoch_s
-        return max(0.0, self.epochs * each - (time.monotonic() - self.since))
+        return max(0.0, self.epochs * each - (now - self.since))
 
 
 class Search:
     """The loop: ask for trials, train them rung by rung, prune between rungs, until the budget is met.
 
     Where the study makes trials wait, one that has come to a rung lets others come, too. The best of them go on when a
-    worker is free; those that never may go on end with the search.
+    worker is free; those that are never promoted are pruned at the end.
+
+    The search ends with a leader that has trained all its epochs. So a rung begins only if its trial, should it lead
+    then, can train to its end within the budget and 5 % more; the leader's own rungs begin in any case.
 
     Args:
         study: The study to work on.
@@ -57,6 +69,7 @@ class Search:
         rung: Makes the task for a trial, from and to an epoch.
         discard: Removes the checkpoints of a trial that has ended, by number.
         progress: Is told what happens.
+        clock: Returns the time in seconds.
     """
 
     def __init__(
@@ -68,6 +81,7 @@ class Search:
         rung: Callable[[optuna.Trial, int, int], Rung],
         discard: Callable[[int], None],
         progress: SearchProgress,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._study = study
         self._budget = budget
@@ -80,7 +94,10 @@ class Search:
         self._running: dict[int, _Running] = {}
         self._waiting: dict[int, optuna.Trial] = {}
         self._exhausted = False  # the study has no more trials to ask for
-        self._clock = time.monotonic()
+        tenth = budget.epochs // _PRESETS // study.rungs[0]
+        self._presets = min(study.presets, tenth, budget.trials - 1)  # they come last, and take places of the budget
+        self._now = clock
+        self._spent_until = clock()
 
     def run(self) -> Record:
         """Work until the budget is met and every trial has ended; return the record."""
@@ -118,10 +135,20 @@ class Search:
             self._end(trial, "pruned", f"not among the best after {len(history(trial))} epochs")
 
     def _promoted(self) -> optuna.Trial | None:
-        """Return a trial that has waited and may go on."""
-        idle_otherwise = 0 if self._may_start() else self._executor.slots
-        contenders = self._study.contenders() if self._waiting else []
-        number = self._study.halving.promotable(contenders, self._waiting, at_least=idle_otherwise)
+        """Return a trial that has waited and may go on; the leader before others, once it has left the first rung."""
+        if not self._waiting:
+            return None
+        may_start = self._may_start()
+        leader = self._study.leader()
+        first = self._study.rungs[0]
+        number: int | None
+        if leader is not None and leader.number in self._waiting and (len(history(leader)) > first or not may_start):
+            number = leader.number
+        else:
+            eligible = [n for n, trial in self._waiting.items() if self._fits(trial) and not self._study.lost(trial)]
+            idle_otherwise = 0 if may_start else self._executor.slots
+            contenders = self._study.contenders()
+            number = self._study.halving.promotable(contenders, eligible, at_least=idle_otherwise)
         if number is None:
             return None
         trial = self._waiting.pop(number)
@@ -129,23 +156,49 @@ class Search:
         return trial
 
     def _new(self) -> optuna.Trial | None:
-        """Return a new trial, where the budget allows one and the study has one."""
+        """Return a new trial, where the budget allows one and the study has one; reference models come last."""
         if not self._may_start():
             return None
-        asked = self._study.ask()
+        sampled = sum(not preset(trial) for trial in self._study.trials)
+        asked = self._study.ask() if sampled < self._budget.trials - self._presets else None
+        asked = asked or (self._study.ask_preset() if self._presets_left() else None)
         self._exhausted = asked is None
         return asked
 
-    def _may_start(self) -> bool:
-        """Tell whether the budget allows another trial; its first rung must fit, too."""
-        within = len(self._study.trials) < self._budget.trials and not self._spent(self._study.rungs[0])
-        return within and not self._exhausted
+    def _presets_left(self) -> bool:
+        return sum(bool(preset(trial)) for trial in self._study.trials) < self._presets
 
-    def _spent(self, epochs: int) -> bool:
-        """Tell whether training more epochs would go over the budget."""
-        over_time = self._study.elapsed_s >= self._budget.minutes * 60
-        promised = self._study.epochs() + sum(running.epochs for running in self._running.values())
-        return over_time or promised + epochs > self._budget.epochs
+    def _may_start(self) -> bool:
+        """Tell whether the budget allows another trial."""
+        within = len(self._study.trials) < self._budget.trials
+        return within and not self._exhausted and self._fits(None)
+
+    def _fits(self, trial: optuna.Trial | None) -> bool:
+        """Tell whether a rung may begin, the next one of a trial or the first one of a new trial: see the class."""
+        study, leader = self._study, self._study.leader()
+        if trial is not None and leader is not None and trial.number == leader.number:
+            return True
+        start, stop = (0, study.rungs[0]) if trial is None else study.next_rung(trial) or (study.total, study.total)
+        whole = study.whole()
+        ends = [stop, *(running.stop for running in self._running.values())]
+        waits = leader is not None and leader.number not in self._running and leader.state.name == "RUNNING"
+        if leader is not None and waits:
+            ends.append(len(history(leader)))
+        promised = sum(running.epochs for running in self._running.values())
+        if study.epochs() + promised + stop - start + max(0, whole - min(ends)) > self._budget.epochs:
+            return False
+        needed = max(stop, whole) - start
+        limit_s = self._budget.minutes * 60 * _OVER - study.elapsed_s
+        if leader is not None and waits:  # where this rung takes the last worker, the leader waits for one
+            first_idle = min([*self._left_s(), (stop - start) * study.epoch_s(trial)])
+            behind = first_idle if len(self._running) + 1 >= self._executor.slots else 0.0
+            if behind + (whole - len(history(leader))) * study.epoch_s(leader) > limit_s:
+                return False
+        return needed * study.epoch_s(trial) <= limit_s and limit_s > 0
+
+    def _left_s(self) -> list[float]:
+        """Return about how many seconds each rung that is trained now will take yet."""
+        return [running.left_s(self._progress.epoch_s, self._now()) for running in self._running.values()]
 
     def _advance(self, trial: optuna.Trial) -> None:
         """End a trial that is trained or not good enough, let it wait, or send its next rung to a worker."""
@@ -154,18 +207,27 @@ class Search:
             self._end(trial, "pruned", violation)
         elif rung is None:
             self._end(trial, "complete")
+        elif self._study.lost(trial):
+            self._end(trial, "pruned", f"a preset that does not lead after {len(history(trial))} epochs")
         elif self._study.halving.waits(trial):
             self._waiting[trial.number] = trial
             self._mirror(trial.number)
-        elif history(trial) and trial.should_prune():
-            self._end(trial, "pruned", f"not among the best after {len(history(trial))} epochs")
-        elif history(trial) and self._spent(rung[1] - rung[0]):
-            self._end(trial, "pruned", "the budget of the search was met")
+        elif history(trial) and (reason := self._stops(trial)):
+            self._end(trial, "pruned", reason)
         else:
             task = self._rung(trial, *rung)
-            self._running[trial.number] = _Running(trial, task, rung[1] - rung[0])
+            self._running[trial.number] = _Running(trial, task, *rung, since=self._now())
             self._executor.submit(trial.number, task)
             self._mirror(trial.number)
+
+    def _stops(self, trial: optuna.Trial) -> str:
+        """Return why a trial does not begin its next rung; nothing where it does. The leader always does."""
+        leader = self._study.leader()
+        if leader is not None and leader.number == trial.number:
+            return ""
+        if trial.should_prune():
+            return f"not among the best after {len(history(trial))} epochs"
+        return "" if self._fits(trial) else "the budget of the search was met"
 
     def _handle(self, event: Event, record: Record) -> None:
         if isinstance(event, Progress):
@@ -202,9 +264,9 @@ class Search:
             self._record.mirror(self._study.trials[number])
 
     def _tick(self) -> None:
-        now = time.monotonic()
-        if now - self._clock >= 1.0:  # the study's clock is written about once a second, not at every event
-            self._study.spend(now - self._clock)
-            self._clock = now
-            left = max((running.left_s(self._progress.epoch_s) for running in self._running.values()), default=0.0)
+        now = self._now()
+        if now - self._spent_until >= 1.0:  # the study's clock is written about once a second, not at every event
+            self._study.spend(now - self._spent_until)
+            self._spent_until = now
+            left = max(self._left_s(), default=0.0)
             self._progress.update(self._study, self._budget, len(self._waiting), left)

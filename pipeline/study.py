@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import random
 import sqlite3
+import statistics
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,9 +21,10 @@ from pipeline.budget import Settings
 from pipeline.definition import Definition
 from pipeline.errors import EngineError
 from pipeline.halving import Halving
+from pipeline.leader import leader, unbeaten
 from pipeline.models.base import BaseFamily
 from pipeline.models.space import Choice, Dimension, Hyperparameters
-from pipeline.trials import Metrics, history, hyperparameters, stopped, table
+from pipeline.trials import Metrics, history, hyperparameters, preset, stopped, table
 
 if TYPE_CHECKING:
     import optuna
@@ -108,13 +110,19 @@ class Study:
         self._limits = settings.constraints.limits()
         self._grid = settings.sampler == "grid" or _few(family.dimensions)  # to sample would be to repeat
         self._suggest = family.suggest
-        self._given = self._to_give(settings, family.presets_for(definition.dataset))
+        self._given = self._to_give(settings)
+        self._presets = self._presets_to_give(family.presets_for(definition.dataset) if settings.presets else {})
         self.elapsed_s = float(self._study.user_attrs.get("elapsed_s", 0.0))
 
     @property
     def points(self) -> int | None:
         """How many trials there can be, where all points are given and none is sampled; None: any number."""
-        return len(self._given) if self._grid else None
+        return len(self._given) + len(self._presets) if self._grid else None
+
+    @property
+    def presets(self) -> int:
+        """Number of reference models that the study may try beside what it samples."""
+        return len(self._presets)
 
     @property
     def trials(self) -> list[FrozenTrial]:
@@ -134,16 +142,27 @@ class Study:
     def ask(self) -> optuna.Trial | None:
         """Return a new trial with its hyperparameters; None when every point of a grid has been tried.
 
-        Presets come first, then the middle of the space where a sampler learns. A point is given to the study just
-        before its trial is started, so that none is given twice and no trial waits for a budget that does not reach it.
+        Where a sampler learns, the middle of the space comes first.
+        """
+        return self._ask(self._given, sampled=not self._grid)
+
+    def ask_preset(self) -> optuna.Trial | None:
+        """Return a new trial of a reference model; None when all have been tried."""
+        return self._ask(self._presets, sampled=False)
+
+    def _ask(self, given: Mapping[str, _Given], *, sampled: bool) -> optuna.Trial | None:
+        """Return a trial of the next given point; where none is left a sampled one, or None.
+
+        A point is given to the study just before its trial is started, so that none is given twice and no trial waits
+        for a budget that does not reach it. A point that a killed search has given but not started comes first.
         """
         known = [trial.user_attrs.get("given") for trial in self._study.get_trials(deepcopy=False)]
         waiting = len(known) > len(self.trials)
-        name = next((name for name in self._given if name not in known), None)
+        name = next((name for name in given if name not in known), None)
         if name is not None and not waiting:
-            point, attributes = self._given[name]
+            point, attributes = given[name]
             self._study.enqueue_trial(dict(point), {"given": name, **attributes})
-        elif self._grid and not waiting:
+        elif not sampled and not waiting:
             return None
         trial = self._study.ask()
         self.suggest(trial)
@@ -154,19 +173,22 @@ class Study:
         preset = trial.user_attrs.get("hyperparameters")
         self._suggest(trial if preset is None else points.Given(trial, preset))
 
-    def _to_give(self, settings: Settings, presets: Mapping[str, Hyperparameters]) -> dict[str, _Given]:
-        """Return the points that are given, not sampled, by name, with what to remember of their trials."""
-        given: dict[str, _Given] = {}
-        if settings.presets:
-            for name, point in presets.items():
-                given[f"preset {name}"] = (point, {"preset": name, "hyperparameters": dict(point)})
+    def _to_give(self, settings: Settings) -> dict[str, _Given]:
+        """Return the points that are given before any is sampled, by name, with what to remember of their trials."""
         if self._grid:
             found = points.grid(self._suggest, settings.grid_points)
             order = random.Random(self.seed).sample(range(len(found)), len(found))  # a budget may cut the grid short
-            given.update({f"grid {place}": (found[place], {}) for place in order})
-        elif settings.sampler in ("tpe", "gp"):  # they learn, but would guess first: a space is drawn around a guess
-            given["centre"] = (points.centre(self._suggest), {})
-        return given
+            return {f"grid {place}": (found[place], {}) for place in order}
+        if settings.sampler in ("tpe", "gp"):  # they learn, but would guess first: a space is drawn around a guess
+            return {"centre": (points.centre(self._suggest), {})}
+        return {}
+
+    def _presets_to_give(self, presets: Mapping[str, Hyperparameters]) -> dict[str, _Given]:
+        """Return the points of reference models, by name, with what to remember of their trials."""
+        return {
+            f"preset {name}": (point, {"preset": name, "hyperparameters": dict(point)})
+            for name, point in presets.items()
+        }
 
     def next_rung(self, trial: optuna.Trial) -> tuple[int, int] | None:
         """Return from which to which epoch a trial is to be trained next; None when it is done."""
@@ -178,6 +200,27 @@ class Study:
     def contenders(self, trials: Sequence[FrozenTrial] | None = None) -> list[FrozenTrial]:
         """Return the trials (all, or of those given) that have a value, to be bettered yet, and keep to the limits."""
         return [trial for trial in _judged(self.trials if trials is None else trials) if not self.violation(trial)]
+
+    def leader(self, trials: Sequence[FrozenTrial] | None = None) -> FrozenTrial | None:
+        """Return the trial that would win if the search ended now; see `pipeline.leader`."""
+        return leader(self.contenders(trials), self.rungs[0], self.total, self.objective)
+
+    def lost(self, trial: optuna.Trial) -> bool:
+        """Tell whether a trial is a reference model that another trial has beaten: it takes no further rung."""
+        if not preset(trial) or not history(trial):
+            return False
+        return trial.number not in {t.number for t in unbeaten(self.contenders(), self.total, self.objective)}
+
+    def whole(self) -> int:
+        """Return how many epochs a trial is to be expected to train: of those that have ended, the most."""
+        ended = [len(history(trial)) for trial in self.trials if trial.state.name == "COMPLETE"]
+        return max(ended, default=self.total)
+
+    def epoch_s(self, trial: optuna.Trial | FrozenTrial | None = None) -> float:
+        """Return the seconds that an epoch of a trial takes; of one that has shown none, as others; 0: unknown."""
+        own = history(trial) if trial is not None else []
+        known = own[-1:] or [history(other)[-1] for other in self.trials if history(other) and not preset(other)]
+        return statistics.median(epoch["seconds"] for epoch in known) if known else 0.0
 
     def record(self, trial: optuna.Trial, epochs: Sequence[Metrics]) -> None:
         """Add the epochs of a finished rung to a trial, and report them to the pruner.
@@ -237,19 +280,9 @@ class Study:
         return sum(len(history(trial)) for trial in self.trials)
 
     def _best(self, trials: Sequence[FrozenTrial]) -> Best | None:
-        """Return the best of the trials that came furthest and keep to the limits.
-
-        Values after 9 epochs and after 1 do not compare; a training that stopped early has come as far as it would.
-        """
-        within = self.contenders(trials)
-        if not within:
+        best = self.leader(trials)
+        if best is None:
             return None
-        reached = {t.number: self.total if stopped(t) else len(history(t)) for t in within}
-        furthest = max(reached.values())
-        best = max(
-            (trial for trial in within if reached[trial.number] == furthest),
-            key=lambda trial: (history(trial)[-1][self.objective], -trial.number),
-        )
         return Best(best.number, hyperparameters(best), history(best)[-1][self.objective])
 
     def require_best(self) -> Best:

@@ -274,13 +274,15 @@ def test_failures_and_limits_end_trials_and_each_run_says_why(project: Project) 
     project.finish()
 
     trials = project.trials()
-    good, diverging, impossible, enormous, large, *sampled = trials
-    assert [t.state.name for t in trials] == ["COMPLETE", "FAIL", "FAIL", "FAIL", "PRUNED", "COMPLETE", "COMPLETE"]
+    *sampled, good, diverging, impossible, enormous, large = trials
+    assert [t.state.name for t in (*sampled, diverging, impossible, enormous)] == [*["COMPLETE"] * 2, *["FAIL"] * 3]
     assert "the loss diverged in epoch 1" in diverging.user_attrs["reason"]
     assert "cannot be built or trained: found ValueError" in impossible.user_attrs["reason"]
     assert "out of memory" in enormous.user_attrs["reason"]
     assert large.user_attrs["reason"] == "parameters 408,586 over the limit 200,000"
+    assert large.state.name == "PRUNED"
     assert len(large.user_attrs["history"]) == 1  # its first rung
+    assert good.state.name == "COMPLETE" or good.user_attrs["reason"].startswith("a preset that does not lead after 1 ")
     assert max(large.constraints.values()) > 0 >= max(good.constraints.values())
     assert set(good.constraints) == {"parameters", "latency_ms"}
     assert all(trial.params["batch_size"] in (64, 128) for trial in sampled)
@@ -293,10 +295,10 @@ def test_failures_and_limits_end_trials_and_each_run_says_why(project: Project) 
     for trial in (diverging, impossible, enormous, large):
         assert runs[str(trial.number)].data.tags["reason"] == trial.user_attrs["reason"]
         assert runs[str(trial.number)].info.status == ("FINISHED" if trial is large else "FAILED")
-    assert runs["0"].info.run_name == "odd g1 trial 0 (good)"
-    assert runs["0"].data.tags["preset"] == "good"
-    assert runs["0"].data.params["batch_size"] == "50"
-    assert float(runs["0"].data.tags["trial.latency_ms"]) > 0
+    assert runs["2"].info.run_name == "odd g1 trial 2 (good)"
+    assert runs["2"].data.tags["preset"] == "good"
+    assert runs["2"].data.params["batch_size"] == "50"
+    assert float(runs["2"].data.tags["trial.latency_ms"]) > 0
     client = MlflowClient(f"sqlite:///{project.folder / 'mlflow.db'}")
     [parent] = [run.info.run_id for run in runs.values() if "mlflow.parentRunId" not in run.data.tags]
     logged = {Path(file.path).stem for file in client.list_artifacts(parent, "plots")}
@@ -307,7 +309,7 @@ def test_failures_and_limits_end_trials_and_each_run_says_why(project: Project) 
         table["trial"] == json.loads((project.folder / "reports/search/summary.json").read_text())["best_trial"]
     ]
     assert {name: row[name].item() for name in best["hyperparameters"]} == best["hyperparameters"]
-    assert table["preset"].tolist()[:5] == ["good", "diverging", "impossible", "enormous", "large"]
+    assert table["preset"].tolist()[2:] == ["good", "diverging", "impossible", "enormous", "large"]
 
 
 @pytest.mark.slow

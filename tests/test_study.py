@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import math
 import os
 import re
 import shutil
@@ -25,7 +26,7 @@ from pipeline.models.rung import Trained
 from pipeline.models.space import Choice, Hyperparameters, Range, Space, Trial
 from pipeline.progress import Expected, SearchProgress
 from pipeline.study import Study
-from pipeline.trials import hyperparameters
+from pipeline.trials import history, hyperparameters, preset
 
 BUDGET = {"default": {"trials": 9, "epochs": 99, "minutes": 1, "trial_epochs": 3}}
 
@@ -276,31 +277,34 @@ def presets(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("presets")
 @pytest.mark.parametrize("sampler", ["grid", *SAMPLERS])
-def test_presets_are_the_first_trials_and_stay_what_they_are(sampler: Any, tmp_path: Path) -> None:
+def test_presets_are_trials_of_their_own_and_stay_what_they_are(sampler: Any, tmp_path: Path) -> None:
     study = opened(tmp_path, sampler=sampler)
-    first, second = ask(study), ask(study)
+    sampled = [end(study, ask(study)) for _ in range(6)]
+    assert all(1e-4 <= float(point["rate"]) <= 1e-2 for point in sampled)
+    first, second = study.ask_preset(), study.ask_preset()
+    assert first is not None
+    assert second is not None
     assert (hyperparameters(first), hyperparameters(second)) == (INSIDE, OUTSIDE)
     end(study, first)
     again = opened(tmp_path, sampler=sampler)  # killed while the second was running
     [left] = again.unfinished()
     again.suggest(left)
     assert end(again, left, 0.99999) == OUTSIDE
-    sampled = [end(again, ask(again)) for _ in range(6)]
-    assert all(1e-4 <= float(point["rate"]) <= 1e-2 for point in sampled)
+    assert again.ask_preset() is None
     best = again.require_best()
-    assert (best.number, best.hyperparameters) == (1, OUTSIDE)
-    told = [trial.params for trial in again.trials[:2]]
-    assert told == [INSIDE, {"layers": 3, "norm": True, "momentum": 0.9}]  # the sampler knows what it can hold
+    assert (best.number, best.hyperparameters) == (7, OUTSIDE)
+    known = [trial.params for trial in again.trials[6:]]
+    assert known == [INSIDE, {"layers": 3, "norm": True, "momentum": 0.9}]  # the sampler knows what it can hold
+    assert 1e-4 <= float(end(again, ask(again))["rate"]) <= 1e-2
     table = again.table()
-    assert table["preset"].tolist()[:3] == ["R1", "R2", ""]
-    assert table["rate"].tolist()[1] == 0.1
-    assert table["extra"].tolist()[1] == "kept"
+    assert table["preset"].tolist()[5:] == ["", "R1", "R2", ""]
+    assert table["rate"].tolist()[7] == 0.1
+    assert table["extra"].tolist()[7] == "kept"
 
 
 @pytest.mark.usefixtures("presets")
 def test_presets_can_be_left_out_and_then_it_is_another_study(tmp_path: Path) -> None:
-    study = opened(tmp_path, presets=False)
-    assert not hyperparameters(ask(study)).items() >= INSIDE.items()
+    assert opened(tmp_path, presets=False).ask_preset() is None
     settings = [params.parse("search", {"budget": BUDGET, "presets": flag}, Settings) for flag in (True, False)]
     names = {Definition("d", "f", "d", "c", {}, one.defining(), 3, "tensorflow").name for one in settings}
     assert len(names) == 2
@@ -312,8 +316,54 @@ def test_a_kill_between_giving_a_point_and_starting_its_trial_loses_neither(tmp_
     study._study.enqueue_trial(dict(INSIDE), {"given": "preset R1", "preset": "R1", "hyperparameters": INSIDE})
     again = opened(tmp_path)
     assert again.trials == []
-    assert [hyperparameters(ask(again)) for _ in range(2)] == [INSIDE, OUTSIDE]
+    assert [hyperparameters(trial) for trial in (again.ask_preset(), again.ask_preset()) if trial] == [INSIDE, OUTSIDE]
     assert again.standing().counts["running"] == 2
+
+
+def grown(study: Study, values: list[float], state: Any = "pruned") -> int:
+    """Give a study a trial with some epochs; return its number."""
+    trial = ask(study)
+    study.record(trial, [epoch(number, value) for number, value in enumerate(values, start=1)])
+    if state != "running":
+        study.tell(trial, state)
+    return trial.number
+
+
+def test_the_winner_is_decided_after_the_most_epochs_that_contenders_share(tmp_path: Path) -> None:
+    """A search of MNIST that lost its winner: the ends are what it reached, the ways there are made up."""
+    study = opened(tmp_path, trial_epochs=12)
+    short = [0.96, 0.97, 0.975]
+    grown(study, [0.9750])
+    assert grown(study, [0.978, 0.982, 0.985, *[0.987] * 5, 0.9898]) == 1  # R3
+    grown(study, [0.9701])
+    assert grown(study, [*short, *[0.984] * 8, 0.9870], "complete") == 3  # R7
+    grown(study, [0.9652])
+    grown(study, [0.9649])
+    assert grown(study, [0.977, 0.981, 0.984, *[0.987] * 8, 0.9883], "complete") == 6  # R11, which was chosen
+    assert grown(study, [0.9927, 0.9947, 0.9951, *[0.996] * 5, 0.9965]) == 7  # fast, the centre
+    assert grown(study, [0.9921, 0.9941, 0.9950, *[0.995] * 5, 0.9957]) == 8  # fast
+    assert study.require_best().number == 7
+    assert study.require_best().value == 0.9965
+
+
+def test_one_short_rung_does_not_beat_what_was_trained_further(tmp_path: Path) -> None:
+    study = opened(tmp_path, trial_epochs=9)
+    assert study.leader() is None
+    first = grown(study, [0.90], "running")
+    second = grown(study, [0.80, 0.85, 0.86], "running")
+    assert study.require_best().number == second  # the first has qualified, no more
+    third = grown(study, [0.70, 0.80, 0.87], "running")
+    assert study.require_best().number == third
+    complete = grown(study, [0.7, 0.7, 0.865, *[0.99] * 6], "complete")
+    assert study.require_best().number == third  # after three epochs it was better
+    grown(study, [0.7, 0.7, 0.88, *[0.98] * 6], "complete")
+    assert study.require_best().number == complete  # what was better still after three epochs ended below
+    stopped = [epoch(1, 0.7), {**epoch(2, 0.991), "stopped": 1.0}]
+    trial = ask(study)
+    study.record(trial, stopped)
+    study.tell(trial, "complete")
+    assert study.require_best().number == trial.number  # it stopped by itself: that is its end
+    assert first != second
 
 
 def test_the_best_keeps_to_the_limits_and_a_study_without_such_a_trial_says_how_near_it_came(tmp_path: Path) -> None:
@@ -379,11 +429,11 @@ def test_beyond_its_budget_a_search_tells_how_long_what_it_started_will_take(
     study = opened(tmp_path, trial_epochs=9)
     trial = ask(study)
     study.record(trial, [epoch(1, 0.9, seconds=40.0)])
-    running = loop._Running(trial, rung=(), epochs=2)  # type: ignore[arg-type]
-    budget = params.parse("b", {**BUDGET["default"], "trials": 9, "epochs": 1}, Budget)
+    running = loop._Running(trial, rung=(), start=1, stop=3, since=0.0)  # type: ignore[arg-type]
+    budget = params.parse("b", {"trials": 9, "epochs": 1, "minutes": 1, "trial_epochs": 1}, Budget)
     told = SearchProgress("fake", Expected(budget, 9, 2, None))
-    told.update(study, budget, waiting=0, finishing_s=running.left_s(told.epoch_s))
-    assert re.search(r"finishing what was started, about 1:(20|19) left", capsys.readouterr().err)
+    told.update(study, budget, waiting=0, finishing_s=running.left_s(told.epoch_s, now=1.0))
+    assert re.search(r"finishing what was started, about 1:19 left", capsys.readouterr().err)
 
 
 def test_checkpoints_of_ended_trials_go_at_once_those_that_a_kill_left_too(tmp_path: Path) -> None:
@@ -405,8 +455,106 @@ def test_a_budget_of_trials_or_epochs_is_met_and_not_exceeded(trials: int, epoch
     study = opened(tmp_path / "study")
     search(study, trials, epochs, tmp_path / "checkpoints")
     assert study.epochs() <= epochs
-    assert len(study.trials) == trials or study.epochs() == epochs
+    assert len(study.trials) == trials or study.epochs() > epochs - 3  # no more whole trials fit
     assert study.standing().counts["running"] == 0
+
+
+def test_a_budget_without_room_for_one_whole_trial_is_refused() -> None:
+    with pytest.raises(ParamsError, match="epochs of at least trial_epochs, 8"):
+        params.parse("b", {"trials": 9, "epochs": 7, "minutes": 1, "trial_epochs": 8}, Budget)
+
+
+class Replay:
+    """An engine on a clock of its own, whose trials learn as MNIST's have: the presets soon, the centre better.
+
+    Values of the centre were measured (`fast`, width 16, six epochs in all); those of others are made up around it and
+    around what the presets reached.
+    """
+
+    slots = 2
+    centre: ClassVar[list[float]] = [0.9927, 0.9947, 0.9960, 0.9960, 0.9967, 0.9967]
+    ends: ClassVar[dict[str, tuple[float, float]]] = {  # of presets: value at the end, seconds of an epoch
+        "R1": (0.9818, 9), "R3": (0.9898, 30), "R6": (0.9715, 5), "R7": (0.9870, 12), "R8": (0.9910, 22),
+        "R10": (0.9878, 12), "R11": (0.9883, 20),
+    }  # fmt: skip
+
+    def __init__(self, speed: float) -> None:
+        self.speed = speed
+        self.now = 0.0
+        self.busy: dict[int, tuple[float, Any]] = {}
+        self.ended: list[tuple[float, int]] = []  # when a rung ended, and of which trial
+
+    def submit(self, key: int, task: Any) -> None:
+        trial, start, stop = task.plan
+        self.busy[key] = (self.now + (stop - start) * self.seconds(trial), task.plan)
+        assert len(self.busy) <= self.slots
+
+    def seconds(self, trial: optuna.Trial) -> float:
+        return (self.ends[preset(trial)][1] if preset(trial) else 40.0) / self.speed
+
+    def value(self, trial: optuna.Trial, epoch: int) -> float:
+        if preset(trial):
+            return self.ends[preset(trial)][0] - 0.02 / epoch + 0.02 / 6
+        away = abs(math.log10(float(hyperparameters(trial)["rate"])) + 3)
+        return self.centre[epoch - 1] - 0.002 * away
+
+    def wait(self, timeout_s: float) -> Iterator[Event]:
+        key = min(self.busy, key=lambda key: self.busy[key][0])
+        self.now, (trial, start, stop) = self.busy.pop(key)
+        self.ended.append((self.now, key))
+        each = self.seconds(trial)
+        yield Done(key, Trained([epoch(n, self.value(trial, n), each) for n in range(start + 1, stop + 1)], 10), "fake")
+
+
+def replayed(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, speed: float, minutes: float, **search: Any
+) -> tuple[Study, Replay]:
+    """Search as MNIST's CNN is searched, on a machine of some speed."""
+    monkeypatch.setattr(Family, "known", {name: {**OUTSIDE, "rate": 0.1} for name in Replay.ends})
+    study, engine = opened(folder, trial_epochs=6, **search), Replay(speed)
+    budget = Budget(trials=14, epochs=60, minutes=minutes, trial_epochs=6)
+    record: Any = SimpleNamespace(show=lambda *_: None, mirror=lambda trial: None)
+    shown = SearchProgress("fake", Expected(budget, 9, 2, None))
+    task: Any = lambda trial, start, stop: SimpleNamespace(folder=folder, plan=(trial, start, stop))  # noqa: E731
+    Search(study, budget, engine, lambda: record, task, lambda number: None, shown, clock=lambda: engine.now).run()  # type: ignore[arg-type]
+    return study, engine
+
+
+@pytest.mark.parametrize("pruner", ["halving", "median", "none"])
+@pytest.mark.parametrize("speed", [0.5, 1.0, 2.0])
+def test_a_search_ends_in_time_with_the_best_at_any_speed(
+    speed: float, pruner: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study, engine = replayed(tmp_path, monkeypatch, speed, minutes=8.5, pruner=pruner)
+    best = study.trials[study.require_best().number]
+    assert not preset(best)
+    assert best.state.name == "COMPLETE"
+    assert best.value >= max(value for trial in study.trials if (value := trial.value) is not None)
+    assert engine.now <= 1.05 * 8.5 * 60
+    presets = [len(history(trial)) for trial in study.trials if preset(trial)]
+    assert sum(presets) <= 6
+    assert set(presets) <= {1}
+    assert all(not preset(trial) for trial in study.trials[: len(study.trials) - len(presets)])
+    if (speed, pruner) == (2.0, "halving"):
+        assert len(study.trials) == 14
+        assert len(presets) == 6
+
+
+def test_on_a_machine_too_slow_for_its_budget_only_the_leader_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study, engine = replayed(tmp_path, monkeypatch, speed=0.25, minutes=8.5)
+    best = study.trials[study.require_best().number]
+    assert best.state.name == "COMPLETE"
+    assert {key for now, key in engine.ended if now > 1.05 * 8.5 * 60} == {best.number}
+
+
+def test_a_preset_goes_on_where_it_leads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Replay, "centre", [0.90 + place / 100 for place in range(6)])
+    study, _ = replayed(tmp_path, monkeypatch, speed=2.0, minutes=12)
+    best = study.trials[study.require_best().number]
+    assert preset(best)
+    assert best.state.name == "COMPLETE"
 
 
 def test_old_studies_go_but_not_those_of_registered_versions_or_others(tmp_path: Path) -> None:

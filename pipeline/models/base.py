@@ -38,7 +38,7 @@ class FamilySettings(params.Settings):
     Attributes:
         space: Dimensions of the search space to narrow, widen or fix; see `space.override`.
         space_for: The same, for one dataset, by its name; it goes before `space`.
-        presets: Which reference models a study begins with: those for its dataset, or those named.
+        presets: Which reference models a study tries last: those for its dataset, or those named.
     """
 
     space: dict[str, Any] = {}
@@ -164,7 +164,7 @@ class BaseFamily(ABC):
         return sample(trial, self.dimensions)
 
     def presets_for(self, dataset: str) -> dict[str, Hyperparameters]:
-        """Return the presets that a study of a dataset begins with, by name."""
+        """Return the presets that a study of a dataset tries last, by name."""
         wanted = self.settings.presets
         return {
             preset.name: dict(preset.hyperparameters)
