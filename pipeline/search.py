@@ -228,7 +228,7 @@ def main() -> None:
         dataset=arguments.dataset,
         family=arguments.family,
         data=load_splits(arguments.data).digest,
-        code=models.code_digest(family),
+        code=models.training_digest(family),
         settings=family.settings.model_dump(mode="json"),
         search=settings.defining(),
         trial_epochs=budget.trial_epochs,

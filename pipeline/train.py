@@ -237,7 +237,7 @@ def _folder(best: Best, family: models.BaseFamily, data: Splits, backend: str, a
     defining = [
         best.hyperparameters,
         best.epochs,
-        models.code_digest(family),
+        models.training_digest(family),
         family.settings.model_dump(mode="json"),
         data.digest,
         backend,

@@ -22,11 +22,23 @@ PACKAGE = ROOT / "pipeline"
 
 # ---------------------------------------------------------------- the table: who may import whom
 
-BASE = {"atomic", "errors", "params", "entry"}
+BASE = {"atomic", "code_digest", "errors", "params", "entry"}
 PARTS = {"datasets", "engine", "gate", "leaderboard", "models", "page", "progress", "runtime", "serving", "study"}
 PARTS |= {"accepted", "bars", "batches", "expectations", "fetch", "images", "judge", "patience", "provenance"}
 PARTS |= {"pretrained", "record", "registry", "scores", "seeds", "sources", "tracking", "transfer"}
-PARTS |= {"budget", "cost", "diagrams", "drawing", "definition", "halving", "loop", "points", "sampling", "shelf"}
+PARTS |= {
+    "budget",
+    "cost",
+    "diagrams",
+    "drawing",
+    "definition",
+    "halving",
+    "leader",
+    "loop",
+    "points",
+    "sampling",
+    "shelf",
+}
 PARTS |= {"training", "trials"}
 STAGES = {"download", "validate", "prepare", "features", "search", "train", "evaluate", "register", "report"}
 COMMANDS = {"check", "doctor", "ingest", "own", "presets", "retrain", "workspace"}
@@ -35,6 +47,7 @@ COMMANDS = {"check", "doctor", "ingest", "own", "presets", "retrain", "workspace
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
     "atomic": set(),
+    "code_digest": set(),
     "params": {"errors"},
     "entry": {"errors"},
     "runtime": BASE,
@@ -63,9 +76,11 @@ MAY_IMPORT: dict[str, set[str]] = {
     "shelf": BASE,
     "trials": BASE | {"models"},
     "points": BASE | {"models"},
-    "halving": BASE | {"trials"},
+    "halving": BASE | {"leader", "trials"},
+    "leader": BASE | {"trials"},
     "sampling": BASE | {"budget", "points"},
-    "study": BASE | {"models", "datasets", "engine", "budget", "definition", "halving", "points", "sampling", "trials"},
+    "study": BASE
+    | {"models", "datasets", "engine", "budget", "definition", "halving", "leader", "points", "sampling", "trials"},
     "scores": BASE | {"scores", "datasets", "models"},  # knows no family: answers are scored, whoever gave them
     "tracking": BASE | {"datasets"},  # knows no family
     "record": BASE | {"study", "tracking", "trials"},  # mirrors one into the other

@@ -6,7 +6,6 @@ the study that searches it nor where runs are logged: everything enters through 
 
 from __future__ import annotations
 
-import hashlib
 import importlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pipeline import params
+from pipeline.code_digest import code_digest
 from pipeline.datasets.base import Images, Splits
 from pipeline.errors import ParamsError, PipelineError, nearest
 from pipeline.models.space import Hyperparameters, Space, Trial, override, sample
@@ -212,12 +212,9 @@ def family_names() -> set[str]:
     return {path.parent.name for path in _FOLDER.glob("*/family.py")}
 
 
-def code_digest(family: BaseFamily) -> str:
+def training_digest(family: BaseFamily) -> str:
     """Return the digest of the code that decides what training a family gives: part of a study's identity."""
-    sha = hashlib.sha256()
-    for path in [*sorted(_FOLDER.glob("*.py")), *family.sources()]:
-        sha.update(path.read_bytes())
-    return sha.hexdigest()
+    return code_digest([*_FOLDER.glob("*.py"), _FOLDER.parent / "runtime.py", *family.sources()])
 
 
 def load(name: str, settings: Mapping[str, Any] | None = None, dataset: str | None = None) -> BaseFamily:
