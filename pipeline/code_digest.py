@@ -14,6 +14,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+_PACKAGE = Path(__file__).parent
 _MODULE = re.compile(r"pipeline((?:\.\w+)+)(\.?)")  # a module of this package, named in a string
 
 
@@ -28,6 +29,41 @@ def code_digest(files: Iterable[Path]) -> str:
     """
     digests = sorted(_file_digest(path, path.stat().st_mtime_ns) for path in files)
     return hashlib.sha256("".join(digests).encode()).hexdigest()
+
+
+def imported_files(files: Iterable[Path], packages: tuple[str, ...]) -> set[Path]:
+    """Return some files of this package and those that they import, directly or not, wherever the import stands.
+
+    Args:
+        files: Source files to begin with.
+        packages: Only modules in these are followed, such as ``pipeline.models``.
+    """
+    found: set[Path] = set()
+    todo = set(files)
+    while todo:
+        found |= todo
+        named = {name for path in todo for name in _imports(path, path.stat().st_mtime_ns)}
+        inside = {name for name in named if name.startswith(tuple(f"{package}." for package in packages))}
+        paths = {_PACKAGE.joinpath(*name.split(".")[1:]).with_suffix(".py") for name in inside}
+        todo = {path for path in paths if path.exists()} - found
+    return found
+
+
+@functools.cache
+def _imports(path: Path, version: int) -> set[str]:
+    """Return the dotted names that a file imports, those of symbols among them."""
+    del version
+    tree = ast.parse(path.read_bytes(), filename=str(path))
+    typing_only = {
+        id(inner) for node in ast.walk(tree) if _for_types(node) for inner in ast.walk(node) if inner is not node
+    }
+    names: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and id(node) not in typing_only:
+            names |= {f"{node.module}", *(f"{node.module}.{alias.name}" for alias in node.names)}
+        elif isinstance(node, ast.Import) and id(node) not in typing_only:
+            names |= {alias.name for alias in node.names}
+    return names
 
 
 @functools.cache
@@ -55,7 +91,9 @@ def _ignored(node: ast.AST, field: str) -> bool:
 
 def _no_effect(node: Any) -> bool:
     """Tell whether a statement has none of its own: an import, a docstring, or imports for type checkers."""
-    if isinstance(node, ast.If):
-        return ast.unparse(node.test).endswith("TYPE_CHECKING")
     constant = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
-    return constant or isinstance(node, ast.Import | ast.ImportFrom)
+    return constant or _for_types(node) or isinstance(node, ast.Import | ast.ImportFrom)
+
+
+def _for_types(node: Any) -> bool:
+    return isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING")

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.code_digest import code_digest
+from pipeline.code_digest import code_digest, imported_files
+from pipeline.models import base
 
 CODE = '''"""What it is."""
 
@@ -90,3 +91,14 @@ def test_files_count_by_what_is_in_them(tmp_path: Path) -> None:
     assert code_digest([tmp_path / "moved.py", *files[1:]]) == whole
     files[2].write_text("A = 20\n")  # in the same process
     assert code_digest([tmp_path / "moved.py", *files[1:]]) != whole
+
+
+@pytest.mark.parametrize("family", ["mlp", "gan"])
+def test_a_training_is_decided_by_what_it_imports_and_by_no_other_family(family: str) -> None:
+    loaded = base.load(family, {})
+    files = imported_files(loaded.sources(), ("pipeline.models",))
+    names = {path.stem for path in files}
+    assert {"family", "presets", "base", "space"} <= names
+    assert ("classifier" in names) == (family == "mlp")
+    assert {path.parent.name for path in files if path.name == "family.py"} == {family}
+    assert base.training_digest(loaded) != base.training_digest(base.load("knn", {}))

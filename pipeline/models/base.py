@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pipeline import params
-from pipeline.code_digest import code_digest
+from pipeline.code_digest import code_digest, imported_files
 from pipeline.datasets.base import Images, Splits
 from pipeline.errors import ParamsError, PipelineError, nearest
 from pipeline.models.space import Hyperparameters, Space, Trial, override, sample
@@ -214,7 +214,8 @@ def family_names() -> set[str]:
 
 def training_digest(family: BaseFamily) -> str:
     """Return the digest of the code that decides what training a family gives: part of a study's identity."""
-    return code_digest([*_FOLDER.glob("*.py"), _FOLDER.parent / "runtime.py", *family.sources()])
+    files = [_FOLDER / "rung.py", _FOLDER.parent / "runtime.py", *family.sources()]
+    return code_digest(imported_files(files, ("pipeline.models",)))
 
 
 def load(name: str, settings: Mapping[str, Any] | None = None, dataset: str | None = None) -> BaseFamily:
