@@ -64,10 +64,11 @@ test-engines: ## the tests of the Ray engine, which add Ray to .venv
 	@$(MAKE) --no-print-directory install SET="$(firstword $(SET)) ray"
 	@PIPELINE_REQUIRE=ray $(BIN)/pytest -m slow tests/test_ray.py
 
-lint: $(INSTALLED) ## rules, format and types
+lint: $(INSTALLED) ## rules, format, types, and who imports whom
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
+	@$(BIN)/lint-imports --no-cache
 
 format: $(INSTALLED) ## format the code and mend what can be mended by itself
 	@$(BIN)/ruff check --fix-only .

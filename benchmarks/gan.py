@@ -25,12 +25,13 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from pipeline import runtime
+from pipeline.backend import runtime
 from pipeline.datasets.base import Splits, load_splits
-from pipeline.models import base, scale
+from pipeline.evaluation import scale
+from pipeline.models import base
 from pipeline.models.base import Span
-from pipeline.models.gan import family as gan
-from pipeline.models.gan.family import FittedGan, score
+from pipeline.models.families.gan import family as gan
+from pipeline.models.families.gan.family import FittedGan, score
 
 OURS: dict[str, Any] = {
     "architecture": "dcgan", "width": 32, "latent": 64, "conditional": True, "loss": "non_saturating", "penalty": 0.5,

@@ -26,19 +26,20 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import throughput
 
-from pipeline import params, training
-from pipeline.budget import Settings
+from pipeline.core import params
 from pipeline.datasets.base import save_splits
-from pipeline.definition import Definition
-from pipeline.engine.local import LocalExecutor
-from pipeline.loop import Search
+from pipeline.executors.local import LocalExecutor
 from pipeline.models.base import Span, load
-from pipeline.models.rung import Rung, run
-from pipeline.progress import Expected, SearchProgress
-from pipeline.record import Record
-from pipeline.study import Study
-from pipeline.tracking import Tracker
-from pipeline.trials import hyperparameters
+from pipeline.models.training import training
+from pipeline.models.training.rung import Rung, run
+from pipeline.search.budget import Settings
+from pipeline.search.definition import Definition
+from pipeline.search.loop import Search
+from pipeline.search.progress import Expected, SearchProgress
+from pipeline.search.record import Record
+from pipeline.search.study import Study
+from pipeline.search.trials import hyperparameters
+from pipeline.tracking.runs import Tracker
 
 WORKERS, TRIAL_EPOCHS = 2, 3
 TRIALS = throughput.CONFIGURATIONS
@@ -95,7 +96,7 @@ def bare(folder: Path, data: Path) -> list[float]:
 
 def train(folder: Path, data: Path, share: list[int], ready: Any, taken: Any) -> None:
     """Train some trials, one after the other, and tell how many seconds that took."""
-    from pipeline import runtime
+    from pipeline.backend import runtime
 
     runtime.configure("tensorflow", threads=1)
     run(rung(folder, data, -1 - share[0], WARM_UP, 0, 1), lambda _: None)

@@ -16,12 +16,12 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from pipeline import runtime
+from pipeline.backend import runtime
+from pipeline.backend.precision import native_bfloat16
 from pipeline.datasets.base import Splits, load_splits
 from pipeline.models import base
 from pipeline.models.base import Span
-from pipeline.models.precision import native_bfloat16
-from pipeline.points import centre
+from pipeline.search.points import centre
 
 EPOCHS = 3
 CONFIGURATIONS: dict[str, dict[str, Any]] = {

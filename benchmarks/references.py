@@ -19,12 +19,13 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from pipeline import runtime, training
-from pipeline.engine.base import Done, Failed
-from pipeline.engine.local import LocalExecutor
+from pipeline.backend import runtime
+from pipeline.executors.base import Done, Failed
+from pipeline.executors.local import LocalExecutor
 from pipeline.models import base
 from pipeline.models.base import Preset, Span
-from pipeline.models.rung import Rung
+from pipeline.models.training import training
+from pipeline.models.training.rung import Rung
 
 ROOT = Path(__file__).resolve().parents[1]
 # As published; none is known of R3, for which 5 was chosen.

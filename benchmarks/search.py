@@ -34,8 +34,9 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from pipeline import drawing, workspace
 from pipeline.datasets.base import Splits, load_splits, save_splits
+from pipeline.project import workspace
+from pipeline.search import drawing
 
 ROOT = Path(__file__).resolve().parents[1]
 # Perceptrons, as tutorials search them, so that each system tries dozens in five minutes. Chosen by us, and not
@@ -171,7 +172,7 @@ def search_kerastuner(splits: Splits, seed: int, told: Told, folder: Path) -> No
 
 def other(system: str, data: Path, seed: int, folder: Path) -> None:
     """Run one of the other searches in this process."""
-    from pipeline import runtime
+    from pipeline.backend import runtime
 
     runtime.configure("tensorflow")
     import keras
@@ -225,7 +226,17 @@ def ours(data: Path, seed: int, folder: Path) -> tuple[list[str], Path, dict[str
     settings = [f"search.seed={seed}", f"search.budget={json.dumps({'default': budget})}", "search.presets=false"]
     settings += [f"{FAMILY}={json.dumps(SETTINGS)}"]  # nothing narrower for MNIST: the peers search the family's space
     workspace.prepare(folder / "ours", [*settings, f"families=[{FAMILY}]"])
-    command = [sys.executable, "-m", "pipeline.search", "--dataset", "mnist", "--family", FAMILY, "--data", str(data)]
+    command = [
+        sys.executable,
+        "-m",
+        "pipeline.stages.search",
+        "--dataset",
+        "mnist",
+        "--family",
+        FAMILY,
+        "--data",
+        str(data),
+    ]
     command += ["--features", "data/features", "--studies", "data/studies", "--output", "reports/search"]
     environment = workspace.environment(folder / "ours")
     environment.pop("MLFLOW_TRACKING_URI", None)

@@ -22,13 +22,14 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from pipeline import runtime, training
+from pipeline.backend import runtime
 from pipeline.datasets.base import Labelled, Splits, load_splits, save_splits
-from pipeline.engine.base import Done, Failed
-from pipeline.engine.local import LocalExecutor
+from pipeline.executors.base import Done, Failed
+from pipeline.executors.local import LocalExecutor
 from pipeline.models.base import Span, Spec, load
-from pipeline.models.cnn.presets import PRESETS
-from pipeline.models.rung import Rung
+from pipeline.models.families.cnn.presets import PRESETS
+from pipeline.models.training import training
+from pipeline.models.training.rung import Rung
 
 EPOCHS = 2
 _STACK = next(preset.hyperparameters for preset in PRESETS if preset.name == "R11")  # Adam at 1e-3, as the peer has it

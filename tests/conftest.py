@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import sklearn
 
-from pipeline import params
-from pipeline.datasets import digits
+from pipeline.core import params
 from pipeline.datasets.base import Splits, save_splits
+from pipeline.datasets.formats import digits
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -17,9 +17,10 @@ from typing import Any
 
 import numpy as np
 
-from pipeline import ingest, workspace
 from pipeline.datasets.base import Labelled, RawImages
-from pipeline.judge import Verdict
+from pipeline.project import workspace
+from pipeline.retraining import ingest
+from pipeline.validation.judge import Verdict
 
 KILLED = -signal.SIGKILL
 CHANGES = {"os.rename", "os.remove", "os.mkdir", "os.rmdir", "shutil.rmtree"}

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from pipeline.models.mlp import family as mlp
-from pipeline.models.recipe import PLAIN
+from pipeline.models.families.mlp import family as mlp
 from pipeline.models.space import Choice, Hyperparameters, Space
+from pipeline.models.training.recipe import PLAIN
 
 GOOD: Hyperparameters = {
     **PLAIN, "layers": 1, "units": 64, "batch_norm": True, "activation": "relu", "dropout": 0.1,

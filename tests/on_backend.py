@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline import runtime
+from pipeline.backend import runtime
 from pipeline.datasets.base import Splits, load_splits
 from pipeline.models import base
 
@@ -104,7 +104,7 @@ def transferred(data: Splits, folder: Path) -> list[float]:
 
 def distances(folder: Path) -> list[float]:
     """Return the distances to real images after two epochs of a generator, then of the same again."""
-    from pipeline.models import scale
+    from pipeline.evaluation import scale
 
     data = load_splits(folder)
     point = {"architecture": "dcgan", "width": 16, "latent": 32, "conditional": True, "loss": "relativistic",

@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline import params
-from pipeline.datasets import cifar
-from pipeline.errors import DataError
+from pipeline.core import params
+from pipeline.core.errors import DataError
+from pipeline.datasets.formats import cifar
 
 pytestmark = pytest.mark.timeout(30)  # a lying header must not make anyone wait
 

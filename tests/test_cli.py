@@ -11,22 +11,26 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import check, params, retrain, workspace
-from pipeline.errors import ParamsError, TrackingError
-from pipeline.tracking import Tracker
+from pipeline.core import params
+from pipeline.core.errors import ParamsError, TrackingError
+from pipeline.project import check, workspace
+from pipeline.retraining import retrain
+from pipeline.tracking.runs import Tracker
 
 ROOT = Path(__file__).resolve().parents[1]
 
 
 def run(*arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "pipeline.cli", *arguments]
+    command = [sys.executable, "-m", "pipeline.cli.main", *arguments]
     environment = {**os.environ, **env}
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120, check=False)
 
 
 def test_help_loads_nothing_heavy() -> None:
     heavy = "{'numpy', 'pandas', 'keras', 'tensorflow', 'mlflow', 'optuna', 'rich', 'pydantic', 'great_expectations'}"
-    script = f"import sys, pipeline.cli; pipeline.cli._parser().format_help(); print({heavy} & set(sys.modules))"
+    script = (
+        f"import sys, pipeline.cli.main; pipeline.cli.main._parser().format_help(); print({heavy} & set(sys.modules))"
+    )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
 
@@ -83,7 +87,7 @@ def test_a_broken_params_file_is_told(text: str, told: str, tmp_path: Path) -> N
 def test_a_contradicting_backend_is_told_by_both_names(tmp_path: Path) -> None:
     names = ("dataset", "data", "features", "studies", "output")
     options = [part for name in names for part in (f"--{name}", "digits")]
-    command = [sys.executable, "-m", "pipeline.search", "--family", "mlp", *options]
+    command = [sys.executable, "-m", "pipeline.stages.search", "--family", "mlp", *options]
     env = {**os.environ, "KERAS_BACKEND": "torch"}
     done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 1

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.code_digest import code_digest, imported_files
+from pipeline.core.code_digest import code_digest, imported_files
 from pipeline.models import base
 
 CODE = '''"""What it is."""
@@ -27,7 +27,7 @@ def build(units: int, deep: bool) -> keras.Model | None:
     """Build it."""
     for _ in range(units + 1):
         if deep and units > 3:
-            return load(f"pipeline.models.cnn.{units}", recipe.STEPS)
+            return load(f"pipeline.models.families.cnn.{units}", recipe.STEPS)
     return None
 '''
 
@@ -47,7 +47,7 @@ SAME = {
     "quotes": ('f"pipeline', "f'pipeline"),
     "import": ("from pipeline.models import recipe", "from pipeline.models.training import recipe"),
     "import for types": ("    import keras", "    import keras\n    import optuna"),
-    "another folder in a name": ("pipeline.models.cnn.", "pipeline.models.families.cnn."),
+    "another folder in a name": ("pipeline.models.families.cnn.", "pipeline.networks.cnn."),
 }
 OTHER = {
     "constant": ("0.1", "0.2"),
@@ -59,7 +59,7 @@ OTHER = {
     "order": ("units: int, deep: bool", "deep: bool, units: int"),
     "return": ("return None", "return build"),
     "nesting": ("    return None\n", "        return None\n"),
-    "another module in a name": ("pipeline.models.cnn.", "pipeline.models.rnn."),
+    "another module in a name": ("pipeline.models.families.cnn.", "pipeline.models.families.rnn."),
 }
 
 
@@ -96,7 +96,7 @@ def test_files_count_by_what_is_in_them(tmp_path: Path) -> None:
 @pytest.mark.parametrize("family", ["mlp", "gan"])
 def test_a_training_is_decided_by_what_it_imports_and_by_no_other_family(family: str) -> None:
     loaded = base.load(family, {})
-    files = imported_files(loaded.sources(), ("pipeline.models",))
+    files = imported_files(loaded.sources(), ("models",))
     names = {path.stem for path in files}
     assert {"family", "presets", "base", "space"} <= names
     assert ("classifier" in names) == (family == "mlp")

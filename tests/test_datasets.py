@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline import params
-from pipeline.datasets import digits, idx
+from pipeline.core import params
+from pipeline.core.errors import DataError
 from pipeline.datasets.base import RawImages
-from pipeline.errors import DataError
+from pipeline.datasets.formats import digits, idx
 
 ROOT = Path(__file__).resolve().parents[1]
 PARAMS = ROOT / "params.yaml"
@@ -182,7 +182,7 @@ def test_digits_refuse_bad_rows(read_digits, change, told: str) -> None:
 
 
 def test_the_real_digits_are_read_whole(digits_settings: digits.Settings) -> None:
-    from pipeline.sources import locate
+    from pipeline.datasets.download.sources import locate
 
     found = locate(digits_settings.mirrors[0])
     assert found is not None

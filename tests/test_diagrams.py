@@ -10,10 +10,11 @@ import pytest
 from optuna.trial import FrozenTrial, TrialState
 from PIL import Image
 
-from pipeline import cost, diagrams, params
-from pipeline.budget import Budget, Settings
-from pipeline.drawing import Scale
-from pipeline.study import rungs
+from pipeline.core import params
+from pipeline.search import cost, diagrams
+from pipeline.search.budget import Budget, Settings
+from pipeline.search.drawing import Scale
+from pipeline.search.study import rungs
 
 STATES = {"complete": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "failed": TrialState.FAIL}
 

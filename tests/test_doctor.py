@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import doctor
+from pipeline.cli import doctor
 
 ROOT = Path(__file__).parents[1]
 
@@ -141,7 +141,7 @@ def test_a_gpu_without_its_libraries_comes_with_the_command(project: Path, monke
 
 def test_nothing_heavy_is_imported():
     code = (
-        "import sys; from pipeline import doctor; doctor.main(as_json=False); "
+        "import sys; from pipeline.cli import doctor; doctor.main(as_json=False); "
         "print(sorted({'tensorflow', 'keras', 'mlflow', 'pandas', 'jax', 'torch'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)

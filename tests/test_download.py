@@ -18,9 +18,10 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import download, patience, sources
-from pipeline.errors import DownloadError
-from pipeline.sources import Environment
+from pipeline.core.errors import DownloadError
+from pipeline.datasets.download import patience, sources
+from pipeline.datasets.download.sources import Environment
+from pipeline.stages import download
 
 ROOT = Path(__file__).resolve().parents[1]
 UNPACKED = {"a.gz": b"first file " * 1000, "b.gz": b"second file " * 2000}
@@ -284,7 +285,7 @@ def test_a_relative_mirror_is_relative_to_where_one_stands(tmp_path: Path, place
 
 
 def test_package_data_is_found_without_importing_the_package(tmp_path: Path) -> None:
-    found = "import sys; from pipeline import sources; print(sources.locate('package:sklearn/datasets/data/x'), "
+    found = "import sys; from pipeline.datasets.download import sources; print(sources.locate('package:sklearn/datasets/data/x'), "
     told = subprocess.run(
         [sys.executable, "-c", found + "'sklearn' in sys.modules)"],
         capture_output=True,
@@ -309,7 +310,7 @@ def test_the_first_stages_load_nothing_that_trains(tmp_path: Path) -> None:
     program = """
 import sys
 from pathlib import Path
-from pipeline import download, prepare, validate
+from pipeline.stages import download, prepare, validate
 at = {"dataset": "digits", "raw": "raw", "report": "report.json", "docs": "docs", "validated": "report.json"}
 calls = {
     download: {"dataset": "digits", "partial": "partial", "output": "raw"},

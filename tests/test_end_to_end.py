@@ -27,9 +27,9 @@ import pytest
 from mlflow import MlflowClient
 from ruamel.yaml import YAML
 
-from pipeline import workspace
 from pipeline.datasets.base import TestSplit, load_test, save_test
-from pipeline.registry import Registry
+from pipeline.project import workspace
+from pipeline.registry.versions import Registry
 
 SETTINGS = [
     "datasets=[digits]",
@@ -45,7 +45,7 @@ POINT = (
 STAGES_OF_A_FAMILY = ("features", "search", "train", "evaluate")
 pytestmark = pytest.mark.timeout(900)  # a test that needs the finished run may have to wait for it
 PYTHON = [sys.executable]
-PIPELINE = [sys.executable, "-m", "pipeline.cli"]
+PIPELINE = [sys.executable, "-m", "pipeline.cli.main"]
 DVC = [sys.executable, "-m", "dvc"]
 
 
@@ -264,7 +264,7 @@ def ask(server: str, question: Any) -> bytes:
 
 
 def test_the_module_that_runs_is_the_file_that_dvc_hashed(demo: Demo) -> None:
-    module = demo.folder / "pipeline/register.py"
+    module = demo.folder / "pipeline/stages/register.py"
     module.write_text(
         module.read_text().replace("def main()", "Path('ran.txt').write_text(__file__)\n\n\ndef main()", 1)
     )
@@ -272,18 +272,18 @@ def test_the_module_that_runs_is_the_file_that_dvc_hashed(demo: Demo) -> None:
     assert Path((demo.folder / "ran.txt").read_text()).resolve() == module.resolve()
     lock = YAML(typ="safe").load(demo.folder / "dvc.lock")
     hashed = {dep["path"]: dep["md5"] for dep in lock["stages"]["register@digits"]["deps"]}
-    assert hashed["pipeline/register.py"] == hashlib.md5(module.read_bytes(), usedforsecurity=False).hexdigest()
+    assert hashed["pipeline/stages/register.py"] == hashlib.md5(module.read_bytes(), usedforsecurity=False).hexdigest()
     # With a safe path, Python finds the installed package first: that is refused, not run.
-    refused = demo.command([*PYTHON, "-P", "-m", "pipeline.register", "--help"])
+    refused = demo.command([*PYTHON, "-P", "-m", "pipeline.stages.register", "--help"])
     assert refused.returncode == 1
     assert re.fullmatch(r"error: the code that runs is not the code that DVC hashed: .*\n", refused.stderr)
 
 
 WITHOUT_KERAS = """
 import runpy, sys
-sys.argv = ["pipeline.register", *sys.argv[1:]]
+sys.argv = ["pipeline.stages.register", *sys.argv[1:]]
 try:
-    runpy.run_module("pipeline.register", run_name="__main__")
+    runpy.run_module("pipeline.stages.register", run_name="__main__")
 except SystemExit as ended:
     assert not ended.code, ended.code
 assert "mlflow" in sys.modules
@@ -349,7 +349,7 @@ def test_a_new_test_split_scores_the_champion_anew(demo: Demo) -> None:
     champion = demo.client.get_model_version_by_alias("digits-classifier", "champion")
     options = f"--dataset digits --family {other} --model data/models/digits/{other} --test fewer"
     outputs = f"--features data/features/digits/{other} --predictions other-predictions --report other-report"
-    done = demo.command([*PYTHON, "-m", "pipeline.evaluate", *options.split(), *outputs.split()])
+    done = demo.command([*PYTHON, "-m", "pipeline.stages.evaluate", *options.split(), *outputs.split()])
     assert done.returncode == 0, done.stderr
     assert f"digits-classifier version {champion.version}, the champion, was scored on this test split" in done.stdout
     kept = demo.client.download_artifacts(champion.run_id, f"predictions/{fewer.digest()[:16]}.npz", str(demo.folder))

@@ -15,12 +15,12 @@ from typing import Any
 import psutil
 import pytest
 
-from pipeline import training
-from pipeline.engine.base import Broken, Done, Event, Failed, Progress, Work
-from pipeline.engine.local import LocalExecutor
+from pipeline.executors.base import Broken, Done, Event, Failed, Progress, Work
+from pipeline.executors.local import LocalExecutor
 from pipeline.models.base import Span
-from pipeline.models.recipe import PLAIN
-from pipeline.models.rung import Rung
+from pipeline.models.training import training
+from pipeline.models.training.recipe import PLAIN
+from pipeline.models.training.rung import Rung
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="workers are forked on Linux only")
 WORK = Work("engine_tasks:run", "engine_tasks:setup", {"word": "ready"})
@@ -122,8 +122,8 @@ def in_a_process_of_its_own(folder: Path, body: str, *, forkable: bool) -> subpr
     """Start a script that has an executor of one worker: a process has one fork server, and tests share none."""
     script = f"""
 import psutil
-from pipeline.engine.base import Done, Work
-from pipeline.engine.local import LocalExecutor
+from pipeline.executors.base import Done, Work
+from pipeline.executors.local import LocalExecutor
 
 def told(executor, key, task):
     executor.submit(key, task)

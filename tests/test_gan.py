@@ -9,14 +9,15 @@ import numpy as np
 import optuna
 import pytest
 
-from pipeline import runtime
+from pipeline.backend import runtime
+from pipeline.core.errors import DataError
 from pipeline.datasets.base import Splits, load_splits
-from pipeline.errors import DataError
-from pipeline.models import base, scale
+from pipeline.evaluation import scale
+from pipeline.models import base
 from pipeline.models.base import Span, Spec
-from pipeline.models.gan import networks
-from pipeline.models.gan.family import Family, generate
-from pipeline.models.rung import Rung, run
+from pipeline.models.families.gan import networks
+from pipeline.models.families.gan.family import Family, generate
+from pipeline.models.training.rung import Rung, run
 
 R19 = next(preset for preset in Family.presets if preset.name == "R19")
 POINT: dict[str, Any] = {
@@ -170,7 +171,7 @@ def test_the_penalty_is_the_squared_slope_of_the_discriminator(data: Splits) -> 
 
 
 def test_what_is_kept_is_the_running_average_of_the_generator(data: Splits) -> None:
-    from pipeline.models.average import follow
+    from pipeline.models.training.average import follow
 
     model = base.load("gan", {})._adversaries(  # type: ignore[attr-defined]
         {**POINT, "average": 0.75}, Spec.of(data), 0

@@ -24,12 +24,16 @@ import pytest
 from PIL import Image
 from ruamel.yaml import YAML
 
-from pipeline import accepted, batches, gate, ingest, params, prepare, workspace
-from pipeline.atomic import write_json
+from pipeline.core import params
+from pipeline.core.atomic import write_json
+from pipeline.core.errors import DataError, PipelineError
+from pipeline.datasets import accepted, batches
 from pipeline.datasets.base import Labelled, RawImages
-from pipeline.errors import DataError, PipelineError
-from pipeline.images import pairs, reference
-from pipeline.images.reference import Reference
+from pipeline.project import workspace
+from pipeline.retraining import ingest
+from pipeline.stages import prepare
+from pipeline.validation import gate, pairs, reference
+from pipeline.validation.reference import Reference
 
 ROOT = Path(__file__).resolve().parents[1]
 NAMES = ("left", "middle", "right")
@@ -543,7 +547,7 @@ def test_near_duplicates_that_came_in_a_batch_stay_on_one_side_of_validation(pro
 
 
 def test_the_reference_is_what_validate_wrote(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from pipeline.datasets import shapes
+    from pipeline.datasets.formats import shapes
 
     settings = {"format": "shapes", "train": 40, "test": 20, "seed": 0, "classes": ["disc", "ring"]}
     write_json(tmp_path / "params.yaml", {"download": {"toy": settings}})

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline import runtime
+from pipeline.backend import runtime
 from pipeline.datasets.base import Labelled, Splits, load_splits
 from pipeline.models import base
 from pipeline.models.base import Span
-from pipeline.models.knn import family as knn
+from pipeline.models.families.knn import family as knn
 
 
 @pytest.fixture(scope="module", autouse=True)

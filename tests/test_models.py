@@ -10,15 +10,16 @@ import numpy as np
 import optuna
 import pytest
 
-from pipeline import runtime
+from pipeline.backend import runtime
+from pipeline.core.errors import DataError, ParamsError
 from pipeline.datasets.base import Splits, load_splits
-from pipeline.errors import DataError, ParamsError
-from pipeline.models import base, checkpoint, recipe
-from pipeline.models.augment import Augment
+from pipeline.models import base
 from pipeline.models.base import Fitted, Span, Spec, TrainingError
-from pipeline.models.cnn.family import architectures
-from pipeline.models.rung import Rung, run
+from pipeline.models.families.cnn.family import architectures
 from pipeline.models.space import Choice, Range, Space, override
+from pipeline.models.training import checkpoint, recipe
+from pipeline.models.training.augment import Augment
+from pipeline.models.training.rung import Rung, run
 
 # Augmentation and all that draws random numbers is on: what a checkpoint leaves out would show.
 TRAINED: dict[str, Any] = {

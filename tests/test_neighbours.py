@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.datasets import idx
-from pipeline.errors import DataError
-from pipeline.images import neighbours, pairs
-from pipeline.params import load
+from pipeline.core.errors import DataError
+from pipeline.core.params import load
+from pipeline.datasets.formats import idx
+from pipeline.validation import neighbours, pairs
 
 PARAMS = Path(__file__).resolve().parents[1] / "params.yaml"
 

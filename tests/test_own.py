@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline import own
-from pipeline.datasets import folder, picture, table
+from pipeline.core.errors import DataError, ParamsError
+from pipeline.datasets import own, picture
 from pipeline.datasets.base import RawImages
-from pipeline.errors import DataError, ParamsError
+from pipeline.datasets.formats import folder, table
 
 SECTION = {"format": "folder", "size": [16, 16], "channels": 3, "test_fraction": 0.25, "seed": 0}
 
@@ -43,7 +43,7 @@ def pinned(project: Path, **more: Any) -> dict[str, Any]:
     """Pin own images as `pipeline ingest` does, and return the section that comes of it."""
     from ruamel.yaml import YAML
 
-    from pipeline.workspace import override
+    from pipeline.project.workspace import override
 
     section = {**SECTION, "path": "pets", **more}
     text = override("download: {}\ndatasets: [pets]\n", [f"download.pets={section!r}"])
@@ -123,7 +123,7 @@ def test_what_is_pinned_is_enough_where_the_images_are_not(tmp_path: Path, capsy
 
 
 def test_images_that_are_not_pinned_yet_are_told_with_what_to_do(tmp_path: Path) -> None:
-    from pipeline import params
+    from pipeline.core import params
 
     with pytest.raises(ParamsError, match="own images to be pinned: `pipeline ingest`"):
         params.parse("download.pets", {**SECTION, "path": "pets"}, folder.Settings)

@@ -15,9 +15,9 @@ import pytest
 from mlflow import MlflowClient
 from PIL import Image, ImageDraw
 
-from pipeline import workspace
+from pipeline.project import workspace
 
-PIPELINE = [sys.executable, "-m", "pipeline.cli"]
+PIPELINE = [sys.executable, "-m", "pipeline.cli.main"]
 DVC = [sys.executable, "-m", "dvc"]
 CLASSES = ("low", "middle", "top")
 POINT = (

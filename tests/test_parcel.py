@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.engine import parcel
+from pipeline.executors import parcel
 from pipeline.models.base import Span
-from pipeline.models.rung import Rung
+from pipeline.models.training.rung import Rung
 
 
 @pytest.fixture

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline import prepare
+from pipeline.core.errors import DataError
 from pipeline.datasets.base import Labelled, RawImages, load_splits, load_test, save_splits, save_test
-from pipeline.errors import DataError
-from pipeline.images.pairs import Pairs
+from pipeline.stages import prepare
+from pipeline.validation.pairs import Pairs
 
 
 def labelled(counts: list[int], seed: int) -> Labelled:

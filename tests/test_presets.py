@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pipeline import runtime
-from pipeline.errors import ParamsError
+from pipeline.backend import runtime
+from pipeline.core.errors import ParamsError
 from pipeline.models import base
 from pipeline.models.base import Spec
 

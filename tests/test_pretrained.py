@@ -11,9 +11,9 @@ import numpy as np
 import optuna
 import pytest
 
-from pipeline import runtime
+from pipeline.backend import runtime
+from pipeline.core.errors import DataError, ParamsError
 from pipeline.datasets.base import Labelled, Splits, load_splits
-from pipeline.errors import DataError, ParamsError
 from pipeline.models import base
 from pipeline.models.base import Span, Spec, TrainingError
 from tests.test_models import POINTS
@@ -35,7 +35,7 @@ def _below(part: Labelled, classes: int) -> Labelled:
 
 @pytest.fixture(scope="module")
 def pretrained(data: Splits, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """A perceptron that knows digits 0 to 4, pinned as `pipeline.pretrained` pins a registered one."""
+    """A perceptron that knows digits 0 to 4, pinned as `pipeline.registry.pretrained` pins a registered one."""
     folder = tmp_path_factory.mktemp("pretrained")
     few = replace(data, train=_below(data.train, 5), val=_below(data.val, 5))
     fitted = base.load("mlp", {}).fit(POINTS["mlp"], few, Span(0, 4, 4), seed=1, state=None, on_epoch=lambda _: None)

@@ -19,16 +19,16 @@ from typing import Any
 import psutil
 import pytest
 
-from pipeline import workspace
-from pipeline.budget import Cluster
-from pipeline.engine.base import Broken, Done, Event, Failed, Progress, Work
-from pipeline.errors import EngineError
+from pipeline.core.errors import EngineError
+from pipeline.executors.base import Broken, Done, Event, Failed, Progress, Work
+from pipeline.project import workspace
+from pipeline.search.budget import Cluster
 from tests.test_search import SETTINGS, Project, assert_complete, wait_for
 
 if importlib.util.find_spec("ray") is None and os.environ.get("PIPELINE_REQUIRE") != "ray":
     pytest.skip("Ray is not installed: make test-engines", allow_module_level=True)
 
-from pipeline.engine.ray import RayExecutor
+from pipeline.executors.ray import RayExecutor
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 HERE = Path(__file__).parent

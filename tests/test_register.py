@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.errors import DataError
-from pipeline.register import decide, find_candidates
-from pipeline.registry import Version, registered_name
-from pipeline.scores import base as scores
-from pipeline.scores.classify import compare
+from pipeline.core.errors import DataError
+from pipeline.evaluation import base as scores
+from pipeline.evaluation.classify import compare
+from pipeline.registry.versions import Version, registered_name
+from pipeline.stages.register import decide, find_candidates
 
 OLD, NEW = (Version("digits-classifier", number, "run", {}) for number in ("1", "2"))
 CLASSIFY = scores.load("classify")

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import params, report
-from pipeline.atomic import write_json, write_text
-from pipeline.errors import DataError
+from pipeline.core import params
+from pipeline.core.atomic import write_json, write_text
+from pipeline.core.errors import DataError
+from pipeline.stages import report
 
 ROOT = Path(__file__).parents[1]
 NASTY = '</svg><script>alert("1")</script>'

@@ -7,9 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.errors import DataError, ParamsError
-from pipeline.models import distances
-from pipeline.scores import base, complete
+from pipeline.core.errors import DataError, ParamsError
+from pipeline.evaluation import base, complete, distances
 
 RANDOM = np.random.default_rng(0)
 

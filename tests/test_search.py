@@ -24,8 +24,8 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
-from pipeline import workspace
-from pipeline.study import rungs
+from pipeline.project import workspace
+from pipeline.search.study import rungs
 
 TRIALS, TRIAL_EPOCHS = 4, 3
 SETTINGS = [
@@ -35,7 +35,7 @@ SETTINGS = [
     f"search.budget.digits={{trials: {TRIALS}, epochs: 100, minutes: 10, trial_epochs: {TRIAL_EPOCHS}}}",
 ]
 COMMAND = (
-    "-m pipeline.search --dataset digits --family {family} --data {data} --features data/features"
+    "-m pipeline.stages.search --dataset digits --family {family} --data {data} --features data/features"
     " --studies data/studies --output reports/search"
 )
 
@@ -209,7 +209,7 @@ def test_a_run_survives_ten_kills_at_random_moments(tmp_path: Path, prepared_dig
     chance = random.Random(seed)
     project = Project(tmp_path / "workspace", prepared_digits, "reports/search/digits/mlp", budget=40)
     more = [f"search.budget.digits.trials={project.budget}"]  # more than can be done between the kills
-    command = [sys.executable, "-m", "pipeline.cli", "run", "--workspace", str(project.folder)]
+    command = [sys.executable, "-m", "pipeline.cli.main", "run", "--workspace", str(project.folder)]
     command += [part for setting in [*SETTINGS, "train.seeds=1", *more] for part in ("-S", setting)]
     killed = 0
     while killed < 10:
@@ -264,7 +264,7 @@ def test_a_search_in_which_every_trial_fails_says_why(project: Project) -> None:
 
 
 def test_failures_and_limits_end_trials_and_each_run_says_why(project: Project) -> None:
-    odd = project.folder / "pipeline/models/odd"
+    odd = project.folder / "pipeline/models/families/odd"
     odd.mkdir()
     (odd / "__init__.py").touch()
     shutil.copy(Path(__file__).with_name("odd_family.py"), odd / "family.py")

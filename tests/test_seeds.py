@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from pipeline import runtime
-from pipeline.engine.base import Done, Event, Progress
+from pipeline.backend import runtime
+from pipeline.executors.base import Done, Event, Progress
 from pipeline.models.base import Span
-from pipeline.models.rung import Rung, exported_model, run
-from pipeline.seeds import Seeds
+from pipeline.models.training.rung import Rung, exported_model, run
+from pipeline.models.training.seeds import Seeds
 from tests.test_models import POINTS
 
 SEEDS = (3, 4)

@@ -9,12 +9,12 @@ import numpy as np
 import optuna
 import pytest
 
-from pipeline import runtime
+from pipeline.backend import runtime
 from pipeline.datasets.base import Splits, load_splits
+from pipeline.evaluation import complete
 from pipeline.models import base
 from pipeline.models.base import Span, Spec
-from pipeline.models.rung import Rung, run
-from pipeline.scores import complete
+from pipeline.models.training.rung import Rung, run
 
 POINT: dict[str, Any] = {
     "cell": "gru", "layers": 2, "units": 32, "dropout": 0.1, "optimizer": "adamw", "schedule": "cosine",

@@ -11,12 +11,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pipeline import runtime
+from pipeline.backend import runtime
 from pipeline.datasets.base import Splits, TestSplit, load_splits
-from pipeline.models import base, scale
+from pipeline.evaluation import base as scores
+from pipeline.evaluation import scale
+from pipeline.models import base
 from pipeline.models.base import Spec
-from pipeline.registry import _interface
-from pipeline.scores import base as scores
+from pipeline.registry.versions import _interface
 
 NAMES = tuple("0123456789")
 POINT = {"architecture": "dcgan", "width": 16, "latent": 32, "conditional": True}

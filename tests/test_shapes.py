@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 from sklearn.neighbors import NearestCentroid
 
-from pipeline import download, params
-from pipeline.datasets import shapes
-from pipeline.errors import DataError
-from pipeline.sources import Environment
+from pipeline.core import params
+from pipeline.core.errors import DataError
+from pipeline.datasets.download.sources import Environment
+from pipeline.datasets.formats import shapes
+from pipeline.stages import download
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -15,18 +15,19 @@ from typing import Any, ClassVar
 import optuna
 import pytest
 
-from pipeline import loop, params, points, progress, sampling, shelf
-from pipeline.budget import Budget, Settings
-from pipeline.definition import Definition
-from pipeline.engine.base import Done, Event
-from pipeline.errors import EngineError, ParamsError
-from pipeline.loop import Search
+from pipeline.core import params
+from pipeline.core.errors import EngineError, ParamsError
+from pipeline.executors.base import Done, Event
 from pipeline.models.base import BaseFamily, FamilySettings
-from pipeline.models.rung import Trained
 from pipeline.models.space import Choice, Hyperparameters, Range, Space, Trial
-from pipeline.progress import Expected, SearchProgress
-from pipeline.study import Study
-from pipeline.trials import history, hyperparameters, preset
+from pipeline.models.training.rung import Trained
+from pipeline.search import loop, points, progress, sampling, shelf
+from pipeline.search.budget import Budget, Settings
+from pipeline.search.definition import Definition
+from pipeline.search.loop import Search
+from pipeline.search.progress import Expected, SearchProgress
+from pipeline.search.study import Study
+from pipeline.search.trials import history, hyperparameters, preset
 
 BUDGET = {"default": {"trials": 9, "epochs": 99, "minutes": 1, "trial_epochs": 3}}
 

@@ -12,9 +12,9 @@ import pandas as pd
 import pytest
 from mlflow import MlflowClient
 
-from pipeline import workspace
 from pipeline.datasets.base import load_test
-from pipeline.registry import load_model
+from pipeline.project import workspace
+from pipeline.registry.versions import load_model
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 FAMILIES = {"mlp": "classifier", "gan": "generator", "seq2seq": "completer"}
@@ -33,7 +33,7 @@ SETTINGS = [
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("tasks") / "workspace"
     settings = [part for setting in SETTINGS for part in ("-S", setting)]
-    command = [sys.executable, "-m", "pipeline.cli", "run", "--workspace", str(folder), *settings]
+    command = [sys.executable, "-m", "pipeline.cli.main", "run", "--workspace", str(folder), *settings]
     done = subprocess.run(command, capture_output=True, text=True, timeout=1500, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     for name in FAMILIES.values():

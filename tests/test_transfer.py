@@ -17,10 +17,12 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import download, fetch, patience, transfer, workspace
-from pipeline.errors import DownloadError, ParamsError
-from pipeline.params import parse
-from pipeline.sources import Candidate, Environment
+from pipeline.core.errors import DownloadError, ParamsError
+from pipeline.core.params import parse
+from pipeline.datasets.download import fetch, patience, transfer
+from pipeline.datasets.download.sources import Candidate, Environment
+from pipeline.project import workspace
+from pipeline.stages import download
 
 BODY = random.Random(0).randbytes(3_000_000)
 OTHER = random.Random(1).randbytes(3_000_000)

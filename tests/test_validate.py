@@ -16,12 +16,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pipeline import gate, params, validate
-from pipeline.datasets import digits, idx
+from pipeline.core import params
+from pipeline.core.errors import DataError, GateError, ParamsError
 from pipeline.datasets.base import Labelled, RawImages
-from pipeline.errors import DataError, GateError, ParamsError
-from pipeline.expectations import Outcome
-from pipeline.images import reference, table
+from pipeline.datasets.formats import digits, idx
+from pipeline.stages import validate
+from pipeline.validation import gate, reference, table
+from pipeline.validation.expectations import Outcome
 
 PARAMS = Path(__file__).resolve().parents[1] / "params.yaml"
 CLASSES = 3
@@ -473,7 +474,7 @@ def test_a_batch_of_another_shape_is_refused() -> None:
 
 
 def test_the_real_digits_pass(tmp_path: Path) -> None:
-    from pipeline.sources import locate
+    from pipeline.datasets.download.sources import locate
 
     chosen = params.load("download.digits", digits.Settings, PARAMS)
     folder = locate(chosen.mirrors[0])

@@ -1,1 +1,1 @@
-"""Datasets: base contracts, and one module per source format, found by its name."""
+"""How data gets here and how it lies on disk: arrays, source formats, downloads, incoming batches, own pictures."""

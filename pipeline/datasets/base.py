@@ -8,29 +8,26 @@ from __future__ import annotations
 
 import gzip
 import hashlib
-import importlib
 import io
 import json
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import Annotated, Any, Self
 
 import numpy as np
 import numpy.typing as npt
 import pydantic
 
-from pipeline.atomic import new_folder
-from pipeline.errors import DataError, ParamsError, nearest
-from pipeline.params import Settings
+from pipeline.core.atomic import new_folder
+from pipeline.core.errors import DataError, nearest
+from pipeline.core.params import Settings
 
 Images = npt.NDArray[np.uint8]
 Labels = npt.NDArray[np.int64]
 
 Sha256 = Annotated[str, pydantic.Field(pattern="^[0-9a-f]{64}$")]
 
-_NOT_FORMATS = frozenset({"__init__", "base", "picture"})  # picture: what formats of own images share
 _CHUNK = 1 << 20
 _GZIP_MAGIC = b"\x1f\x8b"
 
@@ -170,22 +167,6 @@ class TestSplit:
     test: Labelled
     class_names: tuple[str, ...]
     digest: str
-
-
-def source_format(name: str) -> ModuleType:
-    """Return the module of a source format.
-
-    A format is a module of this package with ``Settings`` (its section of params) and
-    ``read(folder, settings) -> RawImages``.
-
-    Raises:
-        ParamsError: No module has that name.
-    """
-    folder = Path(__file__).parent
-    known = {path.stem for path in folder.glob("*.py")} - _NOT_FORMATS
-    if name not in known:
-        raise ParamsError("download: unknown format", expected=nearest(name, known), found=repr(name))
-    return importlib.import_module(f"pipeline.datasets.{name}")
 
 
 def read_unpacked(path: Path, limit: int) -> bytes:

@@ -15,8 +15,8 @@ from collections.abc import Iterable
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from pipeline.core.errors import DataError
 from pipeline.datasets.base import Images
-from pipeline.errors import DataError
 
 SUFFIXES = (".png", ".jpg", ".jpeg")
 MOST_BYTES = 64 << 20  # of one file

@@ -1,1 +1,1 @@
-"""Model families: base contracts, and one module per family, found by its name."""
+"""What can be trained: the contract of a family, search spaces, families, and how networks train."""

@@ -13,16 +13,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from pipeline import params
-from pipeline.code_digest import code_digest, imported_files
+from pipeline.core import params
+from pipeline.core.code_digest import code_digest, imported_files
+from pipeline.core.errors import ParamsError, PipelineError, nearest
 from pipeline.datasets.base import Images, Splits
-from pipeline.errors import ParamsError, PipelineError, nearest
 from pipeline.models.space import Hyperparameters, Space, Trial, override, sample
 
 if TYPE_CHECKING:
-    from pipeline.models.scale import Scale
+    from pipeline.evaluation.scale import Scale
 
 _FOLDER = Path(__file__).parent
+_FAMILIES = _FOLDER / "families"
 
 Metrics = dict[str, float]
 OnEpoch = Callable[[Metrics], None]
@@ -179,7 +180,7 @@ class BaseFamily(ABC):
 
     def sources(self) -> list[Path]:
         """Return the files of the family's own code that decide what its training gives."""
-        return sorted((_FOLDER / self.name).glob("*.py"))
+        return sorted((_FAMILIES / self.name).glob("*.py"))
 
     @abstractmethod
     def fit(
@@ -209,13 +210,13 @@ class BaseFamily(ABC):
 
 def family_names() -> set[str]:
     """Return the names of all families: the packages of this folder."""
-    return {path.parent.name for path in _FOLDER.glob("*/family.py")}
+    return {path.parent.name for path in _FAMILIES.glob("*/family.py")}
 
 
 def training_digest(family: BaseFamily) -> str:
     """Return the digest of the code that decides what training a family gives: part of a study's identity."""
-    files = [_FOLDER / "rung.py", _FOLDER.parent / "runtime.py", *family.sources()]
-    return code_digest(imported_files(files, ("pipeline.models",)))
+    files = [_FOLDER / "training" / "rung.py", _FOLDER.parent / "backend" / "runtime.py", *family.sources()]
+    return code_digest(imported_files(files, ("models", "backend", "evaluation")))
 
 
 def load(name: str, settings: Mapping[str, Any] | None = None, dataset: str | None = None) -> BaseFamily:
@@ -231,6 +232,6 @@ def load(name: str, settings: Mapping[str, Any] | None = None, dataset: str | No
     """
     if name not in family_names():
         raise ParamsError("families: unknown family", expected=nearest(name, family_names()), found=repr(name))
-    family: type[BaseFamily] = importlib.import_module(f"pipeline.models.{name}.family").Family
+    family: type[BaseFamily] = importlib.import_module(f"pipeline.models.families.{name}.family").Family
     section = params.section(name) if settings is None else settings
     return family(name, params.parse(name, section, family.Settings), dataset)

@@ -7,8 +7,8 @@ from typing import Any, Protocol
 
 import pydantic
 
-from pipeline import params
-from pipeline.errors import ParamsError, nearest
+from pipeline.core import params
+from pipeline.core.errors import ParamsError, nearest
 
 Value = bool | int | float | str
 Hyperparameters = dict[str, Value]

@@ -1,0 +1,1 @@
+"""Keras: which backend and devices, how it compiles, how arrays reach it, and in which precision."""

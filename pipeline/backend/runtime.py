@@ -1,0 +1,158 @@
+"""Where Keras runs: which backend, on which devices, with how many threads.
+
+Call `configure` before the first import of Keras, in every process that uses it.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Literal
+
+import pydantic
+
+from pipeline.core import params
+from pipeline.core.errors import ParamsError
+
+Backend = Literal["tensorflow", "jax", "torch"]
+
+
+class Settings(params.Settings):
+    """Section `runtime` of params.
+
+    Attributes:
+        backend: What Keras runs on.
+        workers: Number of worker processes; 0 for one per GPU, or one per core where there is no GPU.
+    """
+
+    backend: Backend = "tensorflow"
+    workers: int = pydantic.Field(default=0, ge=0)
+
+
+def load_settings() -> Settings:
+    """Return the section `runtime`, after checking that the environment does not contradict it."""
+    settings = params.load("runtime", Settings)
+    check_backend(settings.backend)
+    return settings
+
+
+def check_backend(backend: Backend) -> None:
+    """Check that the backend is installed and that nobody asks for another.
+
+    Raises:
+        ParamsError: KERAS_BACKEND names another backend, or the backend is not installed.
+    """
+    wanted = os.environ.get("KERAS_BACKEND")
+    if wanted and wanted != backend:
+        raise ParamsError(
+            "two backends are asked for",
+            expected=f"runtime.backend={backend} from params.yaml",
+            found=f"KERAS_BACKEND={wanted} in the environment",
+            next_step=f"unset KERAS_BACKEND, or set runtime.backend to {wanted}",
+        )
+    if importlib.util.find_spec(backend) is None:
+        raise ParamsError(
+            f"runtime.backend is {backend}, which is not installed",
+            expected="an installed backend",
+            next_step="`pipeline doctor` says what is here and how to install the rest",
+        )
+
+
+def configure(backend: Backend, threads: int | None = None) -> None:
+    """Set Keras up in this process.
+
+    Args:
+        backend: What Keras runs on.
+        threads: CPU threads to use; None leaves the choice to the backend. Small models gain little from a second
+            thread, so worker processes use one each (measured by benchmarks/throughput.py on 2 cores: one process with
+            two threads 6,500 images/s, two workers with one thread each 11,700).
+
+    Raises:
+        ParamsError: See `check_backend`.
+    """
+    check_backend(backend)
+    os.environ["KERAS_BACKEND"] = backend
+    if threads is not None:
+        os.environ.setdefault("OMP_NUM_THREADS", str(threads))
+    if backend == "tensorflow":
+        _configure_tensorflow(threads)
+    elif backend == "torch" and threads is not None:
+        import torch
+
+        torch.set_num_threads(threads)
+    elif backend == "jax" and "jax" not in sys.modules:
+        os.environ.setdefault(
+            "XLA_PYTHON_CLIENT_PREALLOCATE", "false"
+        )  # memory as it is needed: workers may share a GPU
+        if threads == 1:
+            os.environ.setdefault("XLA_FLAGS", "--xla_cpu_multi_thread_eigen=false")
+
+
+def _configure_tensorflow(threads: int | None) -> None:
+    """Import TensorFlow without its notices.
+
+    oneDNN stays on: measured with one thread, MNIST-sized images and two convolutions, it trains 1.5 to 2.2 times as
+    many images a second. TensorFlow tells of it at every import, whatever the log level, unless nobody listens.
+    """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
+    logging.getLogger("tensorflow").setLevel(logging.ERROR)  # it warns of retracing, which every new model needs
+    with _silent_stderr():
+        import tensorflow
+
+    if threads is not None:
+        tensorflow.config.threading.set_intra_op_parallelism_threads(threads)
+        tensorflow.config.threading.set_inter_op_parallelism_threads(threads)
+
+
+@contextmanager
+def _silent_stderr() -> Iterator[None]:
+    """Keep what native code writes to standard error, and show it only if the block fails."""
+    sys.stderr.flush()
+    saved = os.dup(2)
+    with tempfile.TemporaryFile() as kept:
+        os.dup2(kept.fileno(), 2)
+        try:
+            yield
+        except BaseException:
+            kept.seek(0)
+            os.write(saved, kept.read())
+            raise
+        finally:
+            os.dup2(saved, 2)
+            os.close(saved)
+
+
+def worker_environments(workers: int) -> list[dict[str, str]]:
+    """Return the environment of each worker process: a GPU of its own, or no GPU and a core's worth of work.
+
+    Args:
+        workers: Number of workers; 0 for one per GPU, or one per core where there is no GPU. More workers than GPUs
+            share them in turn.
+    """
+    gpus = visible_gpus()
+    if not gpus:
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        return [{} for _ in range(workers or cores)]
+    return [{"CUDA_VISIBLE_DEVICES": gpus[slot % len(gpus)]} for slot in range(workers or len(gpus))]
+
+
+def visible_gpus() -> list[str]:
+    """Return the indices or ids of the NVIDIA GPUs that this process may use, as CUDA_VISIBLE_DEVICES wants them."""
+    chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if chosen is not None:
+        return [gpu for gpu in chosen.split(",") if gpu.strip() not in ("", "-1")]
+    tool = shutil.which("nvidia-smi")
+    if tool is None:
+        return []
+    listed = subprocess.run(
+        [tool, "--query-gpu=index", "--format=csv,noheader"], capture_output=True, text=True, timeout=20, check=False
+    )
+    return listed.stdout.split() if listed.returncode == 0 else []

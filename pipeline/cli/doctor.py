@@ -1,0 +1,241 @@
+"""What this machine has and lacks for the pipeline, told in a second: nothing heavy is imported to find out."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+from urllib.parse import urlsplit
+
+import psutil
+
+from pipeline.core import params
+from pipeline.core.errors import ParamsError
+
+Status = Literal["ok", "warn", "missing"]
+
+_PYTHONS = ((3, 11), (3, 13))
+_LIBRARIES = ("dvc", "mlflow", "optuna", "great-expectations", "keras", "numpy", "pandas", "scikit-learn")
+_BACKENDS = {
+    "tensorflow": ("tensorflow", "tensorflow-cpu"),
+    "jax": ("jax",),
+    "torch": ("torch",),
+}
+_INSTALL = {
+    "tensorflow": "make install",
+    "jax": 'make install SET="cpu jax"',
+    "torch": "install the build of torch 2.13 that fits this machine into .venv, see PyTorch's own guide",
+}
+_MEMORY_GB = 4  # chosen: two workers with TensorFlow take 1.5 GB, the MLflow server 0.5 GB
+_DISK_GB = 5  # chosen: MNIST raw, prepared and in DVC's cache takes 0.3 GB, models and runs come on top
+_TIMEOUT_S = 2
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing looked at.
+
+    Attributes:
+        name: What was looked at.
+        status: ``missing`` only for what the pipeline cannot run without.
+        found: What is there.
+        advice: What to do about it; empty when all is well.
+    """
+
+    name: str
+    status: Status
+    found: str
+    advice: str = ""
+
+
+def checks() -> list[Check]:
+    """Look at everything once; no check raises because of what it finds."""
+    looks: list[Callable[[], list[Check]]] = [
+        _python,
+        _libraries,
+        _backend,
+        _gpus,
+        _machine,
+        _tracking,
+        _remote,
+    ]
+    return [check for look in looks for check in look()]
+
+
+def main(as_json: bool) -> int:
+    """Print all checks, and return 1 when something is missing that the pipeline cannot run without."""
+    found = checks()
+    if as_json:
+        print(json.dumps([asdict(check) for check in found], indent=2))
+    else:
+        _print(found)
+    return int(any(check.status == "missing" for check in found))
+
+
+def _print(found: list[Check]) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    marks = {"ok": Text("ok", "green"), "warn": Text("warn", "yellow"), "missing": Text("missing", "bold red")}
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for column in ("", "what", "found", "to do"):
+        table.add_column(column, overflow="fold")
+    for check in found:
+        table.add_row(marks[check.status], check.name, Text(check.found), Text(check.advice))
+    Console().print(table)
+
+
+def _python() -> list[Check]:
+    found = f"{platform.python_version()} in {sys.prefix}"
+    if _PYTHONS[0] <= sys.version_info[:2] <= _PYTHONS[1]:
+        return [Check("Python", "ok", found)]
+    return [Check("Python", "missing", found, "make clean-venv install PYTHON=python3.12")]
+
+
+def _version(package: str) -> str | None:
+    """Return the installed version of a package, without importing it."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _libraries() -> list[Check]:
+    versions = {name: _version(name) for name in _LIBRARIES}
+    return [
+        Check(name, "ok", version) if version else Check(name, "missing", "not installed", "make install")
+        for name, version in versions.items()
+    ]
+
+
+def _backend() -> list[Check]:
+    """Check the Keras backend that is configured, then those that could be."""
+    installed = {
+        backend: f"{package} {version}"
+        for backend, packages in _BACKENDS.items()
+        for package in reversed(packages)
+        if (version := _version(package))
+    }
+    others = [f"{backend}: {_INSTALL[backend]}" for backend in _BACKENDS if backend not in installed]
+    here = Check("backends installed", "ok", ", ".join(installed.values()) or "none", "; ".join(others))
+    return [_configured(installed), here, *_clash()]
+
+
+def _configured(installed: dict[str, str]) -> Check:
+    try:
+        configured = str(params.section("runtime.backend"))
+    except ParamsError as error:
+        return Check("Keras backend", "warn", str(error), "run from the project's root")
+    wanted = os.environ.get("KERAS_BACKEND")
+    if wanted and wanted != configured:
+        found = f"runtime.backend={configured} in params.yaml, KERAS_BACKEND={wanted} in the environment"
+        return Check("Keras backend", "missing", found, f"unset KERAS_BACKEND, or set runtime.backend to {wanted}")
+    if configured not in installed:
+        advice = _INSTALL.get(configured, f"set runtime.backend to one of {', '.join(_BACKENDS)}")
+        return Check("Keras backend", "missing", f"{configured}, not installed", advice)
+    return Check("Keras backend", "ok", configured)
+
+
+def _clash() -> list[Check]:
+    """Check that two builds of TensorFlow do not overwrite each other's files."""
+    if _version("tensorflow") and _version("tensorflow-cpu"):
+        advice = "make clean-venv, then make install or make install SET=gpu"
+        return [Check("TensorFlow", "warn", "tensorflow and tensorflow-cpu own the same files", advice)]
+    return []
+
+
+def _gpus() -> list[Check]:
+    tool = shutil.which("nvidia-smi")
+    if tool is None:
+        return [Check("GPU", "ok", "none: training runs on the CPU")]
+    command = [tool, "--query-gpu=name,memory.total", "--format=csv,noheader"]
+    try:
+        listed = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return [Check("GPU", "warn", f"nvidia-smi: {error}", "check the driver")]
+    if listed.returncode != 0 or not listed.stdout.strip():
+        return [Check("GPU", "warn", f"nvidia-smi: {listed.stdout.strip() or 'no GPU'}", "check the driver")]
+    found = "; ".join(listed.stdout.strip().splitlines())
+    usable = _version("nvidia-cudnn-cu12") or _version("jax-cuda12-plugin") or _version("torch")
+    return [Check("GPU", "ok", found) if usable else Check("GPU", "warn", found, "make install SET=gpu")]
+
+
+def _machine() -> list[Check]:
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    memory, disk = psutil.virtual_memory().available / 1e9, shutil.disk_usage(Path.cwd()).free / 1e9
+    return [
+        Check("cores", "ok", f"{cores} of {os.cpu_count()} usable"),
+        _enough("memory", memory, _MEMORY_GB, "set runtime.workers to 1"),
+        _enough("disk", disk, _DISK_GB, "free some, or `dvc gc --workspace`"),
+    ]
+
+
+def _enough(name: str, free_gb: float, wanted_gb: float, advice: str) -> Check:
+    found = f"{free_gb:.1f} GB free"
+    if free_gb >= wanted_gb:
+        return Check(name, "ok", found)
+    return Check(name, "warn", found, f"{wanted_gb} GB are wanted: {advice}")
+
+
+def _tracking() -> list[Check]:
+    """Check that runs and models have a place to go, and that a server, if one is named, answers."""
+    uri = os.environ.get("MLFLOW_TRACKING_URI")
+    if not uri:
+        return [Check("tracking", "ok", "sqlite:///mlflow.db in the project's folder (make ui)")]
+    shown = _without_password(uri)
+    if not uri.startswith(("http://", "https://")):
+        return [Check("tracking", "ok", shown)]
+    answer = _health(uri)
+    if answer == "200":
+        return [Check("tracking", "ok", shown)]
+    advice = "start the server, or unset MLFLOW_TRACKING_URI to keep runs in the project's folder"
+    return [Check("tracking", "missing", f"{shown}: {answer}", advice)]
+
+
+def _health(uri: str) -> str:
+    """Return what a tracking server says about its health: an HTTP status, or why there is none."""
+    import requests
+
+    try:
+        return str(requests.get(f"{uri.rstrip('/')}/health", timeout=_TIMEOUT_S).status_code)
+    except requests.RequestException as error:
+        return type(error).__name__  # its text may repeat the address, password and all
+
+
+def _without_password(uri: str) -> str:
+    """Return an address without the user, the password and the query, any of which may be a secret."""
+    try:
+        parts = urlsplit(uri)
+    except ValueError:
+        return "an address that cannot be read"
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+
+
+def _remote() -> list[Check]:
+    """Check that DVC has somewhere to share data and results; needed by more than one machine, not by one."""
+    advice = "to share results: dvc remote add --default NAME URL"
+    try:
+        names = _remote_names()
+    except Exception as error:  # noqa: BLE001 (DVC's errors have no public base; a broken config is a finding)
+        return [Check("DVC remote", "warn", f"{type(error).__name__}: .dvc/config cannot be read", "mend .dvc/config")]
+    return [Check("DVC remote", "ok", ", ".join(names)) if names else Check("DVC remote", "ok", "none", advice)]
+
+
+def _remote_names() -> list[str]:
+    from dvc.config import Config
+
+    return sorted(Config(".dvc" if Path(".dvc").is_dir() else None)["remote"])
+
+
+if __name__ == "__main__":
+    sys.exit(main(as_json="--json" in sys.argv[1:]))

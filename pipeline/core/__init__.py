@@ -1,0 +1,1 @@
+"""What everything else stands on: errors, params.yaml, atomic files, processes, digests of code."""

@@ -1,0 +1,128 @@
+"""How a stage or command starts and ends: one error line, exit codes, and no life after its parent's.
+
+DVC runs a stage as a child process. If DVC is killed with SIGKILL it cannot pass that on, and the stage would go on
+writing outputs that a new `dvc repro` has already deleted. So a stage watches the process that started it.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+
+from pipeline.core.errors import PipelineError
+
+FAILED = 1
+INTERRUPTED = 130  # 128 + SIGINT, as shells report it
+_WATCH_INTERVAL_S = 0.5
+_SHELLS = frozenset({"sh", "bash", "dash", "zsh", "ksh", "fish"})  # DVC starts a command through one
+
+
+def run(main: Callable[[], int | None]) -> None:
+    """Run a command's ``main`` and exit: with 0 or its own code, or with 1 and one line on a `PipelineError`."""
+    try:
+        code = main() or 0
+    except PipelineError as error:
+        print(f"error: {error}", file=sys.stderr)
+        code = FAILED
+    except KeyboardInterrupt:
+        print("interrupted: finished work is kept; run the same command again to go on", file=sys.stderr)
+        code = INTERRUPTED
+    except BrokenPipeError:  # `pipeline … | head`: the reader has gone, there is nobody to tell
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = FAILED
+    except Exception as error:
+        if (where := _no_space(error)) is None:
+            raise
+        print(f"error: no space left{where}; nothing half written is kept; next: make room and go on", file=sys.stderr)
+        code = FAILED
+    sys.stdout.flush()
+    sys.stderr.flush()
+    sys.exit(code)
+
+
+def _no_space(error: BaseException | None) -> str | None:
+    """Return for what space was lacking, if that is what an error says or was caused by; databases say it in words."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            return f" for {error.filename}" if error.filename else ""
+        if "database or disk is full" in str(error):
+            return " for a database"
+        error = error.__cause__ or error.__context__
+    return None
+
+
+def stage(main: Callable[[], None]) -> None:
+    """Run a DVC stage's ``main``; see `run`. The stage ends within a second of whoever started it."""
+
+    def checked() -> None:
+        require_own_code()
+        end_with_parent()
+        main()
+
+    run(checked)
+
+
+def require_own_code() -> None:
+    """Refuse to run code other than the files beside dvc.yaml, which are the ones that DVC has hashed.
+
+    Raises:
+        PipelineError: Another copy of this package was found first.
+    """
+    found, hashed = Path(__file__).resolve().parents[1], (Path.cwd() / "pipeline").resolve()
+    if Path("dvc.yaml").exists() and found != hashed:
+        raise PipelineError(
+            "the code that runs is not the code that DVC hashed",
+            expected=hashed,
+            found=found,
+            next_step="unset PYTHONSAFEPATH and PYTHONPATH, and run `dvc repro` in the project's root",
+        )
+
+
+def end_with_parent() -> None:
+    """Start a thread that ends this process when what started it is killed (its workers follow by themselves).
+
+    Watched are DVC, the shells between, and a `pipeline` command above. Nothing is watched when a person runs the stage
+    by hand: `nohup python -m pipeline.stages.search …` outlives its shell.
+    """
+    watched: list[psutil.Process] = []
+    for ancestor in psutil.Process().parents():
+        if ancestor.name() not in _SHELLS and not _is_command(ancestor, "pipeline" if _ends_in_dvc(watched) else "dvc"):
+            break
+        watched.append(ancestor)
+    while watched and watched[-1].name() in _SHELLS:
+        watched.pop()
+    if watched:
+        threading.Thread(target=_watch, args=(watched,), daemon=True, name="end-with-parent").start()
+
+
+def _ends_in_dvc(ancestors: list[psutil.Process]) -> bool:
+    return any(_is_command(ancestor, "dvc") for ancestor in ancestors)
+
+
+def _is_command(process: psutil.Process, name: str) -> bool:
+    """Tell whether a process is a Python command of some name: ``bin/dvc repro`` or ``python -m dvc repro``."""
+    try:
+        return any(Path(word).name.partition(".")[0] == name for word in process.cmdline()[:4])
+    except psutil.Error:
+        return False
+
+
+def _watch(ancestors: list[psutil.Process]) -> None:
+    while all(_alive(ancestor) for ancestor in ancestors):
+        time.sleep(_WATCH_INTERVAL_S)
+    os._exit(FAILED)
+
+
+def _alive(process: psutil.Process) -> bool:
+    """Tell whether a process still runs; a zombie does not, and a reused pid is another process."""
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.Error:
+        return False

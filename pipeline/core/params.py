@@ -1,0 +1,105 @@
+"""Loads a section of params.yaml into the settings model that its owner declares.
+
+Every stage, family and dataset format declares its own `Settings`; nothing here knows any of them, so a new one
+changes no shared file. YAML is read as DVC reads it (YAML 1.2: ``1e-3`` is a number, ``no`` is a word).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pydantic
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from pipeline.core.errors import ParamsError, nearest
+
+PARAMS_FILE = Path("params.yaml")
+
+
+class Settings(pydantic.BaseModel):
+    """Base of every settings model: unknown keys are errors, values never change after loading."""
+
+    model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
+
+
+S = TypeVar("S", bound=Settings)
+
+
+def read(path: Path = PARAMS_FILE) -> dict[str, Any]:
+    """Return the whole of a params file as plain dicts and lists.
+
+    Raises:
+        ParamsError: The file is missing, is not YAML, or is not a mapping.
+    """
+    try:
+        loaded = YAML(typ="safe").load(path)
+    except FileNotFoundError:
+        raise ParamsError(
+            f"{path} is missing", expected="a params file", next_step="run from the project's root"
+        ) from None
+    except YAMLError as error:
+        raise ParamsError(f"{path} is not valid YAML", found=str(error)) from None
+    if not isinstance(loaded, dict):
+        raise ParamsError(f"{path}", expected="a mapping of sections", found=type(loaded).__name__)
+    return loaded
+
+
+def section(dotted: str, path: Path = PARAMS_FILE) -> Any:
+    """Return the raw value under a dotted name such as ``download.mnist``."""
+    value: Any = read(path)
+    walked: list[str] = []
+    for key in dotted.split("."):
+        if not isinstance(value, Mapping) or key not in value:
+            where = ".".join(walked) or str(path)
+            known = [str(k) for k in value] if isinstance(value, Mapping) else []
+            raise ParamsError(f"{path}: {where} has no {key!r}", expected=nearest(key, known), found=repr(key))
+        value = value[key]
+        walked.append(key)
+    return value
+
+
+def load(dotted: str, model: type[S], path: Path = PARAMS_FILE) -> S:
+    """Return a section as its owner's settings.
+
+    Args:
+        dotted: Name of the section: ``search``, ``download.mnist``.
+        model: The settings model that the section must fit.
+        path: The params file.
+
+    Raises:
+        ParamsError: The section is missing, or a key in it is unknown, missing, of the wrong type or out of range.
+    """
+    return parse(dotted, section(dotted, path), model, path)
+
+
+def parse(dotted: str, value: Any, model: type[S], path: Path = PARAMS_FILE) -> S:
+    """Return a raw value as settings; see `load`."""
+    try:
+        return model.model_validate(value)
+    except pydantic.ValidationError as error:
+        first = error.errors()[0]
+    where = ".".join([dotted, *(str(part) for part in first["loc"])])
+    if first["type"] == "extra_forbidden":
+        key = str(first["loc"][-1])
+        known = _fields_at(model, first["loc"][:-1])
+        raise ParamsError(f"{path}: unknown key {where}", expected=nearest(key, known), found=repr(key))
+    if first["type"] == "missing":
+        raise ParamsError(f"{path}: {where} is missing", expected="a value", found="nothing")
+    raise ParamsError(
+        f"{path}: {where} is wrong", expected=first["msg"].removeprefix("Value error, "), found=repr(first["input"])
+    )
+
+
+def _fields_at(model: Any, location: tuple[int | str, ...]) -> list[str]:
+    """Return the keys that a settings model accepts at a place inside it, following nested models and mappings."""
+    current = model
+    for part in location:
+        if isinstance(current, type) and issubclass(current, pydantic.BaseModel) and part in current.model_fields:
+            current = current.model_fields[str(part)].annotation
+        arguments = getattr(current, "__args__", ())
+        models = [a for a in arguments if isinstance(a, type) and issubclass(a, pydantic.BaseModel)]
+        current = models[0] if models else current
+    return list(current.model_fields) if hasattr(current, "model_fields") else []

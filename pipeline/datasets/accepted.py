@@ -1,0 +1,148 @@
+"""Accepted batches: immutable files named by what is in them, and the manifest that says which of them count.
+
+A dataset's manifest is a file of JSON lines that git tracks and on which `prepare` depends: a batch more is a new
+version of the data, and an older commit of the manifest is the older version again. A file that no line names counts
+for nothing, so the file is written first and the line after it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from pipeline.core.atomic import write_text
+from pipeline.core.errors import DataError
+from pipeline.core.params import Settings
+from pipeline.datasets.base import Images, Labelled, Labels, RawImages, Sha256
+from pipeline.datasets.batches import read_npz
+
+
+class Line(Settings):
+    """A line of a manifest: what a batch was called when it came, and what is in it."""
+
+    digest: Sha256  # of `Labelled`: pixels and labels, in whatever file they came
+    batch: str
+    images: int
+    classes: tuple[str, ...]  # what label 0, 1, … was called
+
+
+@dataclass(frozen=True)
+class Grown:
+    """A dataset with its accepted batches; ``held_back`` images are not among them, because they are in test."""
+
+    raw: RawImages
+    batches: int
+    images: int
+    held_back: int
+
+
+def read_manifest(path: Path) -> list[Line]:
+    """Return the lines of a manifest, the oldest first; a missing one has none, and a batch named twice counts once.
+
+    Raises:
+        DataError: A line is not what `append` writes.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return []
+    try:
+        lines = [Line.model_validate_json(line) for line in text.splitlines() if line]
+    except ValueError as error:
+        raise DataError(
+            f"{path} is damaged", expected="JSON lines", found=str(error), next_step=f"git checkout {path}"
+        ) from None
+    return list({line.digest: line for line in reversed(lines)}.values())[::-1]
+
+
+def append(path: Path, line: Line) -> None:
+    """Add a line, atomically: the manifest is the old one or the new one, whole."""
+    lines = [*read_manifest(path), line]
+    write_text(path, "".join(json.dumps(each.model_dump(), ensure_ascii=False) + "\n" for each in lines))
+
+
+def store(folder: Path, data: Labelled) -> str:
+    """Write images and labels into the file that their digest names, whole or not at all; return the digest."""
+    folder.mkdir(parents=True, exist_ok=True)
+    digest = data.digest()
+    partial = folder / f".{digest}.partial"
+    partial.unlink(missing_ok=True)  # left by a killed run, and read-only
+    try:
+        with partial.open("wb") as file:
+            np.savez(file, images=data.images, labels=data.labels)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError:
+        partial.unlink()  # a disk that is full needs it
+        raise
+    partial.chmod(0o444)
+    partial.replace(folder / f"{digest}.npz")
+    return digest
+
+
+def load(folder: Path, line: Line, class_names: tuple[str, ...]) -> Labelled:
+    """Return an accepted batch, its labels as the dataset numbers its classes now.
+
+    Raises:
+        DataError: The file is missing or is not what the manifest says, or a class of it is no more.
+    """
+    path = folder / f"{line.digest}.npz"
+    if not path.exists():
+        raise DataError(
+            f"{path} is missing, which the manifest names (batch {line.batch})",
+            expected=f"{line.images:,} images",
+            found="no file",
+            next_step=f"copy {folder} from where the batch was taken in, or take its line out of the manifest",
+        )
+    data = read_npz(path)
+    if (found := data.digest()) != line.digest:
+        raise DataError(
+            f"{path} is not what the manifest says (batch {line.batch})",
+            expected=f"digest {line.digest}",
+            found=found,
+            next_step="restore it, or take its line out of the manifest and put the batch into incoming again",
+        )
+    gone = sorted({line.classes[label] for label in np.unique(data.labels)} - set(class_names))
+    if gone:
+        raise DataError(f"{path} has a class that is no more", expected=", ".join(class_names), found=gone[0])
+    numbers = [class_names.index(name) if name in class_names else -1 for name in line.classes]
+    return Labelled(data.images, np.array(numbers, np.int64)[data.labels])
+
+
+def grow(raw: RawImages, manifest: Path, folder: Path) -> Grown:
+    """Return a dataset with every batch of its manifest added to train, in that order; test stays as it is.
+
+    Images of a batch that are in test are held back: own images may be split anew after a batch was accepted.
+
+    Raises:
+        DataError: A batch is missing, damaged, or of another shape; see `load`.
+    """
+    lines = read_manifest(manifest)
+    held_out = set(_digests(raw.test.images)) if lines else set()
+    images: list[Images] = [raw.train.images]
+    labels: list[Labels] = [raw.train.labels]
+    held_back = 0
+    for line in lines:
+        data = load(folder, line, raw.class_names)
+        if data.images.shape[1:] != raw.train.images.shape[1:]:
+            expected, found = raw.train.images.shape[1:], data.images.shape[1:]
+            raise DataError(f"{manifest}: batch {line.batch} has another shape", expected=expected, found=found)
+        kept = np.array([digest not in held_out for digest in _digests(data.images)])
+        held_back += int((~kept).sum())
+        images.append(data.images[kept])
+        labels.append(data.labels[kept])
+    if not lines:
+        return Grown(raw, 0, 0, 0)
+    train = Labelled(np.concatenate(images), np.concatenate(labels))
+    added = len(train) - len(raw.train)
+    return Grown(RawImages(train, raw.test, raw.class_names), len(lines), added, held_back)
+
+
+def _digests(images: Images) -> list[str]:
+    """Return the sha256 of each image's pixels."""
+    return [hashlib.sha256(np.ascontiguousarray(image).data).hexdigest() for image in images]

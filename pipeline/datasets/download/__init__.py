@@ -1,0 +1,1 @@
+"""Files from mirrors: resumed, bounded, checked against their pins."""

@@ -1,0 +1,82 @@
+"""Where a file of a dataset may come from, in the order in which `download` tries."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit, urlunsplit
+from urllib.request import url2pathname
+
+from pipeline.datasets.base import Pin, PinnedFile, SourceSettings
+from pipeline.datasets.download.patience import Unavailable
+
+
+@dataclass(frozen=True)
+class Environment:
+    """What the environment adds: MIRROR, a folder or URL, and where the command was typed."""
+
+    mirror: str | None = None
+    typed_in: Path = Path()
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A URL or path that may have a file, and the pin that the file must meet there."""
+
+    location: str
+    pin: Pin
+
+    @property
+    def key(self) -> str:
+        """A name for what has arrived of it: bytes of one source are never continued with those of another."""
+        return hashlib.sha256(f"{self.location} {self.pin.sha256}".encode()).hexdigest()[:12]
+
+    def __str__(self) -> str:
+        if "://" not in self.location:
+            return self.location
+        parts = urlsplit(self.location)  # without the user, the password and the query, any of which may be a secret
+        return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
+
+
+def candidates(dataset: str, pin: PinnedFile, settings: SourceSettings, around: Environment) -> list[Candidate]:
+    """Return the URLs and paths a file may come from, in the order they are to be tried."""
+    own = [source for source in settings.sources if source.file == pin.name]
+    found = [Candidate(place, source) for source in own for place in _places(source.url, around)]
+    bases = [f"{around.mirror.rstrip('/')}/{dataset}"] if around.mirror else []
+    return found + [Candidate(f"{base.rstrip('/')}/{pin.name}", pin) for base in [*bases, *settings.mirrors]]
+
+
+def _places(url: str, around: Environment) -> list[str]:
+    """Return what a source's URL or path may mean: a relative path lies in MIRROR, or where the command was typed."""
+    if ":" in url.partition("/")[0] or Path(url).is_absolute():
+        return [url]
+    typed = str(around.typed_in / url)
+    if not around.mirror or url.startswith(".."):
+        return [typed]
+    return [f"{around.mirror.rstrip('/')}/{url}", typed]
+
+
+def locate(source: str) -> Path | None:
+    """Return the path a source means, or None for one that is reached over HTTP.
+
+    ``package:sklearn/datasets/data/x.gz`` is a file inside an installed package, found without importing it.
+
+    Raises:
+        Unavailable: The package is not installed, or the URL's scheme is not known.
+    """
+    scheme, separator, rest = source.partition(":")
+    if scheme in ("http", "https"):
+        return None
+    if scheme == "file":
+        return Path(url2pathname(urlsplit(source).path))
+    if scheme == "package":
+        package, _, inside = rest.partition("/")
+        spec = importlib.util.find_spec(package)
+        if spec is None or not spec.submodule_search_locations:
+            raise Unavailable(f"no package {package} is installed")
+        return Path(spec.submodule_search_locations[0]) / inside
+    if separator and rest.startswith("//"):
+        raise Unavailable(f"{scheme}: is not supported (https, http, file or a folder)")
+    return Path(source)

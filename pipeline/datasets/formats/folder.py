@@ -1,0 +1,144 @@
+"""Source format `folder`: your own pictures, a folder per class, with train and test folders above them or without.
+
+    pets/cat/1.png  pets/dog/2.jpg …              or pets/train/cat/1.png … and pets/test/cat/9.png …
+
+`collect` finds the pictures where you keep them; `pipeline ingest` packs them, as they are, into one file that
+params.yaml pins like any other; `read` decodes what was pinned. So the data of a run is what its params say.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import numpy as np
+import numpy.typing as npt
+import pydantic
+
+from pipeline.core.errors import DataError
+from pipeline.datasets.base import Images, Labelled, Labels, RawImages, SourceSettings
+from pipeline.datasets.picture import MOST_BYTES, SUFFIXES, decode_all
+
+_SPLITS = {"train", "test"}
+UNSPLIT = "all"
+_Side = Annotated[int, pydantic.Field(ge=1, le=1024)]
+
+
+class Settings(SourceSettings):
+    """The dataset's section under ``download``; mirrors, files and classes are written by `pipeline ingest`."""
+
+    path: str  # relative to the project's root
+    size: tuple[_Side, _Side]  # height, width
+    channels: Literal[1, 3]
+    test_fraction: Annotated[float, pydantic.Field(gt=0, lt=1)] = 0.2  # where there are no train and test folders
+    seed: Annotated[int, pydantic.Field(ge=0)] = 0
+
+
+@dataclass(frozen=True, order=True)
+class Entry:
+    """A picture of one's own: what it is, and where it lies."""
+
+    split: str
+    label: str
+    name: str
+    path: Path
+
+
+def collect(path: Path) -> list[Entry]:
+    """Return the pictures under a folder, in the order of their names.
+
+    Raises:
+        DataError: No such folder, a class without pictures, something that is none, or a link that leads out of it.
+    """
+    if not path.is_dir():
+        raise DataError(f"{path}: no such folder", expected="a folder per class", found="none")
+    below = visible(path)
+    split = {child.name for child in below} == _SPLITS
+    roots = {child.name: child for child in below} if split else {UNSPLIT: path}
+    entries = []
+    for name, root in roots.items():
+        for folder in visible(root):
+            found = [Entry(name, folder.name, picture.name, picture) for picture in pictures(folder, path)]
+            if not found:  # its class would vanish without a word
+                raise DataError(f"{folder}: a class without pictures", expected=" ".join(SUFFIXES), found="none")
+            entries += found
+    return sorted(entries)
+
+
+def pictures(folder: Path, inside: Path) -> Iterator[Path]:
+    """Yield the pictures in the folder of a class.
+
+    Raises:
+        DataError: It is no folder, or holds what is no picture by its name, or a link that leads out of `inside`.
+    """
+    if not folder.is_dir():
+        raise DataError(f"{folder}: a file beside the classes", expected="a folder per class", found=folder.name)
+    home = os.path.realpath(inside)
+    for path in visible(folder):
+        lies = Path(os.path.realpath(path))  # Path.resolve raises on a loop of links
+        if not lies.is_relative_to(home):
+            raise DataError(f"{path} is a link", expected=f"pictures in {inside}", found=lies)
+        if path.suffix.lower() not in SUFFIXES or not path.is_file():
+            raise DataError(f"{path} is no picture by its name", expected=" ".join(SUFFIXES), found=path.name)
+        yield path
+
+
+def visible(folder: Path) -> list[Path]:
+    """Return what a folder holds, by name; hidden files such as .DS_Store do not count."""
+    return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+
+
+def read(folder: Path, settings: Settings) -> RawImages:
+    """Return the pictures of the pinned file, fitted to one size; see `picture.decode`.
+
+    Raises:
+        DataError: It is not one packed file, or pictures in it cannot be decoded.
+    """
+    if len(settings.files) != 1:
+        raise DataError("download: files", expected="one file packed by `pipeline ingest`", found=len(settings.files))
+    pack = folder / settings.files[0].name
+    try:
+        with zipfile.ZipFile(pack) as archive:
+            names = sorted(name for name in archive.namelist() if name.count("/") >= 2)
+            contents = ((name, _content(archive, name)) for name in names)
+            images = decode_all(str(pack), contents, settings.size, settings.channels)
+    except (OSError, zipfile.BadZipFile) as error:
+        raise DataError(f"{pack} cannot be unpacked", expected="a packed file", found=str(error)) from None
+    parts = [name.split("/", 2) for name in names]
+    classes = {name: index for index, name in enumerate(settings.classes)}
+    unknown = sorted({part[1] for part in parts} - set(classes))
+    if unknown:
+        raise DataError(f"{pack}: a class is not in download's classes", expected=settings.classes, found=unknown[0])
+    labels = np.array([classes[part[1]] for part in parts], np.int64)
+    if {part[0] for part in parts} == {UNSPLIT}:
+        held_out = choose_test(images, labels, settings.test_fraction, settings.seed)
+    else:
+        held_out = np.array([part[0] == "test" for part in parts])
+    everything = Labelled(images, labels)
+    train, test = everything.take(np.flatnonzero(~held_out)), everything.take(np.flatnonzero(held_out))
+    return RawImages(train, test, settings.classes)
+
+
+def choose_test(images: Images, labels: Labels, fraction: float, seed: int) -> npt.NDArray[np.bool_]:
+    """Return which pictures are held out: of every class a fraction, those with the lowest hash of seed and pixels.
+
+    So a picture that is added or removed moves hardly another one across, and copies of a picture go together.
+    """
+    hashes = np.array([hashlib.sha256(b"%d:" % seed + image.tobytes()).hexdigest() for image in images])
+    held_out = np.zeros(len(labels), dtype=bool)
+    for label in np.unique(labels):
+        of_class = np.unique(hashes[labels == label])
+        held_out[(labels == label) & np.isin(hashes, of_class[: round(len(of_class) * fraction)])] = True
+    return held_out
+
+
+def _content(archive: zipfile.ZipFile, name: str) -> bytes:
+    size = archive.getinfo(name).file_size
+    if size > MOST_BYTES:
+        raise DataError(f"{name} is too large", expected=f"at most {MOST_BYTES:,} bytes", found=f"{size:,}")
+    return archive.read(name)

@@ -1,0 +1,56 @@
+"""Source format `table`: your own pictures, named by a CSV file with columns ``path``, ``label`` and maybe ``split``.
+
+Paths are relative to the table and stay below its folder; ``split`` is ``train`` or ``test``. They are packed and read
+as those of `folder`.
+"""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+from pipeline.core.errors import DataError
+from pipeline.datasets.base import RawImages
+from pipeline.datasets.formats import folder
+from pipeline.datasets.formats.folder import UNSPLIT, Entry
+from pipeline.datasets.picture import SUFFIXES
+
+
+class Settings(folder.Settings):
+    """The dataset's section under ``download``: as for a folder, with the table as its path."""
+
+
+def collect(path: Path) -> list[Entry]:
+    """Return the pictures that a table names, the rows numbered so that equal names in different folders differ.
+
+    Raises:
+        DataError: The table is missing, is no CSV, or a row names no label or no picture below its folder.
+    """
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.DictReader(file, strict=True)
+            columns = set(reader.fieldnames or ())
+            if not {"path", "label"} <= columns:
+                raise DataError(f"{path}: columns", expected="path, label", found=", ".join(columns) or "none")
+            return sorted(_entry(path, reader.line_num, row, "split" in columns) for row in reader)
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{path} cannot be read", expected="a CSV file in UTF-8", found=str(error)) from None
+
+
+def read(raw: Path, settings: Settings) -> RawImages:
+    """Return the pictures of the pinned file; see `folder.read`."""
+    return folder.read(raw, settings)
+
+
+def _entry(table: Path, line: int, row: dict[str, str | None], has_split: bool) -> Entry:
+    where = f"{table} line {line}"
+    split = row["split"] if has_split else UNSPLIT
+    if has_split and split not in ("train", "test"):
+        raise DataError(f"{where}: split", expected="train or test", found=repr(split))
+    told, label = row["path"] or "", row["label"] or ""
+    picture = (table.parent / told).resolve()
+    if not picture.is_relative_to(table.parent.resolve()):
+        raise DataError(f"{where}: path leads out", expected=f"a picture below {table.parent}", found=told)
+    if picture.suffix.lower() not in SUFFIXES or not picture.is_file():
+        raise DataError(f"{where}: no such picture", expected=" ".join(SUFFIXES), found=repr(told))
+    return Entry(split or UNSPLIT, label, f"{line:07}-{picture.name}", picture)

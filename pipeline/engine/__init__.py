@@ -1,1 +1,0 @@
-"""Engines: who runs a piece of training."""

@@ -1,0 +1,1 @@
+"""Scores on the test split and comparisons with the champion, a module per task, found by its name."""

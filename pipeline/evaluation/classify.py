@@ -1,0 +1,154 @@
+"""Classifiers: the share of test images that they label right; an exact McNemar test compares two."""
+
+from __future__ import annotations
+
+import csv
+import io
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.core.errors import DataError
+from pipeline.datasets.base import TestSplit
+from pipeline.evaluation import base
+from pipeline.evaluation.base import Arrays, Comparison, Scored
+
+Bools = npt.NDArray[np.bool_]
+Floats = npt.NDArray[np.float64]
+Integers = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Scores:
+    """How a classifier did on a test split.
+
+    Attributes:
+        predicted: The predicted label of each image, (N,).
+        actual: The true label of each image, (N,).
+        accuracy: Share of images labelled right.
+        low, high: Wilson interval of the accuracy.
+        loss: Mean cross-entropy, in nats.
+        recall: By class name, the share of its images that were labelled right.
+    """
+
+    predicted: Integers
+    actual: Integers
+    accuracy: float
+    low: float
+    high: float
+    loss: float
+    recall: dict[str, float]
+
+
+class Task(base.Task):
+    """Labels images."""
+
+    def score(self, model: Any, split: TestSplit, features: Path, confidence: float) -> Scored:
+        """Score a classifier; kept are the label and the probabilities that it gives each image, and the truth."""
+        del features
+        predicted, probabilities = predict(model, split)
+        scores = score(predicted, probabilities, split, confidence)
+        figures = {
+            "accuracy": scores.accuracy,
+            "low": scores.low,
+            "high": scores.high,
+            "loss": scores.loss,
+            "recall": scores.recall,
+        }
+        return Scored(
+            kept={
+                "predicted": predicted,
+                "actual": scores.actual,
+                "probabilities": probabilities.astype(np.float32),
+            },
+            figures=figures,
+            metrics={"accuracy": scores.accuracy, "loss": scores.loss},
+            plots={"confusion.csv": _pairs(scores, split.class_names).encode()},
+            told=(
+                f"test accuracy {scores.accuracy:.4f} ({confidence:.0%} interval {scores.low:.4f} to {scores.high:.4f})"
+            ),
+        )
+
+    def compare(self, candidate: Arrays, champion: Arrays, version: str) -> Comparison:
+        """Compare which images two classifiers label right; see `compare`."""
+        return compare(_right(candidate), _right(champion), version)
+
+    def headline(self, kept: Arrays) -> dict[str, float]:
+        """Return the accuracy."""
+        return {"accuracy": float(_right(kept).mean())}
+
+
+def score(predicted: Integers, probabilities: Floats, split: TestSplit, confidence: float) -> Scores:
+    """Compare predictions with the truth.
+
+    Args:
+        predicted: Labels, (N,).
+        probabilities: Of each class, (N, classes).
+        split: The test split.
+        confidence: Coverage of the interval.
+    """
+    from scipy.stats import binomtest
+
+    actual = np.asarray(split.test.labels)
+    right = predicted == actual
+    interval = binomtest(int(right.sum()), len(right)).proportion_ci(confidence, method="wilson")
+    of_truth = probabilities[np.arange(len(actual)), actual]
+    return Scores(
+        predicted=predicted,
+        actual=actual,
+        accuracy=float(right.mean()),
+        low=float(interval.low),
+        high=float(interval.high),
+        loss=float(-np.log(np.clip(of_truth, 1e-12, None)).mean()),
+        recall={
+            name: float(right[actual == label].mean())
+            for label, name in enumerate(split.class_names)
+            if (actual == label).any()
+        },
+    )
+
+
+def predict(model: Any, split: TestSplit) -> tuple[Integers, Floats]:
+    """Return a served model's labels (N,) and probabilities (N, classes) for the test images."""
+    answers = model.predict(np.asarray(split.test.images))
+    return answers["label"].to_numpy(np.int64), np.asarray(answers["probabilities"].tolist(), np.float64)
+
+
+def compare(candidate: Bools, champion: Bools, version: str) -> Comparison:
+    """Compare which images two models label right; arrays of shape (N,) over the same images.
+
+    The test is the exact one-sided McNemar test: how likely so many images that only the candidate labels right are
+    under "the candidate is no better".
+
+    Raises:
+        DataError: They are not over the same number of images.
+    """
+    from scipy.stats import binomtest
+
+    if candidate.shape != champion.shape:
+        raise DataError("predictions do not pair", expected=f"{candidate.shape[0]} images", found=champion.shape[0])
+    wins, losses = int((candidate & ~champion).sum()), int((~candidate & champion).sum())
+    test = binomtest(wins, wins + losses, 0.5, alternative="greater") if wins + losses else None
+    p_value = 1.0 if test is None else float(test.pvalue)
+    told = (
+        f"{wins} test images are right only with it, {losses} only with the champion (version {version}): one-sided"
+        f" McNemar p = {p_value:.3g}"
+    )
+    return Comparison(p_value, told, {"candidate_only": wins, "champion_only": losses})
+
+
+def _right(kept: Arrays) -> Bools:
+    right: Bools = kept["predicted"] == kept["actual"]
+    return right
+
+
+def _pairs(scores: Scores, names: tuple[str, ...]) -> str:
+    """Return the labels that the confusion plot is drawn from."""
+    rows = io.StringIO()
+    writer = csv.writer(rows, lineterminator="\n")  # it quotes: a class name may hold a comma
+    writer.writerow(("actual", "predicted"))
+    writer.writerows((names[a], names[p]) for a, p in zip(scores.actual, scores.predicted, strict=True))
+    return rows.getvalue()

@@ -1,0 +1,134 @@
+"""Generators: how far what they draw is from the test images, on the dataset's scale; a paired bootstrap compares two.
+
+Beside every figure stands the floor: what as many training images score against the same test images.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.core.errors import DataError
+from pipeline.datasets.base import Images, TestSplit
+from pipeline.evaluation import base, distances, pictures, scale
+from pipeline.evaluation.base import Arrays, Comparison, Scored
+
+_MOST = 5_000  # test images that are compared: FID has settled, and a resample takes a twentieth of a second
+_RESAMPLES = 200  # with 200, a p value of 0.05 is met or missed by ten
+_ROWS = 10  # of the picture
+_NEAR = 0.01  # share of test images that are nearer to a training image than `near`
+
+
+class Task(base.Task):
+    """Draws images that are not there."""
+
+    def score(self, model: Any, split: TestSplit, features: Path, confidence: float) -> Scored:
+        """Score a generator; kept is what the network sees in what it draws and in the test images."""
+        del confidence
+        fixed = scale.load(features)
+        chosen = np.sort(np.random.default_rng(0).permutation(len(split.test))[:_MOST])
+        test = split.test.take(chosen)
+        drawn = draw(model, np.bincount(test.labels, minlength=len(split.class_names)))
+        seen, real = fixed.see(drawn), fixed.see(test.images)
+        figures = {**_distances(seen.features, real.features, fixed), **_memory(seen.features, real.features, fixed)}
+        classes = distances.covered(seen.classes, real.classes, fixed.classes)
+        return Scored(
+            kept={"features": seen.features, "real": real.features},
+            figures={**figures, "covered": classes, "classes": fixed.classes, "features": fixed.digest},
+            metrics={**figures, "coverage": classes / fixed.classes},
+            plots={"samples.png": pictures.sheet(_by_class(model, len(split.class_names)), len(split.class_names))},
+            told=(
+                f"FID {figures['fid']:.3f} (real images {figures['floor_fid']:.3f}), KID {figures['kid']:.4f}"
+                f" ({figures['floor_kid']:.4f}), {classes} of {fixed.classes} classes drawn"
+            ),
+        )
+
+    def compare(self, candidate: Arrays, champion: Arrays, version: str) -> Comparison:
+        """Compare the FIDs of two generators against the same test images, by a paired bootstrap.
+
+        Each resample draws test images, the same ones for both, and samples of each generator: the p value is the share
+        of resamples in which the candidate is not nearer. A margin would have to be chosen per dataset; this one comes
+        from how much FID moves with the images that it is taken over.
+        """
+        real = candidate["real"]
+        if not np.array_equal(real, champion["real"]):
+            raise DataError(
+                "generators do not compare",
+                expected="the same test images on the same scale",
+                found="others",
+                next_step="dvc repro --force evaluate",
+            )
+        ours, theirs = (distances.fid(of["features"], real) for of in (candidate, champion))
+        lost = sum(_not_nearer(candidate["features"], champion["features"], real, seed) for seed in range(_RESAMPLES))
+        p_value = (lost + 1) / (_RESAMPLES + 1)
+        told = (
+            f"its FID is {ours:.3f}, that of the champion (version {version}) {theirs:.3f}: bootstrap p = {p_value:.3g}"
+        )
+        return Comparison(p_value, told, {"candidate_fid": ours, "champion_fid": theirs})
+
+    def headline(self, kept: Arrays) -> dict[str, float]:
+        """Return FID and KID."""
+        return {
+            "fid": distances.fid(kept["features"], kept["real"]),
+            "kid": distances.kid(kept["features"], kept["real"]),
+        }
+
+    def key(self, split: TestSplit, features: Path) -> str:
+        """Return the digest of test split and scale together: figures of two scales do not compare."""
+        told = json.loads((features / "scale.json").read_text())
+        return hashlib.sha256(f"{split.digest} {told['digest']}".encode()).hexdigest()
+
+
+def draw(model: Any, counts: npt.NDArray[np.int64]) -> Images:
+    """Return images of a served generator: as many of each class as asked for, always the same."""
+    import pandas as pd
+
+    labels = np.arange(len(counts))
+    images: Images = np.asarray(model.predict(pd.DataFrame({"n": counts, "seed": labels, "label": labels})))
+    return images
+
+
+def _by_class(model: Any, classes: int) -> Images:
+    """Return images for a picture: one class per column."""
+    images = draw(model, np.full(classes, _ROWS))
+    return images.reshape(classes, _ROWS, *images.shape[1:]).swapaxes(0, 1).reshape(images.shape)
+
+
+def _distances(drawn: scale.Features, real: scale.Features, fixed: scale.Scale) -> dict[str, float]:
+    some = np.random.default_rng(1).permutation(len(fixed.train.features))[: len(real)]
+    others = fixed.train.features[some]
+    return {
+        "fid": distances.fid(drawn, real),
+        "kid": distances.kid(drawn, real),
+        "floor_fid": distances.fid(others, real),
+        "floor_kid": distances.kid(others, real),
+    }
+
+
+def _memory(drawn: scale.Features, real: scale.Features, fixed: scale.Scale) -> dict[str, float]:
+    """Return signs of images learned by heart: how near to training images generated ones are, and test images.
+
+    ``memorised`` is the share of generated images that are nearer to one than all but a hundredth of the test images:
+    a hundredth is what new images have. ``nearest`` and ``nearest_real`` are median distances.
+    """
+    ours, theirs = (distances.nearest(of, fixed.train.features) for of in (drawn, real))
+    return {
+        "memorised": float((ours < np.quantile(theirs, _NEAR)).mean()),
+        "nearest": float(np.median(ours)),
+        "nearest_real": float(np.median(theirs)),
+    }
+
+
+def _not_nearer(candidate: scale.Features, champion: scale.Features, real: scale.Features, seed: int) -> bool:
+    random = np.random.default_rng(seed)
+
+    def resampled(features: scale.Features) -> distances.Moments:
+        return distances.Moments.of(features[random.integers(0, len(features), len(features))])
+
+    of_real = resampled(real)
+    return distances.fid(resampled(candidate), of_real) >= distances.fid(resampled(champion), of_real)

@@ -1,0 +1,202 @@
+"""The scale on which generated images are measured: what a small fixed network sees in them.
+
+A distance between images and other images is a distance between the features that a network finds in both. The usual
+network is Inception, trained on photographs of another size; here it is the reference model R11 (one channel) or R5
+(more), trained on the dataset itself. It is spelled out here, so that no change of a family moves the scale, and it is
+trained once per dataset by the stage `features`, whose digest goes with every figure: figures of two scales do not
+compare.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.backend import calls, feed
+from pipeline.core.atomic import new_folder
+from pipeline.core.errors import DataError
+from pipeline.datasets.base import Images, Labelled, Labels, Splits
+from pipeline.evaluation import distances
+
+if TYPE_CHECKING:
+    import keras
+
+Features = npt.NDArray[np.float32]
+
+_BATCH = 64
+_RATE = 1e-3
+_PREDICTED = 512  # images per batch when features are taken
+_MOST = 5_000  # images per side of a distance in training: more change FID by less than two trainings differ
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What the network sees in some images: features (N, D) and the class that it takes each for, (N,)."""
+
+    features: Features
+    classes: Labels
+
+
+@dataclass(frozen=True)
+class Floor:
+    """What real images score against other real images: nothing generated can be expected to do better."""
+
+    fid: float
+    kid: float
+
+
+@dataclass(frozen=True)
+class Scale:
+    """A trained network and what it sees in the data that models learn from.
+
+    Attributes:
+        network: Images, uint8 (N, H, W, C), to their features and logits.
+        digest: Of the network's weights: figures compare where it is the same.
+        train: What it sees in the training images.
+        val: What it sees in validation images: those that epochs are scored against.
+        floor: What as many training images score against them.
+        classes: Number of classes.
+    """
+
+    network: keras.Model
+    digest: str
+    train: Seen
+    val: Seen
+    floor: Floor
+    classes: int
+
+    def see(self, images: Images) -> Seen:
+        """Return what the network sees in images, uint8 (N, H, W, C)."""
+        return _see(self.network, images)
+
+
+def train(data: Splits, folder: Path, *, steps: int, seed: int) -> float:
+    """Train the network of a dataset, and write it with what it sees; return its validation accuracy.
+
+    Args:
+        data: Train and validation splits.
+        folder: The folder to appear.
+        steps: Training steps of 64 images.
+        seed: Decides initial weights and the order of the images.
+    """
+    import keras
+
+    keras.utils.set_random_seed(seed)
+    network = _network(data.image_shape, len(data.class_names))
+    trained = keras.Model(network.input, network.output[1])
+    trained.compile(
+        keras.optimizers.Adam(_RATE),
+        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        **calls.options(),
+    )
+    orders = np.random.default_rng(seed)
+    rounds = -(-steps * _BATCH // len(data.train))
+    order = np.concatenate([orders.permutation(len(data.train)) for _ in range(rounds)])[: steps * _BATCH]
+    shown = data.train.take(order)
+    trained.fit(**feed.batches((shown.images, shown.labels), _BATCH), verbose=0)
+    seen = {"train": _see(network, data.train.images), "val": _see(network, data.val.images)}
+    accuracy = float((seen["val"].classes == data.val.labels).mean())
+    with new_folder(folder) as partial:
+        _save(partial, network, seen, accuracy, len(data.class_names), data.image_shape)
+    return accuracy
+
+
+def load(folder: Path) -> Scale:
+    """Return the scale of a dataset.
+
+    Raises:
+        DataError: The folder is missing, damaged, or written for a family that needs none.
+    """
+    try:
+        told = json.loads((folder / "scale.json").read_text())
+        if not told["needed"]:
+            raise ValueError("written for a family that needs no scale")
+        network = _network(tuple(told["image_shape"]), told["classes"])
+        network.set_weights(list(_arrays(folder / "network.npz").values()))
+        seen = _arrays(folder / "seen.npz")
+    except (OSError, ValueError, KeyError) as error:
+        raise DataError(
+            f"{folder} holds no scale", expected="written by features", found=error, next_step="dvc repro features"
+        ) from None
+    train, val = (Seen(seen[f"{split}_features"], seen[f"{split}_classes"]) for split in ("train", "val"))
+    return Scale(network, told["digest"], train, val, Floor(**told["floor"]), told["classes"])
+
+
+def not_needed(folder: Path) -> None:
+    """Write that a family needs no scale."""
+    with new_folder(folder) as partial:
+        (partial / "scale.json").write_text(json.dumps({"needed": False}) + "\n")
+
+
+def _save(
+    folder: Path,
+    network: keras.Model,
+    seen: dict[str, Seen],
+    accuracy: float,
+    classes: int,
+    image_shape: tuple[int, int, int],
+) -> None:
+    """Write plain arrays: a `.keras` file holds the time at which it was written, and would look new to DVC."""
+    weights = network.get_weights()
+    sha = hashlib.sha256(str([array.shape for array in weights]).encode())
+    for array in weights:
+        sha.update(np.ascontiguousarray(array).data)
+    np.savez(folder / "network.npz", allow_pickle=False, **{f"{place:04d}": a for place, a in enumerate(weights)})
+    arrays: dict[str, npt.NDArray[Any]] = {}
+    for split, of in seen.items():
+        some = slice(None) if split == "train" else slice(_MOST)
+        arrays |= {f"{split}_features": of.features[some], f"{split}_classes": of.classes[some]}
+    np.savez(folder / "seen.npz", allow_pickle=False, **arrays)
+    val = arrays["val_features"]
+    chosen = np.random.default_rng(0).permutation(len(arrays["train_features"]))[: len(val)]
+    real = arrays["train_features"][chosen]
+    told = {
+        "needed": True,
+        "digest": sha.hexdigest(),
+        "image_shape": image_shape,
+        "classes": classes,
+        "val_accuracy": accuracy,
+        "images": len(val),
+        "floor": {"fid": distances.fid(real, val), "kid": distances.kid(real, val)},
+    }
+    (folder / "scale.json").write_text(json.dumps(told, indent=2) + "\n")
+
+
+def _network(image_shape: tuple[int, int, int], classes: int) -> keras.Model:
+    """Return R11 for images of one channel, R5 for others, with the features before the logits as a second output."""
+    import keras
+    from keras import layers
+
+    grey = image_shape[2] == 1
+    inputs = keras.Input(image_shape, dtype="uint8")
+    x = layers.Rescaling(1 / 255, dtype="float32")(inputs)
+    for filters in (32, 64):
+        padding = "valid" if grey else "same"
+        x = layers.Conv2D(filters, 3, padding=padding, activation="relu", dtype="float32")(x)
+        x = layers.MaxPooling2D(2, dtype="float32")(x)
+    x = layers.Flatten(dtype="float32")(x)
+    features = layers.Dense(128 if grey else 64, activation="relu", dtype="float32")(x)
+    return keras.Model(inputs, [features, layers.Dense(classes, dtype="float32")(features)], name="scale")
+
+
+def _see(network: keras.Model, images: Images) -> Seen:
+    features, logits = feed.predict(network, [np.asarray(images)], _PREDICTED)
+    return Seen(np.asarray(features, np.float32), np.asarray(logits).argmax(axis=1).astype(np.int64))
+
+
+def _arrays(path: Path) -> dict[str, npt.NDArray[Any]]:
+    with np.load(path, allow_pickle=False) as stored:
+        return {name: stored[name] for name in stored.files}
+
+
+def labels_like(data: Labelled | Labels, count: int, seed: int) -> Labels:
+    """Return labels (count,) drawn as often as the classes occur in some data."""
+    labels = data.labels if isinstance(data, Labelled) else data
+    drawn: Labels = np.random.default_rng(seed).choice(np.asarray(labels), count)
+    return drawn

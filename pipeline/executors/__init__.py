@@ -1,0 +1,1 @@
+"""Executors: who runs a training task, on this machine or on a cluster."""

@@ -1,0 +1,279 @@
+"""Tasks on a Ray cluster. Nothing else knows Ray.
+
+A task's files travel with it: the dataset once into the object store, from where every machine reads it, and each
+training's latest checkpoint with the task and back with its result. So the machines need no shared disk, only the same
+packages; this package's code is sent along. Ray itself runs a task again whose worker or machine has died.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import os
+import socket
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from pipeline.core.errors import EngineError, ParamsError
+from pipeline.executors import parcel
+from pipeline.executors.base import ENDS, Broken, Event, Executor, Failed, Progress, Work, answer, resolve
+from pipeline.executors.cluster import Cluster
+
+_RETRIES = 2
+_TASKS_PER_WORKER = 200
+_SLOTS_EVERY_S = 5.0
+_ANSWER_S = 10.0
+_UP = "up"
+
+
+@dataclass
+class _Submitted:
+    """A task that Ray has: what was sent, and what is known of it."""
+
+    task: Any
+    ref: Any
+    starts: int = 0
+    heard: float | None = None  # when it last gave a sign of life; None while it waits for a worker
+
+
+class RayExecutor:
+    """See `engine.base.Executor`.
+
+    Args:
+        work: What the workers do.
+        cluster: Where, and what each task needs there.
+        most: Most tasks at once; 0 for as many as the cluster has room for.
+        silence_s: A task that gives no sign of life for so long hangs: it is cancelled, and tried again.
+
+    Raises:
+        ParamsError: Ray is not installed.
+        EngineError: No cluster answers.
+    """
+
+    def __init__(self, work: Work, cluster: Cluster, *, most: int = 0, silence_s: float | None = None) -> None:
+        self._ray = _connect(cluster, work)
+        self._work = work
+        self._cluster = cluster
+        self._most = most
+        self._silence_s = silence_s
+        self._submitted: dict[int, _Submitted] = {}
+        self._inputs: dict[Path, tuple[str, Any]] = {}
+        self._board = self._start_board()
+        self._remote = self._ray.remote(
+            num_cpus=cluster.cpus, num_gpus=cluster.gpus, max_retries=_RETRIES, max_calls=_TASKS_PER_WORKER
+        )(_run)
+        self._counted, self._slots = -_SLOTS_EVERY_S, 1
+
+    @property
+    def slots(self) -> int:
+        """Tasks that the cluster has room for now; machines may come and go."""
+        if time.monotonic() - self._counted >= _SLOTS_EVERY_S:
+            has = self._ray.cluster_resources()
+            needed = {"CPU": self._cluster.cpus, "GPU": self._cluster.gpus}
+            room = min(int(has.get(name, 0) / count) for name, count in needed.items() if count)
+            self._slots = max(1, min(room, self._most) if self._most else room)
+            self._counted = time.monotonic()
+        return self._slots
+
+    def __enter__(self) -> Executor:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def warm_up(self) -> None:
+        """Leave it to Ray to keep workers."""
+
+    def submit(self, key: int, task: Any) -> None:
+        """Give a task to Ray, with its files."""
+        self._submitted[key] = _Submitted(task, self._send(key, task))
+
+    def wait(self, timeout_s: float) -> Iterator[Event]:
+        """Yield what has happened; see `Executor.wait`."""
+        keys = {submitted.ref: key for key, submitted in self._submitted.items()}
+        done = self._ray.wait(list(keys), num_returns=1, timeout=timeout_s)[0] if keys else []
+        for key, message in self._ray.get(self._board.take.remote()):
+            yield from self._note(key, message)
+        for ref in done:
+            if keys[ref] in self._submitted:
+                yield from self._receive(keys[ref])
+        yield from self._end_hanging()
+
+    def close(self) -> None:
+        """End every task at once, and let go of the cluster."""
+        for submitted in self._submitted.values():
+            self._ray.cancel(submitted.ref, force=True)
+        self._submitted.clear()
+        self._ray.shutdown()
+
+    def _send(self, key: int, task: Any) -> Any:
+        if not isinstance(task, parcel.Portable):
+            return self._remote.remote(self._work, task, (), None, self._board, key)
+        marks, stored = zip(*map(self._stored, task.inputs), strict=True)
+        files = parcel.pack(task.folder)
+        return self._remote.remote(self._work, task, marks, files, self._board, key, *stored)
+
+    def _stored(self, folder: Path) -> tuple[str, Any]:
+        """Return the mark of a folder and its content in the object store, put there once."""
+        known = self._inputs.get(folder)
+        mark = parcel.fingerprint(folder)
+        if known is None or known[0] != mark:
+            known = self._inputs[folder] = (mark, self._ray.put(parcel.pack(folder)))
+        return known
+
+    def _note(self, key: int, message: Any) -> Iterator[Event]:
+        submitted = self._submitted.get(key)
+        if submitted is None:
+            return  # of a task that has ended
+        submitted.heard = time.monotonic()
+        if message != _UP:
+            yield Progress(key, message)
+            return
+        submitted.starts += 1
+        if submitted.starts > 1 + _RETRIES:  # Ray tries tasks that were killed for want of memory for ever
+            self._ray.cancel(submitted.ref, force=True)
+            del self._submitted[key]
+            yield Failed(key, f"{submitted.starts - 1} workers died on it, for want of memory perhaps", "ray")
+
+    def _receive(self, key: int) -> Iterator[Event]:
+        submitted = self._submitted.pop(key)
+        exceptions = self._ray.exceptions
+        try:
+            kind, content, worker, files, lines = self._ray.get(submitted.ref)
+        except exceptions.RayTaskError as error:  # a task's own errors come back as an answer: its worker has none
+            yield Broken(key, f"a worker could not be set up: {_last_line(error)}", "ray")
+            return
+        except exceptions.RayError as error:
+            yield Failed(key, f"{1 + _RETRIES} workers died on it, the last with {type(error).__name__}", "ray")
+            return
+        if kind == "done" and isinstance(submitted.task, parcel.Portable):
+            parcel.bring_home(files, submitted.task.folder)
+        if lines:
+            with submitted.task.ledger.open("a") as ledger:
+                ledger.write(lines)
+        yield ENDS[kind](key, content, worker)
+
+    def _end_hanging(self) -> Iterator[Event]:
+        if self._silence_s is None:
+            return
+        for key, submitted in list(self._submitted.items()):
+            if submitted.heard is None or time.monotonic() - submitted.heard < self._silence_s:
+                continue
+            self._ray.cancel(submitted.ref, force=True)
+            if submitted.starts > _RETRIES:
+                del self._submitted[key]
+                told = f"killed after {self._silence_s:.0f} s without a sign of life"
+                yield Failed(key, f"{submitted.starts} workers died on it, the last {told}", "ray")
+            else:
+                again = self._send(key, submitted.task)
+                self._submitted[key] = _Submitted(submitted.task, again, submitted.starts)
+
+    def _start_board(self) -> Any:
+        """Start the actor that tasks send messages to, on this machine: the others may go."""
+        here = self._ray.get_runtime_context().get_node_id()
+        strategy = self._ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(here, soft=False)
+        return self._ray.remote(_Board).options(num_cpus=0, scheduling_strategy=strategy).remote()
+
+
+class _Board:
+    """Messages of running tasks, as an actor."""
+
+    def __init__(self) -> None:
+        self._messages: list[tuple[int, Any]] = []
+
+    def post(self, key: int, message: Any) -> None:
+        self._messages.append((key, message))
+
+    def take(self) -> list[tuple[int, Any]]:
+        taken, self._messages = self._messages, []
+        return taken
+
+
+def _run(
+    work: Work, task: Any, marks: tuple[str, ...], files: Any, board: Any, key: int, *stored: Mapping[str, Any]
+) -> tuple[str, Any, str, parcel.Files, str]:
+    """Run a task on a Ray worker: how it ended, with what, on which worker, the files it leaves, its ledger."""
+    import ray
+
+    function = _prepared(work.function, work.setup, tuple(sorted(work.setup_arguments.items())))
+    posted = [board.post.remote(key, _UP)]
+    worker = f"ray-{ray.get_runtime_context().get_node_id()[:8]}-{os.getpid()}"
+
+    def emit(message: Any) -> None:
+        posted[:] = [board.post.remote(key, message)]
+
+    kind, content, left, lines = _answered(function, task, marks, files, stored, emit)
+    ray.get(posted)  # and so all before it: of a task that has ended, nothing is heard any more
+    return kind, content, worker, left, lines
+
+
+def _answered(
+    function: Any, task: Any, marks: tuple[str, ...], files: Any, stored: tuple[Any, ...], emit: Callable[[Any], None]
+) -> tuple[str, Any, parcel.Files, str]:
+    """Run a task, with its files at hand: how it ended, with what, the files it leaves, its ledger."""
+    if not marks:
+        return (*answer(function, task, emit), {}, "")
+    with tempfile.TemporaryDirectory() as scratch:
+        folder, ledger = Path(scratch) / task.folder.name, Path(scratch) / "ledger"
+        parcel.unpack(files, folder)
+        inputs = [parcel.at_hand(*told) for told in zip(task.inputs, marks, stored, strict=True)]
+        placed = task.placed(inputs, folder, ledger)
+        kind, content = answer(function, placed, emit)
+        lines = ledger.read_text() if ledger.exists() else ""
+        return kind, content, parcel.pack(folder) if kind == "done" else {}, lines
+
+
+@functools.cache
+def _prepared(function: str, setup: str, arguments: tuple[tuple[str, Any], ...]) -> Any:
+    """Set a worker process up, once, and return the function that runs its tasks."""
+    resolve(setup)(**dict(arguments))
+    return resolve(function)
+
+
+def _connect(cluster: Cluster, work: Work) -> Any:
+    if importlib.util.find_spec("ray") is None:
+        raise ParamsError(
+            "search.engine is ray, which is not installed",
+            expected="an installed ray",
+            found="none",
+            next_step='make install SET="cpu ray" (or "gpu ray")',
+        )
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    import ray
+    import ray.exceptions
+    import ray.util.scheduling_strategies
+
+    package = Path(__file__).resolve().parents[1]
+    try:
+        _require_answer(cluster.address)
+        ray.init(
+            address=cluster.address,
+            log_to_driver=False,
+            logging_level="ERROR",
+            runtime_env={"py_modules": [str(package)], "config": {"setup_timeout_seconds": 120}},
+        )
+    except (OSError, ValueError, RuntimeError) as error:  # a ConnectionError is an OSError
+        raise EngineError(
+            "no Ray cluster can be used",
+            expected=f"one at search.ray.address={cluster.address}",
+            found=_last_line(error),
+            next_step="`ray start --head`, or correct the address",
+        ) from None
+    return ray
+
+
+def _require_answer(address: str) -> None:
+    """Knock at an address: Ray itself would wait for minutes, deaf to Ctrl-C."""
+    parts = urlsplit(address if "://" in address else f"ray://{address}")
+    if parts.port:
+        socket.create_connection((parts.hostname or "", parts.port), timeout=_ANSWER_S).close()
+
+
+def _last_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1][:300] if lines else type(error).__name__

@@ -1,0 +1,49 @@
+"""A network of our own for short trainings on little hardware.
+
+It follows the networks with which the DAWNBench contest was won: few convolutions, residual pairs at low resolutions,
+global maxima, scaled logits. Here every block pools before it normalises and activates, so that three quarters of that
+work fall away, and the first pooling comes at once: on a CPU, what is done to many pixels costs more than what is done
+to many channels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from pipeline.models.families.cnn.blocks import conv, logits
+from pipeline.models.space import Choice, Hyperparameters, Range, Space
+
+HEAVY = True
+
+SPACE: Space = {
+    "width": Choice(choices=(8, 16, 32, 48, 64)),  # filters of the first convolution
+    "activation": Choice(choices=("relu", "gelu", "silu")),
+    "dropout": Range(low=0.0, high=0.5),
+    "scale": Range(
+        low=0.05, high=1.0, log=True
+    ),  # of the logits: smaller ones keep a short training from overconfidence
+}
+
+SEARCHED: Mapping[str, Any] = {"width": [16, 32], "activation": "relu", "dropout": 0.0, "scale": 0.125}
+
+
+def build(x: Any, hyperparameters: Hyperparameters, classes: int) -> Any:
+    """Return logits (N, classes) of images (N, H, W, C)."""
+    from keras import layers
+
+    width, activation = int(hyperparameters["width"]), str(hyperparameters["activation"])
+    x = conv(x, width, pool=True, activation=activation)
+    x = _residual(conv(x, 2 * width, activation=activation), activation)
+    x = _residual(conv(x, 4 * width, pool=True, activation=activation), activation)
+    x = conv(x, 8 * width, pool=True, activation=activation)
+    x = layers.GlobalMaxPooling2D()(x)
+    x = layers.Dropout(float(hyperparameters["dropout"]))(x)
+    return layers.Rescaling(float(hyperparameters["scale"]), dtype="float32")(logits(x, classes))
+
+
+def _residual(x: Any, activation: str) -> Any:
+    from keras import layers
+
+    width = x.shape[-1]
+    return layers.Add()([x, conv(conv(x, width, activation=activation), width, activation=activation)])

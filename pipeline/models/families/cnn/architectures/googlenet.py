@@ -1,0 +1,49 @@
+"""GoogLeNet (Szegedy et al., 2014) for small images: inception modules, which look with several kernels at once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from pipeline.models.families.cnn.blocks import conv, logits
+from pipeline.models.space import Choice, Hyperparameters, Range, Space
+
+HEAVY = False
+
+SPACE: Space = {
+    "width": Choice(choices=(8, 16, 32)),  # an inception module of the first stage gives four times as many channels
+    "modules": Range(low=1, high=3),  # in each of three stages
+    "dropout": Range(low=0.0, high=0.8),
+}
+
+SEARCHED: Mapping[str, Any] = {"width": [8, 16], "modules": {"low": 1, "high": 2}, "dropout": 0.2}
+
+
+def build(x: Any, hyperparameters: Hyperparameters, classes: int) -> Any:
+    """Return logits (N, classes) of images (N, H, W, C)."""
+    from keras import layers
+
+    width = int(hyperparameters["width"])
+    x = layers.MaxPooling2D(2)(conv(x, 2 * width))
+    for stage in range(3):
+        for _ in range(int(hyperparameters["modules"])):
+            x = _inception(x, width << stage)
+        if stage < 2:
+            x = layers.MaxPooling2D(2)(x)
+    x = layers.GlobalAveragePooling2D()(x)
+    x = layers.Dropout(float(hyperparameters["dropout"]))(x)
+    return logits(x, classes)
+
+
+def _inception(x: Any, width: int) -> Any:
+    """Return 1×1, 3×3 and 5×5 convolutions and a pooling side by side: 4 × width channels."""
+    from keras import layers
+
+    return layers.Concatenate()(
+        [
+            conv(x, width, 1),
+            conv(conv(x, width, 1), 3 * width // 2, 3),
+            conv(conv(x, width // 2, 1), width, 5),
+            conv(layers.MaxPooling2D(3, strides=1, padding="same")(x), width // 2, 1),
+        ]
+    )

@@ -1,0 +1,34 @@
+"""LeNet-5 (LeCun et al., 1998), with rectifiers and maxima as options beside its tanh and averages."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from pipeline.models.families.cnn.blocks import logits
+from pipeline.models.space import Choice, Hyperparameters, Space
+
+HEAVY = False
+
+SPACE: Space = {
+    "activation": Choice(choices=("tanh", "relu", "gelu")),
+    "pooling": Choice(choices=("average", "max")),
+}
+
+SEARCHED: Mapping[str, Any] = {}
+
+
+def build(x: Any, hyperparameters: Hyperparameters, classes: int) -> Any:
+    """Return logits (N, classes) of images (N, H, W, C); 28 pixels are padded to the 32 that the paper has."""
+    from keras import layers
+
+    activation = str(hyperparameters["activation"])
+    pooling = layers.AveragePooling2D if hyperparameters["pooling"] == "average" else layers.MaxPooling2D
+    x = layers.Conv2D(6, 5, padding="same" if x.shape[1] < 32 else "valid", activation=activation)(x)
+    x = pooling(2)(x)
+    x = layers.Conv2D(16, 5, activation=activation)(x)
+    x = pooling(2)(x)
+    x = layers.Flatten()(x)
+    x = layers.Dense(120, activation=activation)(x)
+    x = layers.Dense(84, activation=activation)(x)
+    return logits(x, classes)

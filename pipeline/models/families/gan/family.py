@@ -1,0 +1,185 @@
+"""Generative adversarial networks, scored by how far their images are from validation images on the dataset's scale."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, cast
+
+import numpy as np
+
+from pipeline.backend import calls, feed
+from pipeline.backend.precision import policy
+from pipeline.core.errors import DataError
+from pipeline.datasets.base import Images, Labels, Splits
+from pipeline.evaluation import distances, pictures
+from pipeline.evaluation.scale import Scale, labels_like
+from pipeline.models.base import BaseFamily, Fitted, Metrics, OnEpoch, Preset, Span, Spec, TrainingError
+from pipeline.models.families.gan import networks
+from pipeline.models.families.gan.presets import PRESETS
+from pipeline.models.space import Choice, Hyperparameters, Range, Space
+from pipeline.models.training import checkpoint
+from pipeline.models.training.fitted import KerasFitted, trainable_parameters
+
+if TYPE_CHECKING:
+    import keras
+
+    from pipeline.models.families.gan.adversaries import Adversaries
+
+_DRAWN = 512  # images per batch when a generator is asked
+_SEED = 0  # of the noise that scores and pictures are made from: the same for every epoch of every trial
+_SIDE = 10  # of the picture, in images
+
+
+class Family(BaseFamily):
+    """A generator against a discriminator; what is kept is the running average of the generator."""
+
+    space: ClassVar[Space] = {
+        "architecture": Choice(choices=("dcgan", "dense")),
+        "width": Choice(choices=(16, 24, 32, 48, 64, 96, 128)),  # of the discriminator's first layer
+        "latent": Choice(choices=(32, 64, 100, 128)),
+        "conditional": Choice(choices=(False, True)),
+        "loss": Choice(choices=("relativistic", "non_saturating", "hinge")),
+        "penalty": Range(low=0.0, high=20.0),  # weight of the discriminator's squared gradient (R1)
+        "average": Range(low=0.0, high=0.9999),  # share of the average that a step leaves; 0: no average
+        "learning_rate": Range(low=1e-5, high=1e-2, log=True),
+        "beta_1": Range(low=0.0, high=0.9),  # Adam's means
+        "beta_2": Range(low=0.9, high=0.999),
+        "batch_size": Choice(choices=(32, 64, 128, 256)),
+    }
+    searched: ClassVar[Mapping[str, Any]] = {
+        "architecture": "dcgan",
+        "width": 32,
+        "latent": 64,
+        "conditional": True,
+        "loss": "non_saturating",
+        "penalty": {"low": 0.2, "high": 2.0, "log": True},
+        "average": 0.995,
+        "learning_rate": {"low": 5e-4, "high": 2e-3, "log": True},
+        "beta_1": 0.5,
+        "beta_2": 0.99,
+        "batch_size": 64,
+    }
+    presets: ClassVar[tuple[Preset, ...]] = PRESETS
+    objective: ClassVar[str] = "val_score"
+    task: ClassVar[str] = "generate"
+    serving: ClassVar[str] = "generator"
+    needs_scale: ClassVar[bool] = True
+
+    def build(self, hyperparameters: Hyperparameters, spec: Spec) -> keras.Model:
+        """Return a new generator; see `networks.generator`."""
+        return networks.generator(hyperparameters, spec)
+
+    def trainable_parameters(self, hyperparameters: Hyperparameters, spec: Spec) -> int:
+        """Return how many numbers training changes in both networks together."""
+        return trainable_parameters(
+            networks.generator(hyperparameters, spec), networks.discriminator(hyperparameters, spec)
+        )
+
+    def fit(
+        self,
+        hyperparameters: Hyperparameters,
+        data: Splits,
+        span: Span,
+        *,
+        seed: int,
+        state: Path | None,
+        on_epoch: OnEpoch,
+    ) -> Fitted:
+        """Train some epochs; see `BaseFamily.fit`. On a CPU, a training cut into spans gives identical weights."""
+        import keras
+
+        if self.scale is None:
+            raise DataError("gan: no scale", expected="that of the stage features", next_step="dvc repro features")
+        batch_size = min(int(hyperparameters["batch_size"]), len(data.train))
+
+        def build() -> Adversaries:
+            adversaries = self._adversaries(hyperparameters, Spec.of(data), seed)
+            rate, *means = (float(hyperparameters[name]) for name in ("learning_rate", "beta_1", "beta_2"))
+            adversaries.compile(optimizer=keras.optimizers.Adam(rate, *means), **calls.options())
+            return adversaries
+
+        model = cast("Adversaries", checkpoint.begin(build, state, seed))
+        history = []
+        for epoch in range(span.start, span.stop):
+            metrics = _train_epoch(model, data, batch_size, seed, epoch)
+            if not math.isfinite(metrics["loss"]):
+                raise TrainingError(f"the loss diverged in epoch {epoch + 1}", found=f"loss {metrics['loss']}")
+            started = time.monotonic()
+            metrics |= score(model.average, self.scale)
+            scoring = time.monotonic() - started
+            metrics |= {"seconds": metrics["seconds"] + scoring, "scoring_seconds": scoring, "at": time.time()}
+            history.append(metrics)
+            on_epoch(metrics)
+        return FittedGan.of(model, self._exported(model.average, hyperparameters, Spec.of(data)), history)
+
+    def _adversaries(self, hyperparameters: Hyperparameters, spec: Spec, seed: int) -> Adversaries:
+        from pipeline.models.families.gan.adversaries import Adversaries
+
+        generator, average = (networks.generator(hyperparameters, spec) for _ in range(2))
+        return Adversaries(generator, average, networks.discriminator(hyperparameters, spec), hyperparameters, seed)
+
+    def _exported(self, network: keras.Model, hyperparameters: Hyperparameters, spec: Spec) -> keras.Model:
+        """Return a generator by itself, in single precision."""
+        with policy("float32", heavy=False):
+            exported = self.build(hyperparameters, spec)
+        exported.set_weights(network.get_weights())
+        return exported
+
+
+@dataclass(frozen=True)
+class FittedGan(KerasFitted):
+    """A trained generator, which can show what it draws."""
+
+    def draw(self, path: Path) -> bool:
+        """Write a picture of generated images, a class per column where they can be asked for."""
+        labels = np.tile(np.arange(_SIDE) % _classes(self.network), _SIDE)
+        path.write_bytes(pictures.sheet(generate(self.network, labels, _SEED), _SIDE))
+        return True
+
+
+def score(generator: keras.Model, scale: Scale) -> Metrics:
+    """Return how near generated images are to validation images, from the same noise whenever it is asked."""
+    count = len(scale.val.features)
+    seen = scale.see(generate(generator, labels_like(scale.val.classes, count, _SEED), _SEED))
+    fid = distances.fid(seen.features, scale.val.features)
+    return {
+        "val_score": -fid,  # a search maximises
+        "val_fid": fid,
+        "val_kid": distances.kid(seen.features, scale.val.features),
+        "val_coverage": distances.covered(seen.classes, scale.val.classes, scale.classes) / scale.classes,
+        "floor_fid": scale.floor.fid,
+        "floor_kid": scale.floor.kid,
+    }
+
+
+def generate(generator: keras.Model, labels: Labels, seed: int) -> Images:
+    """Return as many images as labels, uint8 (N, H, W, C); a generator that is not conditional leaves them aside."""
+    inputs = generator.inputs
+    noise = np.random.default_rng(seed).standard_normal((len(labels), inputs[0].shape[1]), np.float32)
+    asked = [noise, labels.astype(np.int32)][: len(inputs)]
+    drawn = feed.predict(generator, asked, _DRAWN)
+    return np.rint(np.asarray(drawn, np.float32) * 255).astype(np.uint8)
+
+
+def _classes(generator: keras.Model) -> int:
+    """Return the number of classes of a conditional generator; of another, 1."""
+    embeddings = [layer for layer in generator.layers if type(layer).__name__ == "Embedding"]
+    return int(embeddings[0].input_dim) if embeddings else 1
+
+
+def _train_epoch(model: Adversaries, data: Splits, batch_size: int, seed: int, epoch: int) -> Metrics:
+    """Train one epoch in an order that depends on (seed, epoch) alone, so that a resumed training repeats it."""
+    started = time.monotonic()
+    shuffled = data.train.take(np.random.default_rng([seed, epoch]).permutation(len(data.train)))
+    history = model.fit(
+        **feed.batches(({"images": shuffled.images, "labels": shuffled.labels.astype(np.int32)},), batch_size),
+        initial_epoch=epoch,
+        epochs=epoch + 1,
+        verbose=0,
+    ).history
+    metrics = {name: float(values[0]) for name, values in history.items()}
+    return {"epoch": epoch + 1, **metrics, "seconds": time.monotonic() - started}

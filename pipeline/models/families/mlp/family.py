@@ -1,0 +1,56 @@
+"""Multilayer perceptrons: dense layers on flattened pixels."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from pipeline.models.base import Preset, Spec
+from pipeline.models.families.mlp.presets import PRESETS
+from pipeline.models.space import Choice, Hyperparameters, Range, Space
+from pipeline.models.training.classifier import KerasClassifier
+from pipeline.models.training.recipe import SEARCHED, TRAINING
+
+if TYPE_CHECKING:
+    import keras
+
+
+class Family(KerasClassifier):
+    """Dense layers of equal width, each with batch normalisation where asked for, an activation and dropout.
+
+    Moving averages follow within tens of steps (momentum 0.9): a first rung on a small dataset has no more.
+    """
+
+    space: ClassVar[Space] = {
+        "layers": Range(low=1, high=6),
+        "units": Choice(choices=(32, 64, 128, 256, 512, 1024)),
+        "batch_norm": Choice(choices=(True, False)),
+        "activation": Choice(choices=("relu", "tanh", "sigmoid", "gelu")),
+        "dropout": Range(low=0.0, high=0.8),
+        **TRAINING,
+    }
+    searched: ClassVar[Mapping[str, Any]] = {
+        "layers": {"low": 1, "high": 3},
+        "units": [128, 256, 512],
+        "activation": "relu",
+        "dropout": {"low": 0.0, "high": 0.5},
+        **SEARCHED,
+    }
+    presets: ClassVar[tuple[Preset, ...]] = PRESETS
+
+    def build(self, hyperparameters: Hyperparameters, spec: Spec) -> keras.Model:
+        """Return a perceptron; see `KerasClassifier.build`."""
+        import keras
+        from keras import layers
+
+        batch_norm = bool(hyperparameters["batch_norm"])
+        inputs = keras.Input(spec.image_shape, dtype="uint8")
+        x = layers.Rescaling(1 / 255)(inputs)
+        x = layers.Flatten()(x)
+        for _ in range(int(hyperparameters["layers"])):
+            x = layers.Dense(int(hyperparameters["units"]), use_bias=not batch_norm)(x)
+            if batch_norm:
+                x = layers.BatchNormalization(momentum=0.9)(x)
+            x = layers.Activation(str(hyperparameters["activation"]))(x)
+            x = layers.Dropout(float(hyperparameters["dropout"]))(x)
+        return keras.Model(inputs, layers.Dense(spec.classes, dtype="float32")(x), name="mlp")

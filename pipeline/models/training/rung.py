@@ -1,0 +1,192 @@
+"""A rung: some epochs of one training, as a task that any engine can run, anywhere, more than once.
+
+Its result lies on disk beside its checkpoint, and both appear together or not at all. So a rung that was finished is
+never computed again: not when the worker dies before it could answer, not when the parent dies before it listened.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import shutil
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline.core.atomic import new_folder
+from pipeline.datasets.base import Splits, load_splits
+from pipeline.evaluation import scale
+from pipeline.models.base import Fitted, Metrics, Span, TrainingError, load
+from pipeline.models.space import Hyperparameters
+
+_LATENCY_CALLS = 40
+_PICTURE = "samples.png"
+
+
+@dataclass(frozen=True)
+class Rung:
+    """What to train, from which checkpoint, and where to leave the next one.
+
+    Attributes:
+        family: Name of the family.
+        settings: Its section of params, as it was when the search started.
+        hyperparameters: A point of its search space.
+        data: Folder of the prepared dataset.
+        seed: Seed of the training.
+        span: Epochs to train now.
+        folder: Where the checkpoints of this training lie, one folder per rung.
+        ledger: File that gets a line ``training epoch`` for every epoch computed: what the search really cost.
+        export: Whether to leave a folder ``model`` beside the checkpoint; see `exported_model`.
+        latency: Whether to measure how long the model takes to label one image.
+        features: Folder written by the stage `features`, for families that need it.
+    """
+
+    family: str
+    settings: dict[str, Any]
+    hyperparameters: Hyperparameters
+    data: Path
+    seed: int
+    span: Span
+    folder: Path
+    ledger: Path
+    export: bool = False
+    latency: bool = False
+    features: Path | None = None
+
+    @property
+    def inputs(self) -> tuple[Path, ...]:
+        """Folders that it reads."""
+        return (self.data,) if self.features is None else (self.data, self.features)
+
+    def placed(self, inputs: Sequence[Path], folder: Path, ledger: Path) -> Rung:
+        """Return the same rung with its files elsewhere: an engine may carry it to another machine."""
+        features = None if self.features is None else inputs[1]
+        return replace(self, data=inputs[0], features=features, folder=folder, ledger=ledger)
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What became of a rung.
+
+    Attributes:
+        epochs: Their metrics.
+        parameters: Of the model.
+        latency_ms: Of its answer for one image, where it was to be measured.
+        checkpoint_bytes: Size of its checkpoint.
+        pictures: Files in the rung's folder that show what the model gives after its last epoch; there until the next
+            rung is finished.
+    """
+
+    epochs: list[Metrics]
+    parameters: int
+    latency_ms: float | None = None
+    checkpoint_bytes: int = 0
+    pictures: list[str] = field(default_factory=list)
+
+    def measured(self) -> dict[str, float]:
+        """Return what is known of the model, by name."""
+        known = {"parameters": self.parameters, "latency_ms": self.latency_ms}
+        return {name: value for name, value in known.items() if value is not None}
+
+
+def run(rung: Rung, emit: Callable[[Metrics], None]) -> Trained:
+    """Train a rung, or find it trained already, and return its metrics.
+
+    Raises:
+        TrainingError: These hyperparameters cannot be trained.
+    """
+    finished = _checkpoint(rung.folder, rung.span.stop)
+    if not finished.exists():
+        _train(rung, finished, emit)
+    trained = Trained(**json.loads((finished / "trained.json").read_text()))
+    _remove_older(rung.folder, finished)
+    return trained
+
+
+def exported_model(rung: Rung) -> Path:
+    """Return the folder of files that a rung with `export` leaves: what the family's serving code loads."""
+    return _checkpoint(rung.folder, rung.span.stop) / "model"
+
+
+def _train(rung: Rung, finished: Path, emit: Callable[[Metrics], None]) -> None:
+    def on_epoch(metrics: Metrics) -> None:
+        with rung.ledger.open("a") as ledger:  # one short append: whole lines even from several processes
+            ledger.write(f"{rung.folder.name} {int(metrics['epoch'])}\n")
+        emit(metrics)
+
+    family = load(rung.family, rung.settings)
+    if family.needs_scale and rung.features is not None:
+        family.scale = scale.load(rung.features)
+    version = (rung.data / "meta.json").stat().st_mtime_ns
+    state = _checkpoint(rung.folder, rung.span.start) / "state.npz" if rung.span.start else None
+    rung.folder.mkdir(parents=True, exist_ok=True)
+    try:
+        fitted = family.fit(
+            rung.hyperparameters,
+            _load_data(rung.data, version),
+            rung.span,
+            seed=rung.seed,
+            state=state,
+            on_epoch=on_epoch,
+        )
+    except Exception as error:
+        if _out_of_memory(error):
+            raise TrainingError("out of memory", found=_first_line(error)) from error
+        if isinstance(error, ValueError):  # Keras raises it for impossible shapes
+            raise TrainingError("the model cannot be built or trained", found=_first_line(error)) from error
+        raise
+    with new_folder(finished) as partial:
+        fitted.save_state(partial / "state.npz")
+        if rung.export:
+            (partial / "model").mkdir()
+            fitted.export(partial / "model")
+        latency = _latency_ms(fitted, _load_data(rung.data, version)) if rung.latency else None
+        size = (partial / "state.npz").stat().st_size
+        drawn = [f"{finished.name}/{_PICTURE}"] if fitted.draw(partial / _PICTURE) else []
+        trained = Trained(fitted.history, fitted.parameters, latency, size, drawn)
+        (partial / "trained.json").write_text(json.dumps(asdict(trained)))
+
+
+def _out_of_memory(error: Exception) -> bool:
+    """Tell whether an error of any backend says that memory ran out: by name, because one only is installed."""
+    kinds = ("ResourceExhausted", "OutOfMemory")
+    signs = ("RESOURCE_EXHAUSTED", "out of memory", "can't allocate memory", "not enough memory")
+    named = any(kind in base.__name__ for base in type(error).__mro__ for kind in kinds)
+    return named or isinstance(error, MemoryError) or any(sign in str(error) for sign in signs)
+
+
+def _first_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}".strip().partition("\n")[0][:300]
+
+
+def _latency_ms(fitted: Fitted, data: Splits) -> float:
+    """Return the median time to answer for one image, after the calls in which the backend prepares itself."""
+    image = np.asarray(data.val.images[:1])
+    taken = []
+    for _ in range(_LATENCY_CALLS):
+        started = time.perf_counter()
+        fitted.answer(image)
+        taken.append(time.perf_counter() - started)
+    return 1000 * statistics.median(taken[_LATENCY_CALLS // 4 :])
+
+
+@functools.lru_cache(maxsize=1)
+def _load_data(folder: Path, version: int) -> Splits:  # version: a dataset prepared anew is loaded anew
+    del version
+    return load_splits(folder)
+
+
+def _checkpoint(folder: Path, epochs: int) -> Path:
+    return folder / f"epoch-{epochs:04d}"
+
+
+def _remove_older(folder: Path, newest: Path) -> None:
+    """Keep one checkpoint per training, so that disk use stays bounded."""
+    for older in folder.glob("epoch-*"):
+        if older < newest:
+            shutil.rmtree(older, ignore_errors=True)

@@ -1,0 +1,76 @@
+"""Reads params.yaml as the stages will, so that a slip is told before anything runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from pipeline.core import params
+from pipeline.core.errors import ParamsError, nearest
+
+_OWN = ("datasets", "families")
+
+
+def check(path: Path = params.PARAMS_FILE) -> dict[str, Any]:
+    """Check every section of a params file against its owner's settings and return the file's content.
+
+    Raises:
+        ParamsError: The first thing that is wrong.
+    """
+    from pipeline.datasets.source_format import source_format
+    from pipeline.models import base
+    from pipeline.stages.download import Settings as AnyFormat
+
+    content = params.read(path)
+    owners = _owners()
+    families = base.family_names()
+    known = {*_OWN, *owners, "download", *families}
+    for name in content:
+        if name not in known:
+            raise ParamsError(f"{path}: unknown section", expected=nearest(str(name), known), found=repr(name))
+    for name in sorted({*_OWN, *owners, "download"} - set(content)):
+        raise ParamsError(f"{path}: section {name} is missing", expected="a value", found="nothing")
+    for dataset in _names(content, "datasets", path):
+        if dataset not in content["download"]:
+            expected = nearest(dataset, content["download"])
+            raise ParamsError(f"{path}: datasets: unknown dataset", expected=expected, found=repr(dataset))
+    for dataset, section in content["download"].items():
+        source = source_format(params.parse(f"download.{dataset}", section, AnyFormat, path).format)
+        params.parse(f"download.{dataset}", section, source.Settings, path)
+    for family in _names(content, "families", path):
+        if family in families and family not in content:
+            raise ParamsError(f"{path}: section {family} is missing", expected="the family's settings", found="nothing")
+        base.load(family, content.get(family, {}))
+    for name, settings in owners.items():
+        params.parse(name, content[name], settings, path)
+    return content
+
+
+def _owners() -> dict[str, type[params.Settings]]:
+    """Return the settings model of each section that one module owns."""
+    from pipeline.backend import runtime
+    from pipeline.search import budget
+    from pipeline.stages import evaluate, features, prepare, register, train
+    from pipeline.validation import gate
+
+    return {
+        "runtime": runtime.Settings,
+        "validate": gate.Settings,
+        "prepare": prepare.Settings,
+        "features": features.Settings,
+        "search": budget.Settings,
+        "train": train.Settings,
+        "evaluate": evaluate.Settings,
+        "register": register.Settings,
+    }
+
+
+def _names(content: dict[str, Any], section: str, path: Path) -> list[str]:
+    """Return a list of names that are all different."""
+    names = content[section]
+    if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
+        raise ParamsError(f"{path}: {section}", expected="a list of names such as [mnist]", found=repr(names))
+    twice = {name for name in names if names.count(name) > 1}
+    if twice:
+        raise ParamsError(f"{path}: {section}", expected="every name once", found=f"{min(twice)!r} more than once")
+    return names

@@ -1,0 +1,1 @@
+"""Registered models: versions and aliases, and models that training starts from."""

@@ -1,0 +1,75 @@
+"""Resolves the models that params name by an alias to a version and a file, before DVC looks.
+
+An alias moves; what a stage has learned from must not move with it unseen. So the version and the sha256 of its file
+are written into params beside the alias: when the alias has moved, params have changed, and what depends on it runs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import re
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pipeline.core.errors import ParamsError
+
+_NAMED = re.compile(r"models:/(?P<name>[^/@]+)(@(?P<alias>[^/@]+)|/(?P<version>\d+))")
+_FOLDER = Path("data/pretrained")
+
+
+def pins(content: Mapping[str, Any], project: Path) -> list[str]:
+    """Fetch the model that each chosen family begins with and return settings, ``key=value``, that pin it.
+
+    Args:
+        content: Params.
+        project: Where stages will run; its registry is asked, and its folder ``data/pretrained`` gets the files.
+
+    Raises:
+        ParamsError: What is named is no registered model of Keras.
+        TrackingError: The registry cannot be read.
+    """
+    settings = []
+    for family in content.get("families") or ():
+        section = content.get(family)
+        if not isinstance(section, Mapping):
+            continue  # `pipeline check` tells what is wrong
+        if named := section.get("init_from"):
+            with contextlib.chdir(project):
+                pin = _resolve(family, str(named))
+            if pin != section.get("pin"):
+                settings.append(f"{family}.pin={json.dumps(pin)}")
+    return settings
+
+
+def _resolve(family: str, named: str) -> dict[str, str]:
+    from pipeline.registry.versions import Registry
+    from pipeline.tracking.runs import Tracker
+
+    match = _NAMED.fullmatch(named)
+    if match is None:
+        expected = "models:/<name>@<alias> or models:/<name>/<version>"
+        raise ParamsError(f"{family}.init_from", expected=expected, found=repr(named))
+    registry = Registry(Tracker(match["name"].rpartition("-")[0] or match["name"]))
+    version = match["version"] or getattr(registry.version(match["name"], match["alias"]), "version", None)
+    if version is None:
+        raise ParamsError(
+            f"{family}.init_from", expected=f"an alias of {match['name']} in the registry here", found=repr(named)
+        )
+    with tempfile.TemporaryDirectory() as folder:
+        fetched = registry.fetch(match["name"], str(version), Path(folder))
+        files = sorted(fetched.rglob("model.keras"))
+        if not files:
+            raise ParamsError(f"{family}.init_from", expected="a model of Keras", found=f"{named} holds none")
+        sha256 = hashlib.sha256(files[0].read_bytes()).hexdigest()
+        kept = _FOLDER / f"{sha256[:16]}.keras"
+        if not kept.exists():
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            partial = kept.with_suffix(".partial")
+            shutil.copyfile(files[0], partial)
+            partial.replace(kept)
+    return {"init_from": named, "version": str(version), "file": kept.as_posix(), "sha256": sha256}

@@ -1,0 +1,1 @@
+"""The report page and the leaderboard, made from what the stages wrote."""

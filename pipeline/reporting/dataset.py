@@ -1,0 +1,148 @@
+"""A dataset's section of the page: the decision, the leaderboard, the data, and a section for every family."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pipeline.reporting import charts, leaderboard, telling
+from pipeline.reporting.family import duration, family_section, plural
+from pipeline.reporting.findings import OfDataset
+from pipeline.reporting.svg import percent
+from pipeline.reporting.telling import TELLING
+from pipeline.reporting.written import Decision, Gate, Scored
+
+
+def section(
+    found: OfDataset, rows: Sequence[leaderboard.Row], links: Mapping[str, str], confidence: float
+) -> dict[str, Any]:
+    """Return what the page shows of a dataset, its families included.
+
+    Args:
+        found: The findings.
+        rows: Its part of the leaderboard.
+        links: Addresses of pages about its data, by what they are called.
+        confidence: Coverage of the intervals.
+    """
+    gate = found.gate
+    names = list(next(iter(gate.classes.values())))
+    return {
+        "name": found.name,
+        "headlines": [headline(decision) for decision in found.decisions.values()],
+        "tiles": _tiles(found, confidence),
+        "leaderboards": [_leaderboard(found, rows, task) for task in TELLING if task in {row.task for row in rows}],
+        "gate_told": _gate_told(gate),
+        "links": list(links.items()),
+        "pictures": found.pictures,
+        "splits": [_split(gate, split) for split in gate.images],
+        "expectations": [(name, _observed(observed)) for name, observed in gate.expectations.items()],
+        "families": [family_section(family, names) for family in found.families],
+    }
+
+
+def headline(decision: Decision) -> str:
+    """Return the decision about a dataset's champion as a sentence."""
+    candidate = f"version {decision.version} ({decision.family})"
+    if decision.decision == "promoted":
+        return f"{decision.model} {candidate} is the new champion, because {decision.reason}."
+    if decision.decision == "unchanged":
+        return f"{decision.model} {candidate} stays the champion, because {decision.reason}."
+    return (
+        f"{decision.model} version {decision.champion} stays the champion, {candidate} is its challenger,"
+        f" because {decision.reason}."
+    )
+
+
+def _tiles(found: OfDataset, confidence: float) -> list[dict[str, str]]:
+    """Return the figures of the candidates that the decisions were about, and what all of it cost."""
+    told = []
+    for decision in found.decisions.values():
+        candidate = next(family for family in found.families if family.name == decision.family)
+        trained, task = candidate.trained, candidate.scored.task
+        told.append(telling.tile(candidate.scored, decision, confidence))
+        mean = telling.value(trained.mean, task)
+        seeds = f"best of {plural(len(trained.seeds), 'seed')}, mean {mean}"
+        told.append((TELLING[task].value, telling.value(trained.value, task), seeds))
+    seconds = sum(family.searched.seconds + family.trained.seconds for family in found.families)
+    trials = sum(len(family.trials) for family in found.families)
+    told += [
+        (
+            "Data gate",
+            "passed",
+            f"{sum(found.gate.images.values()):,} images, {len(found.gate.expectations)} expectations",
+        ),
+        (
+            "Search and training",
+            duration(seconds),
+            f"{plural(trials, 'trial')}, {plural(len(found.families), 'family', 'families')}",
+        ),
+    ]
+    return [{"name": name, "figure": figure, "told": more} for name, figure, more in told]
+
+
+def _leaderboard(found: OfDataset, rows: Sequence[leaderboard.Row], task: str) -> dict[str, Any]:
+    """Return the table of one task's families; classifiers have a picture of their interval, too."""
+    of_task = [row for row in rows if row.task == task]
+    tested = {family.name: family.scored for family in found.families}
+    scored = {name: one for name, one in tested.items() if isinstance(one, Scored)}
+    lowest, highest = (
+        min((one.low for one in scored.values()), default=0),
+        max((one.high for one in scored.values()), default=1),
+    )
+    return {
+        "title": TELLING[task].title,
+        "columns": TELLING[task].columns,
+        "intervals": task == "classify",
+        "note": TELLING[task].note,
+        "rows": [
+            {
+                "family": row.family,
+                "cells": telling.cells(row.value, tested[row.family]),
+                **(_interval(scored[row.family], lowest, highest) if row.family in scored else {}),
+                "seconds": duration(row.seconds),
+                "version": row.version.removesuffix(" @champion") or "not registered",
+                "champion": row.version.endswith("@champion"),
+            }
+            for row in of_task
+        ],
+    }
+
+
+def _interval(scored: Scored, lowest: float, highest: float) -> dict[str, Any]:
+    digits = telling.digits(scored)
+    return {
+        "interval": f"{percent(scored.low, digits)} to {percent(scored.high, digits)}",
+        "picture": charts.interval(scored.low, scored.accuracy, scored.high, lowest, highest),
+    }
+
+
+def _gate_told(gate: Gate) -> str:
+    images = " and ".join(f"{count:,} {split}" for split, count in gate.images.items())
+    repeats = ", ".join(f"{count:,} in {split}" for split, count in gate.duplicates.items())
+    classes = len(next(iter(gate.classes.values())))
+    return (
+        f"Passed: {images} images in {classes} classes meet all {len(gate.expectations)} expectations. Images that"
+        f" repeat an earlier one of their split: {repeats}. Test images that occur in train: {gate.leaked:,}."
+    )
+
+
+def _split(gate: Gate, split: str) -> dict[str, Any]:
+    counts = gate.classes[split]
+    bars = [charts.Bar(name, count, f"{count:,}") for name, count in counts.items()]
+    label = f"Bars: images per class in {split}, from {min(counts.values()):,} to {max(counts.values()):,}"
+    told = f"{gate.images[split]:,} images; largest class over smallest: {gate.imbalance[split]:.2f}"
+    return {"name": split, "told": told, "picture": charts.bars(bars, max(counts.values()), label)}
+
+
+def _observed(observed: Mapping[str, float]) -> str:
+    """Return what an expectation saw: a range, a share of rows that do not meet it, or a count."""
+    if set(observed) == {"low", "high"}:
+        low, high = (f"{observed[end]:,.4g}" for end in ("low", "high"))
+        return low if low == high else f"{low} to {high}"
+    if set(observed) == {"unexpected"}:
+        return (
+            f"{percent(observed['unexpected'])} of rows do not meet it"
+            if observed["unexpected"]
+            else "every row meets it"
+        )
+    return ", ".join(f"{value:,.4g} {name}" for name, value in observed.items()) or "nothing to judge"

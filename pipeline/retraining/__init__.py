@@ -1,0 +1,1 @@
+"""Incoming data, and what a scheduled job decides and does."""

@@ -1,0 +1,1 @@
+"""Hyperparameter search: the study, the scheduler of its trials, samplers, and the MLflow mirror."""

@@ -1,0 +1,100 @@
+"""Section `search` of params: how to search, and what that may cost."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Annotated, Any, Literal, get_args
+
+import pydantic
+from pydantic_core import PydanticCustomError
+
+from pipeline.core import params
+from pipeline.core.errors import ParamsError, nearest
+from pipeline.executors.cluster import Cluster
+
+Sampler = Literal["tpe", "random", "qmc", "gp", "grid"]
+Engine = Literal["local", "ray"]
+Pruner = Literal["halving", "hyperband", "median", "none"]
+
+# What a study is searched with; the other settings may change while it goes on.
+_DEFINING = {"sampler", "grid_points", "presets", "pruner", "reduction", "seed", "generation", "constraints"}
+
+
+def _one_of(names: Iterable[str]) -> pydantic.BeforeValidator:
+    known = list(names)
+
+    def check(value: Any) -> Any:
+        if value in known:
+            return value
+        told = {"told": nearest(str(value), known).replace("{", "{{").replace("}", "}}")}
+        raise PydanticCustomError("unknown_name", "{told}", told)
+
+    return pydantic.BeforeValidator(check)
+
+
+class Budget(params.Settings):
+    """What a study may cost; it ends when the first of its three limits is met and its leader is trained to the end.
+
+    Attributes:
+        trials: Trials, of all that are finished.
+        epochs: Epochs, summed over all trials.
+        minutes: Wall time, summed over all processes that worked on the study. Nothing begins that is expected to
+            end more than 5 % later, except what the leader has still to train.
+        trial_epochs: Epochs of one trial that is never pruned, and of the final training.
+    """
+
+    trials: int = pydantic.Field(ge=1)
+    epochs: int = pydantic.Field(ge=1)
+    minutes: float = pydantic.Field(gt=0)
+    trial_epochs: int = pydantic.Field(ge=1)
+
+    @pydantic.model_validator(mode="after")
+    def _has_room_for_one_trial(self) -> Budget:
+        if self.epochs < self.trial_epochs:
+            raise ValueError(f"epochs of at least trial_epochs, {self.trial_epochs}: the winner trains to its end")
+        return self
+
+
+class Constraints(params.Settings):
+    """What a model must not exceed; None for no limit.
+
+    Attributes:
+        parameters: Number of trained and other parameters.
+        latency_ms: Median milliseconds to label one image on the worker that trained it.
+    """
+
+    parameters: int | None = pydantic.Field(default=None, ge=1)
+    latency_ms: float | None = pydantic.Field(default=None, gt=0)
+
+    def limits(self) -> dict[str, float]:
+        """Return the limits that are set, by name."""
+        return {name: limit for name, limit in self.model_dump().items() if limit is not None}
+
+
+class Settings(params.Settings):
+    """Section `search` of params; what the keys mean stands beside them there."""
+
+    sampler: Annotated[Sampler, _one_of(get_args(Sampler))] = "tpe"
+    grid_points: int = pydantic.Field(default=3, ge=1)
+    presets: bool = True
+    pruner: Annotated[Pruner, _one_of(get_args(Pruner))] = "halving"
+    reduction: int = pydantic.Field(default=3, ge=2)
+    seed: int = pydantic.Field(default=0, ge=0)
+    generation: int = pydantic.Field(default=1, ge=1)
+    constraints: Constraints = Constraints()
+    budget: dict[str, Budget]
+    engine: Annotated[Engine, _one_of(get_args(Engine))] = "local"
+    ray: Cluster = Cluster()
+    keep_studies: int = pydantic.Field(default=3, ge=1)
+    epoch_minutes: float = pydantic.Field(default=30, gt=0)
+
+    def budget_for(self, dataset: str, family: str) -> Budget:
+        """Return the most specific budget: of ``<dataset>-<family>``, of ``<dataset>``, or the default."""
+        for name in (f"{dataset}-{family}", dataset, "default"):
+            if name in self.budget:
+                return self.budget[name]
+        raise ParamsError("search.budget has no default", expected=nearest("default", self.budget))
+
+    def defining(self) -> dict[str, Any]:
+        """Return the settings that make a study this study."""
+        return self.model_dump(include=_DEFINING)

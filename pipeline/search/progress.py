@@ -1,0 +1,121 @@
+"""What a person sees while a search runs: a bar on a terminal, now and then a line anywhere else."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn
+
+from pipeline.search import cost
+from pipeline.search.budget import Budget
+
+if TYPE_CHECKING:
+    from pipeline.search.study import Study
+
+_LINE_INTERVAL_S = 15.0
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What is known of a search before it begins: its budget, the epochs it may come to, its workers, earlier costs."""
+
+    budget: Budget
+    epochs: int
+    slots: int
+    measured: cost.Measured | None
+
+
+class SearchProgress:
+    """Progress of one search. Use as a context manager.
+
+    Args:
+        label: What is searched.
+        expected: What it may cost; told at once, and again when the first rung has shown how long an epoch takes.
+    """
+
+    def __init__(self, label: str, expected: Expected) -> None:
+        self._label = label
+        self._expected = expected
+        self.measured: cost.Measured | None = None
+        self._console = Console(stderr=True)
+        self._progress = Progress(
+            TextColumn("[bold]{task.description}"),
+            BarColumn(bar_width=16),
+            TextColumn("{task.fields[told]}"),
+            console=self._console,
+            disable=not self._console.is_terminal,
+            transient=True,
+        )
+        self._task: TaskID = self._progress.add_task(label, total=1.0, told="starting workers (some seconds)")
+        self._began = time.monotonic()
+        self._told = self._began
+
+    def __enter__(self) -> SearchProgress:
+        self._progress.start()
+        self._tell_cost(self._expected.measured)
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._progress.stop()
+
+    def rung(self, epochs: Sequence[Mapping[str, float]], checkpoint_bytes: int) -> None:
+        """Note what a finished rung took: the first one tells what the search will cost."""
+        if self.measured is None and epochs:
+            seconds = sum(epoch["seconds"] for epoch in epochs) / len(epochs)
+            self.measured = cost.Measured(round(seconds, 3), checkpoint_bytes)
+            if self._expected.measured is None:
+                self._tell_cost(self.measured)
+
+    def _tell_cost(self, measured: cost.Measured | None) -> None:
+        told = cost.told(self._expected.budget, self._expected.epochs, self._expected.slots, measured)
+        self._console.print(f"{self._label}: {told}", highlight=False, soft_wrap=True)
+
+    @property
+    def epoch_s(self) -> float:
+        """Seconds that an epoch took, in this search or an earlier one; 0 where nobody knows yet."""
+        known = self.measured or self._expected.measured
+        return known.epoch_s if known else 0.0
+
+    def update(self, study: Study, budget: Budget, waiting: int, finishing_s: float) -> None:
+        """Show how far a study is. Call it as often as you like: away from a terminal it looks now and then only.
+
+        Args:
+            study: The study.
+            budget: When it ends.
+            waiting: How many trials wait at a rung.
+            finishing_s: About how many seconds the rungs will take that workers have been given.
+        """
+        now = time.monotonic()
+        if not self._console.is_terminal and now - self._told < _LINE_INTERVAL_S:
+            return
+        self._told = now
+        state = study.standing()
+        share = max(state.ended / budget.trials, state.epochs / budget.epochs, study.elapsed_s / (budget.minutes * 60))
+        told = (  # what matters most comes first: a narrow terminal cuts the rest off
+            f"best {'-' if state.best is None else f'{state.best.value:.4f}'},"
+            f" {_left(study.elapsed_s, share, budget, finishing_s)}, {state.ended}/{budget.trials} trials"
+            f" ({state.counts['running'] - waiting} running, {waiting} waiting, {state.counts['pruned']} pruned,"
+            f" {state.counts['failed']} failed),"
+            f" {state.epochs}/{budget.epochs} epochs"
+        )
+        self._progress.update(self._task, completed=min(share, 1.0), told=told)
+        if not self._console.is_terminal:
+            self._console.print(f"{self._label}: {told}", highlight=False, soft_wrap=True)
+
+
+def _left(elapsed_s: float, share: float, budget: Budget, finishing_s: float) -> str:
+    """Estimate the time left from the limit that is nearest; time itself is always one of the limits."""
+    if share >= 1:
+        estimate = f", about {_clock(finishing_s)} left" if finishing_s else ""  # none, or it takes longer than thought
+        return f"finishing what was started{estimate}"
+    most = budget.minutes * 60 - elapsed_s
+    guess = elapsed_s * (1 - share) / share if share > 0 else most
+    return f"about {_clock(max(0.0, min(most, guess)))} left"
+
+
+def _clock(seconds: float) -> str:
+    return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"

@@ -1,0 +1,358 @@
+"""The owner of Optuna: one study, written by one process, that outlives any process.
+
+A study lies in a folder of its own whose name carries a hash of everything that defines it. What a run of the search
+needs to go on is in the study itself: the history of every trial, and the time spent so far.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+import sqlite3
+import statistics
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from pipeline.core.errors import EngineError
+from pipeline.models.base import BaseFamily
+from pipeline.models.space import Choice, Dimension, Hyperparameters
+from pipeline.search import points, sampling
+from pipeline.search.budget import Settings
+from pipeline.search.definition import Definition
+from pipeline.search.halving import Halving
+from pipeline.search.leader import leader, unbeaten
+from pipeline.search.trials import Metrics, history, hyperparameters, preset, stopped, table
+
+if TYPE_CHECKING:
+    import optuna
+    import pandas as pd
+    from optuna.trial import FrozenTrial
+
+_FILE = "study.db"
+_ENOUGH = 4  # complete trials, below which importances are noise
+_FEW = 16  # points of a space that are tried one by one, whatever the sampler
+_Given = tuple[Hyperparameters, dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Best:
+    """The best trial and what it reached on validation data."""
+
+    number: int
+    hyperparameters: Hyperparameters
+    value: float
+
+
+@dataclass(frozen=True)
+class Standing:
+    """How far a study is: trials by state, epochs that all report together, and the best trial so far."""
+
+    counts: dict[str, int]
+    epochs: int
+    best: Best | None
+
+    @property
+    def ended(self) -> int:
+        """Number of trials that have ended."""
+        return sum(count for state, count in self.counts.items() if state != "running")
+
+
+def begun(folder: Path) -> bool:
+    """Tell whether a folder has a study already, without loading what it takes to open it."""
+    return (folder / _FILE).exists()
+
+
+def rungs(total: int, reduction: int) -> list[int]:
+    """Return the epochs at which a trial is judged: 1, then `reduction` times as many, and always the total."""
+    ends = []
+    end = 1
+    while end < total:
+        ends.append(end)
+        end *= reduction
+    return [*ends, total]
+
+
+class Study:
+    """A study with the trials of all runs so far. Whoever opens it holds the study's lock.
+
+    Args:
+        folder: Folder of the study.
+        definition: What it is.
+        settings: How to sample and prune.
+        family: What is searched.
+    """
+
+    def __init__(self, folder: Path, definition: Definition, settings: Settings, family: BaseFamily) -> None:
+        import optuna
+
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        folder.mkdir(parents=True, exist_ok=True)
+        self.folder = folder
+        self.objective = family.objective
+        self.total = definition.trial_epochs
+        self.rungs = rungs(self.total, settings.reduction)
+        storage = _storage(folder / _FILE)
+        known = optuna.study.get_all_study_names(storage)
+        seen = len(optuna.load_study(study_name=known[0], storage=storage).trials) if known else 0
+        self.seed = _seed(settings.seed, settings.generation)
+        self._study = optuna.create_study(
+            storage=storage,
+            study_name=definition.name,
+            direction="maximize",
+            load_if_exists=True,
+            sampler=sampling.sampler(settings, self.seed, seen, family.suggest),
+            pruner=sampling.pruner(settings, self.total),
+        )
+        self.halving = Halving(self.rungs, settings.reduction if settings.pruner == "halving" else 0, self.objective)
+        self._limits = settings.constraints.limits()
+        self._grid = settings.sampler == "grid" or _few(family.dimensions)  # to sample would be to repeat
+        self._suggest = family.suggest
+        self._given = self._to_give(settings)
+        self._presets = self._presets_to_give(family.presets_for(definition.dataset) if settings.presets else {})
+        self.elapsed_s = float(self._study.user_attrs.get("elapsed_s", 0.0))
+
+    @property
+    def points(self) -> int | None:
+        """How many trials there can be, where all points are given and none is sampled; None: any number."""
+        return len(self._given) + len(self._presets) if self._grid else None
+
+    @property
+    def presets(self) -> int:
+        """Number of reference models that the study may try beside what it samples."""
+        return len(self._presets)
+
+    @property
+    def trials(self) -> list[FrozenTrial]:
+        """All trials that were started, in order."""
+        import optuna
+
+        waiting = optuna.trial.TrialState.WAITING  # a kill came between giving a trial's point and starting it
+        return [trial for trial in self._study.get_trials(deepcopy=False) if trial.state != waiting]
+
+    def unfinished(self) -> list[optuna.Trial]:
+        """Return the trials that a run before this one left in the middle."""
+        import optuna
+
+        running = self._study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.RUNNING,))
+        return [optuna.Trial(self._study, trial._trial_id) for trial in running]
+
+    def ask(self) -> optuna.Trial | None:
+        """Return a new trial with its hyperparameters; None when every point of a grid has been tried.
+
+        Where a sampler learns, the middle of the space comes first.
+        """
+        return self._ask(self._given, sampled=not self._grid)
+
+    def ask_preset(self) -> optuna.Trial | None:
+        """Return a new trial of a reference model; None when all have been tried."""
+        return self._ask(self._presets, sampled=False)
+
+    def _ask(self, given: Mapping[str, _Given], *, sampled: bool) -> optuna.Trial | None:
+        """Return a trial of the next given point; where none is left a sampled one, or None.
+
+        A point is given to the study just before its trial is started, so that none is given twice and no trial waits
+        for a budget that does not reach it. A point that a killed search has given but not started comes first.
+        """
+        known = [trial.user_attrs.get("given") for trial in self._study.get_trials(deepcopy=False)]
+        waiting = len(known) > len(self.trials)
+        name = next((name for name in given if name not in known), None)
+        if name is not None and not waiting:
+            point, attributes = given[name]
+            self._study.enqueue_trial(dict(point), {"given": name, **attributes})
+        elif not sampled and not waiting:
+            return None
+        trial = self._study.ask()
+        self.suggest(trial)
+        return trial
+
+    def suggest(self, trial: optuna.Trial) -> None:
+        """Give a trial its hyperparameters; those that it has already stay."""
+        preset = trial.user_attrs.get("hyperparameters")
+        self._suggest(trial if preset is None else points.Given(trial, preset))
+
+    def _to_give(self, settings: Settings) -> dict[str, _Given]:
+        """Return the points that are given before any is sampled, by name, with what to remember of their trials."""
+        if self._grid:
+            found = points.grid(self._suggest, settings.grid_points)
+            order = random.Random(self.seed).sample(range(len(found)), len(found))  # a budget may cut the grid short
+            return {f"grid {place}": (found[place], {}) for place in order}
+        if settings.sampler in ("tpe", "gp"):  # they learn, but would guess first: a space is drawn around a guess
+            return {"centre": (points.centre(self._suggest), {})}
+        return {}
+
+    def _presets_to_give(self, presets: Mapping[str, Hyperparameters]) -> dict[str, _Given]:
+        """Return the points of reference models, by name, with what to remember of their trials."""
+        return {
+            f"preset {name}": (point, {"preset": name, "hyperparameters": dict(point)})
+            for name, point in presets.items()
+        }
+
+    def next_rung(self, trial: optuna.Trial) -> tuple[int, int] | None:
+        """Return from which to which epoch a trial is to be trained next; None when it is done."""
+        if stopped(trial):
+            return None
+        start = len(history(trial))
+        return next(((start, end) for end in self.rungs if end > start), None)
+
+    def contenders(self, trials: Sequence[FrozenTrial] | None = None) -> list[FrozenTrial]:
+        """Return the trials (all, or of those given) that have a value, to be bettered yet, and keep to the limits."""
+        return [trial for trial in _judged(self.trials if trials is None else trials) if not self.violation(trial)]
+
+    def leader(self, trials: Sequence[FrozenTrial] | None = None) -> FrozenTrial | None:
+        """Return the trial that would win if the search ended now; see `pipeline.search.leader`."""
+        return leader(self.contenders(trials), self.rungs[0], self.total, self.objective)
+
+    def lost(self, trial: optuna.Trial) -> bool:
+        """Tell whether a trial is a reference model that another trial has beaten: it takes no further rung."""
+        if not preset(trial) or not history(trial):
+            return False
+        return trial.number not in {t.number for t in unbeaten(self.contenders(), self.total, self.objective)}
+
+    def whole(self) -> int:
+        """Return how many epochs a trial is to be expected to train: of those that have ended, the most."""
+        ended = [len(history(trial)) for trial in self.trials if trial.state.name == "COMPLETE"]
+        return max(ended, default=self.total)
+
+    def epoch_s(self, trial: optuna.Trial | FrozenTrial | None = None) -> float:
+        """Return the seconds that an epoch of a trial takes; of one that has shown none, as others; 0: unknown."""
+        own = history(trial) if trial is not None else []
+        known = own[-1:] or [history(other)[-1] for other in self.trials if history(other) and not preset(other)]
+        return statistics.median(epoch["seconds"] for epoch in known) if known else 0.0
+
+    def record(self, trial: optuna.Trial, epochs: Sequence[Metrics]) -> None:
+        """Add the epochs of a finished rung to a trial, and report them to the pruner.
+
+        The history is written first and in one piece: what the pruner sees is made from it, and made again if a kill
+        falls between.
+        """
+        complete = history(trial) + list(epochs)
+        trial.set_user_attr("history", complete)
+        self.report(trial)
+
+    def report(self, trial: optuna.Trial) -> None:
+        """Report what pruner and sampler do not know yet of a trial: its history, and how it stands to the limits."""
+        known = self._study._storage.get_trial(trial._trial_id).intermediate_values
+        for epoch in history(trial):
+            if int(epoch["epoch"]) not in known:
+                trial.report(epoch[self.objective], int(epoch["epoch"]))
+        for name, limit in self._limits.items():
+            if name in trial.user_attrs and name not in trial.constraints:
+                trial.set_constraint(name, trial.user_attrs[name] / limit - 1)
+
+    def violation(self, trial: optuna.Trial | FrozenTrial) -> str:
+        """Return which limit of `search.constraints` a trial's model exceeds; nothing where it keeps to all."""
+        over = [name for name, limit in self._limits.items() if trial.user_attrs.get(name, 0) > limit]
+        return ", ".join(
+            f"{name} {trial.user_attrs[name]:,.6g} over the limit {self._limits[name]:,.6g}" for name in over
+        )
+
+    def tell(
+        self, trial: optuna.Trial, state: Literal["complete", "pruned", "failed"], reason: str = ""
+    ) -> FrozenTrial:
+        """End a trial; a complete one is worth its objective after the last epoch."""
+        import optuna
+
+        if reason:
+            trial.set_user_attr("reason", reason)
+        if state == "complete":
+            return self._study.tell(trial, history(trial)[-1][self.objective])
+        ended = {"pruned": optuna.trial.TrialState.PRUNED, "failed": optuna.trial.TrialState.FAIL}
+        return self._study.tell(trial, state=ended[state])
+
+    def spend(self, seconds: float) -> None:
+        """Add wall time to what the study has cost."""
+        self.elapsed_s += seconds
+        self._study.set_user_attr("elapsed_s", round(self.elapsed_s, 1))
+
+    def standing(self) -> Standing:
+        """Return how far the study is. It reads every trial: not for each event."""
+        trials = self.trials
+        names = {"COMPLETE": "complete", "PRUNED": "pruned", "FAIL": "failed", "RUNNING": "running"}
+        counted = Counter(names[trial.state.name] for trial in trials)
+        counts = {name: counted[name] for name in names.values()}
+        return Standing(counts, sum(len(history(trial)) for trial in trials), self._best(trials))
+
+    def epochs(self) -> int:
+        """Return the number of epochs that all trials report together."""
+        return sum(len(history(trial)) for trial in self.trials)
+
+    def _best(self, trials: Sequence[FrozenTrial]) -> Best | None:
+        best = self.leader(trials)
+        if best is None:
+            return None
+        return Best(best.number, hyperparameters(best), history(best)[-1][self.objective])
+
+    def require_best(self) -> Best:
+        """Return the best trial.
+
+        Raises:
+            EngineError: No trial came to the end of a rung, the commonest reason is told; or none keeps to the limits.
+        """
+        trials = self.trials
+        best = self._best(trials)
+        if best is None and (judged := _judged(trials)):
+            nearest = min(judged, key=lambda trial: max(trial.constraints.values()))
+            raise EngineError(
+                f"{self._study.study_name}: no trial keeps to search.constraints",
+                expected=", ".join(f"{name} at most {limit:,.6g}" for name, limit in self._limits.items()),
+                found=f"{self.violation(nearest)}, in the trial that comes nearest",
+                next_step="raise the limits, or narrow the family's space to smaller models",
+            )
+        if best is None:
+            reasons = [str(trial.user_attrs.get("reason", "no reason known")) for trial in trials]
+            commonest = max(set(reasons), key=reasons.count) if reasons else "no trial was started"
+            raise EngineError(
+                f"{self._study.study_name}: every trial failed",
+                expected="at least one trained trial",
+                found=f"{len(reasons)} failed, most with: {commonest}",
+                next_step="narrow the search space in params.yaml, or see the failed runs in MLflow",
+            )
+        return best
+
+    def importances(self) -> dict[str, float]:
+        """Return what share of the spread of values each hyperparameter explains; none where too few trials differ."""
+        import optuna
+
+        complete = [trial for trial in self.trials if trial.state.name == "COMPLETE"]
+        if len(complete) < _ENOUGH or len({trial.value for trial in complete}) == 1:
+            return {}
+        return optuna.importance.get_param_importances(self._study)
+
+    def table(self) -> pd.DataFrame:
+        """Return one row per trial; see `trials.table`."""
+        return table(self.trials, self.objective)
+
+
+def _judged(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
+    """Return the trials that have a value, which they may better yet."""
+    return [trial for trial in trials if history(trial) and trial.state.name != "FAIL"]
+
+
+def _few(dimensions: Mapping[str, Dimension]) -> bool:
+    """Tell whether a space has so few points that all of them can be tried."""
+    choices = [dimension.choices for dimension in dimensions.values() if isinstance(dimension, Choice)]
+    return len(choices) == len(dimensions) and math.prod(map(len, choices)) <= _FEW
+
+
+def _storage(path: Path) -> optuna.storages.BaseStorage:
+    """Open a study's database, so that a write takes a millisecond and not a disk's 20.
+
+    SQLite's write-ahead log is synced at checkpoints: no kill loses a write, and a power cut may lose the last ones
+    only, which finished rungs on disk then bring back.
+    """
+    import optuna
+
+    def connect() -> sqlite3.Connection:
+        connection = sqlite3.connect(path, timeout=10, check_same_thread=False)
+        connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute("PRAGMA synchronous=NORMAL")
+        return connection
+
+    return optuna.storages.RDBStorage(f"sqlite:///{path}", engine_kwargs={"creator": connect})
+
+
+def _seed(seed: int, generation: int) -> int:
+    return seed + 1_000_003 * (generation - 1)  # generations must not share seeds, however many trials one has

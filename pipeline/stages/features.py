@@ -1,0 +1,57 @@
+"""Stage features: train the network in whose features generated images are compared with real ones.
+
+Only families that say so need it; for any other this writes that it does not, in a moment. The network is a fixed one,
+trained from a fixed seed on the training split: see `pipeline.evaluation.scale`.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import pydantic
+
+from pipeline.backend import runtime
+from pipeline.core import entry, params
+from pipeline.datasets.base import load_splits
+from pipeline.evaluation import scale
+from pipeline.models import base as models
+
+
+class Settings(params.Settings):
+    """Section `features` of params.
+
+    Attributes:
+        steps: Training steps of 64 images.
+        seed: Decides initial weights and the order of the images.
+    """
+
+    steps: int = pydantic.Field(default=1500, ge=1)
+    seed: int = pydantic.Field(default=0, ge=0)
+
+
+def main() -> None:
+    """Run the stage from the command line."""
+    parser = argparse.ArgumentParser(prog="python -m pipeline.stages.features", description=__doc__)
+    parser.add_argument("--dataset", required=True)
+    parser.add_argument("--family", required=True)
+    parser.add_argument("--data", required=True, type=Path, help="folder written by prepare")
+    parser.add_argument("--output", required=True, type=Path, help="folder for the network and what it sees")
+    arguments = parser.parse_args()
+    settings = params.load("features", Settings)
+    if not models.load(arguments.family, {}).needs_scale:  # its settings do not matter, and do not rerun this
+        scale.not_needed(arguments.output)
+        print(f"{arguments.dataset} {arguments.family}: scored without features")
+        return
+    runtime.configure(runtime.load_settings().backend, threads=1)  # one thread: the same weights in every run
+    data = load_splits(arguments.data)
+    accuracy = scale.train(data, arguments.output, steps=settings.steps, seed=settings.seed)
+    found = scale.load(arguments.output)
+    print(
+        f"{arguments.dataset} {arguments.family}: features {found.digest[:12]} label {accuracy:.2%} of validation"
+        f" images right; real images score FID {found.floor.fid:.3f} and KID {found.floor.kid:.4f} against others"
+    )
+
+
+if __name__ == "__main__":
+    entry.stage(main)

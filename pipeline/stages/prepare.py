@@ -1,0 +1,214 @@
+"""Stage `prepare`: train and validation splits, stratified by class, as memory-mapped arrays; the test split apart.
+
+Batches that were accepted after the dataset was published grow train and validation, never test.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import numpy.typing as npt
+import pydantic
+
+from pipeline.core import entry, params
+from pipeline.core.errors import DataError
+from pipeline.datasets import accepted
+from pipeline.datasets.accepted import Grown
+from pipeline.datasets.base import (
+    Images,
+    Labelled,
+    Labels,
+    RawImages,
+    Splits,
+    TestSplit,
+    save_splits,
+    save_test,
+)
+from pipeline.datasets.source_format import source_format
+from pipeline.validation import neighbours, pairs
+from pipeline.validation.pairs import NONE, Indices, Pairs
+
+
+class Settings(params.Settings):
+    """Section ``prepare`` of params."""
+
+    val_fraction: Annotated[float, pydantic.Field(gt=0, lt=1)]
+    seed: Annotated[int, pydantic.Field(ge=0)]
+
+
+@dataclass(frozen=True)
+class Result:
+    """What models learn from and are chosen by, and what they are scored on."""
+
+    splits: Splits
+    test: TestSplit
+
+
+def run(raw: RawImages, settings: Settings, near: Pairs = NONE) -> Result:
+    """Split the official train split in two, images in their official order; pass the test split on as it is.
+
+    Args:
+        raw: What the publisher split.
+        settings: How to split.
+        near: Near duplicates within train; they stay on one side.
+
+    Raises:
+        DataError: A class has too few images for both sides.
+    """
+    group = groups_of(raw.train.images, near)
+    in_val = choose_val(group, raw.train.labels, settings.val_fraction, settings.seed)
+    require_disjoint(raw.train, in_val, near)
+    train, val = raw.train.take(np.flatnonzero(~in_val)), raw.train.take(np.flatnonzero(in_val))
+    for label, name in enumerate(raw.class_names):
+        sides = {"train": int((train.labels == label).sum()), "validation": int((val.labels == label).sum())}
+        if 0 in sides.values():
+            raise DataError(
+                f"prepare: class {name} cannot be split",
+                expected="an image on both sides",
+                found=f"{sides['train']} in train, {sides['validation']} in validation",
+                next_step="change prepare.val_fraction, or add images",
+            )
+    digest = hashlib.sha256((train.digest() + val.digest()).encode()).hexdigest()
+    return Result(
+        Splits(train, val, raw.class_names, digest),
+        TestSplit(raw.test, raw.class_names, raw.test.digest()),
+    )
+
+
+def groups_of(images: Images, near: Pairs) -> Indices:
+    """Return for each image the first one that it equals, or that a chain of near duplicates leads to."""
+    flat = np.ascontiguousarray(images.reshape(len(images), -1))
+    digests = b"".join(hashlib.sha256(row.data).digest() for row in flat)  # to sort the pixels would copy them twice
+    _, first, same_as = np.unique(np.frombuffer(digests, "V32"), return_index=True, return_inverse=True)
+    equal = first[same_as]
+    everyone = np.arange(len(images))
+    again = np.flatnonzero(equal != everyone)
+    return pairs.groups(np.append(again, near.first), np.append(equal[again], near.second), len(images))
+
+
+def choose_val(group: Indices, labels: Labels, fraction: float, seed: int) -> npt.NDArray[np.bool_]:
+    """Return which images are for validation: a fraction of every class, to the nearest whole image.
+
+    A group stays on one side: validation must not contain what was learnt by heart. It is drawn as one, under the
+    label of its first image, so a class with many copies is met less exactly.
+    """
+    chosen = np.zeros(len(labels), dtype=bool)
+    originals = np.flatnonzero(group == np.arange(len(group)))
+    for label in np.unique(labels):
+        inside = originals[labels[originals] == label]
+        shuffled = np.random.default_rng([seed, int(label)]).permutation(inside)
+        chosen[shuffled[: round(len(inside) * fraction)]] = True
+    in_val: npt.NDArray[np.bool_] = chosen[group]
+    return in_val
+
+
+def require_disjoint(train: Labelled, in_val: npt.NDArray[np.bool_], near: Pairs) -> None:
+    """Make sure of what a score on validation rests on: no image, nor a near duplicate of one, is on both sides.
+
+    Raises:
+        DataError: One is.
+    """
+    apart = np.flatnonzero(in_val[near.first] != in_val[near.second])
+    sides = [{image.tobytes() for image in train.images[side]} for side in (~in_val, in_val)]
+    if len(apart) or sides[0] & sides[1]:
+        raise DataError(
+            "prepare: train and validation are not disjoint",
+            expected="no image, nor a near duplicate of one, on both sides",
+            found=f"{len(sides[0] & sides[1]):,} images and {len(apart):,} near duplicates on both",
+            next_step="report a bug",
+        )
+
+
+def require_validated(path: Path, raw: RawImages) -> dict[str, Any]:
+    """Return the report of the gate; refuse data that it has not passed, or that is no longer what it saw.
+
+    Raises:
+        DataError: The report is missing, damaged, does not say "passed", or is about other data.
+    """
+    report = _read_report(path)
+    if report.get("passed") is not True:
+        raise DataError(
+            f"{path}: the gate did not pass this data",
+            expected="passed: true",
+            found=f"passed: {json.dumps(report.get('passed'))}",
+            next_step="dvc repro validate",
+        )
+    digests = report.get("digest")
+    for split, data in (("train", raw.train), ("test", raw.test)):
+        validated = digests.get(split) if isinstance(digests, dict) else None
+        if validated != (found := data.digest()):
+            raise DataError(
+                f"{path}: {split} is not the data that was validated",
+                expected=f"digest {validated}",
+                found=found,
+                next_step="dvc repro validate",
+            )
+    return report
+
+
+def near_duplicates(path: Path, grown: Grown, report: dict[str, Any]) -> Pairs:
+    """Return the pairs within train: those that validate found, and those of which an image came in a batch.
+
+    Args:
+        path: The file that validate has written about the train split as published.
+        grown: The dataset with its accepted batches.
+        report: What validate has written about it, with the distance that it called near.
+    """
+    published = len(grown.raw.train) - grown.images
+    near = pairs.load(path, "train", published)
+    if not grown.images:
+        return near
+    distance = float(report["near_duplicates"]["threshold"])
+    return pairs.joined(near, neighbours.search(grown.raw.train.images, distance, since=published))
+
+
+def _read_report(path: Path) -> dict[str, Any]:
+    try:
+        report = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        report = str(error)
+    if not isinstance(report, dict):
+        raise DataError(
+            f"{path} is no validation report",
+            expected="JSON written by validate",
+            found=report,
+            next_step="dvc repro validate",
+        )
+    return report
+
+
+def main() -> None:
+    """Run the stage as dvc.yaml calls it."""
+    parser = argparse.ArgumentParser(prog="pipeline.stages.prepare", description=run.__doc__)
+    parser.add_argument("--dataset", required=True)
+    parser.add_argument("--raw", required=True, type=Path)
+    parser.add_argument("--validated", required=True, type=Path)
+    parser.add_argument("--near-duplicates", required=True, type=Path)
+    parser.add_argument("--manifest", required=True, type=Path)
+    parser.add_argument("--accepted", required=True, type=Path)
+    parser.add_argument("--output", required=True, type=Path)
+    parser.add_argument("--test", required=True, type=Path)
+    args = parser.parse_args()
+    settings = params.load("prepare", Settings)
+    source = source_format(params.section(f"download.{args.dataset}.format"))
+    raw = source.read(args.raw, params.load(f"download.{args.dataset}", source.Settings))
+    report = require_validated(args.validated, raw)
+    grown = accepted.grow(raw, args.manifest, args.accepted)
+    result = run(grown.raw, settings, near_duplicates(args.near_duplicates, grown, report))
+    save_splits(args.output, result.splits)
+    save_test(args.test, result.test)
+    train, val, test = len(result.splits.train), len(result.splits.val), len(result.test.test)
+    print(f"{args.dataset}: {train:,} images to train, {val:,} to validate, {test:,} to test")
+    if grown.batches:
+        held_back = f", {grown.held_back:,} more held back: they are in test" if grown.held_back else ""
+        print(f"{args.dataset}: {grown.images:,} of them from {grown.batches:,} accepted batches{held_back}")
+
+
+if __name__ == "__main__":
+    entry.stage(main)

@@ -1,0 +1,180 @@
+"""Stage `validate`: the gate. What does not meet every expectation goes no further."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline.core import entry, params
+from pipeline.core.atomic import new_folder, write_json, write_text
+from pipeline.core.errors import GateError
+from pipeline.datasets.base import Labelled, RawImages
+from pipeline.datasets.source_format import source_format
+from pipeline.validation import doubtful, gate, pairs, pictures, reference
+from pipeline.validation.expectations import Outcome
+from pipeline.validation.gate import Settings
+from pipeline.validation.pairs import Pairs
+
+_FAILED = "failed.json"  # in the folder of Data Docs: a report that exists is a report that passed
+_IMAGES = "images.html"
+_SEED = 0  # of the sample that is shown
+_LISTED_PAIRS = 1000  # in the report, so that it stays small; all are in near_duplicates.csv
+_STEPS = (1 / 3, 2 / 3, 1, 4 / 3)  # of the distance: at which near duplicates are counted
+
+
+@dataclass(frozen=True)
+class Result:
+    """What the gate found; `report` is the same for the same data and settings, whenever and wherever it ran.
+
+    `near` holds the near duplicates, as positions in train and test one after another; `plots` the pictures as PNG.
+    """
+
+    dataset: str
+    passed: bool
+    outcomes: tuple[Outcome, ...]
+    report: dict[str, Any]
+    near: Pairs
+    plots: dict[str, bytes]
+
+
+def run(dataset: str, raw: RawImages, settings: Settings, docs_folder: Path) -> Result:
+    """Judge the train and test images of a dataset; write Data Docs and a page of images, whatever the outcome."""
+    parts = {"train": raw.train, "test": raw.test}
+    distance = settings.distance_of(dataset)
+    further = gate.near_duplicates(parts, settings, dataset)
+    near = further.within(distance)
+    table = gate.image_table(parts, near)
+    scale = reference.learn(table)
+    outcomes = tuple(gate.check(table, settings, len(raw.class_names), docs_folder, scale=scale))
+    passed = not any(outcome.stops for outcome in outcomes)
+    report = {
+        "dataset": dataset,
+        "passed": passed,
+        "warnings": [outcome.name for outcome in outcomes if not outcome.passed and not outcome.stops],
+        "images": {split: len(data) for split, data in parts.items()},
+        "classes": {split: _per_class(data, raw.class_names) for split, data in parts.items()},
+        "imbalance": {split: _imbalance(data) for split, data in parts.items()},
+        "duplicates": {split: int(table.loc[table["split"] == split, "repeats"].sum()) for split in parts},
+        "leaked": int(table["leaked"].sum()),
+        "near_duplicates": _near_duplicates(further, distance, {split: len(data) for split, data in parts.items()}),
+        "digest": {split: data.digest() for split, data in parts.items()},
+        "expectations": {outcome.name: dict(outcome.observed) for outcome in outcomes},
+        "reference": scale.model_dump(mode="json"),
+    }
+    plots = pictures.draw(parts, raw.class_names, _SEED)
+    page = doubtful.page(dataset, parts, raw.class_names, _doubts(outcomes), further, distance, plots)
+    write_text(docs_folder / _IMAGES, page)
+    return Result(dataset, passed, outcomes, report, near, plots)
+
+
+def refusal(result: Result, docs: Path) -> GateError:
+    """Return the error that tells which expectation failed first, on what, and where to look."""
+    failed = [outcome for outcome in result.outcomes if outcome.stops]
+    first = failed[0]
+    where = f"column {first.column}" if first.column else "the table"
+    count = f"{first.unexpected_count:,} unexpected, such as {', '.join(first.examples)}" if first.examples else ""
+    seen = ", ".join(f"{key} {value:g}" for key, value in first.observed.items())
+    others = f"; failed too: {', '.join(outcome.name for outcome in failed[1:])}" if failed[1:] else ""
+    return GateError(
+        f"{result.dataset}: expectation {first.name!r} ({first.expectation}) failed on {where}",
+        expected=first.expected,
+        found="; ".join(told for told in (count, seen) if told) or "nothing to judge",
+        done=f"no report written{others}",
+        next_step=f"open {docs / _IMAGES} and {docs / 'index.html'}, or read {docs / _FAILED}",
+    )
+
+
+def save(result: Result, report: Path, details: Path) -> None:
+    """Write the pictures and the near duplicates into a folder, then the report, which says that all is there."""
+    with new_folder(details) as folder:
+        pairs.save(folder / "near_duplicates.csv", result.near, result.report["images"])
+        (folder / "pictures").mkdir()
+        for name, content in result.plots.items():
+            (folder / "pictures" / f"{name}.png").write_bytes(content)
+    write_json(report, result.report)
+
+
+def summary(result: Result, docs: Path) -> list[str]:
+    """Return what a person is told of data that passed, a line for each warning."""
+    images = sum(result.report["images"].values())
+    lines = [f"{result.dataset}: {images:,} images meet {len(result.outcomes)} expectations; see {docs / _IMAGES}"]
+    for outcome in result.outcomes:
+        if not outcome.passed:
+            lines[0] = f"{result.dataset}: {images:,} images pass the gate, with warnings; see {docs / _IMAGES}"
+            told = f"{outcome.unexpected_count:,} found, such as {', '.join(outcome.examples)}"
+            lines.append(f"warning: {result.dataset}: {outcome.name}: expected {outcome.expected}; {told}")
+    return lines
+
+
+def _near_duplicates(further: Pairs, distance: float, sizes: dict[str, int]) -> dict[str, Any]:
+    """Return the threshold, how many pairs there are up to several distances, and the nearest within the threshold."""
+    counts, train = {}, sizes["train"]
+    for step in _STEPS:
+        some = further.within(round(distance * step, 6) + 1e-9)
+        counts[f"{distance * step:.3g}"] = {
+            "train": int((some.first < train).sum()),
+            "test": int((some.second >= train).sum()),
+            "across": int(((some.first >= train) & (some.second < train)).sum()),
+        }
+    nearest = [" ".join(map(str, row)) for row in pairs.rows(further.within(distance), sizes)[:_LISTED_PAIRS]]
+    return {"threshold": distance, "counts": counts, "pairs": nearest}
+
+
+def _doubts(outcomes: tuple[Outcome, ...]) -> list[doubtful.Doubt]:
+    """Return what names images, what failed first; a warning and a failure about the same images are shown once."""
+    states = ("failed", "warned", "allowed")
+    found: dict[tuple[str, tuple[tuple[str, int], ...]], doubtful.Doubt] = {}
+    for state in states:
+        for outcome in outcomes:
+            if outcome.rows and not outcome.of_classes and _state(outcome) == state:
+                told = doubtful.Doubt(outcome.name, outcome.expected, state, outcome.unexpected_count, outcome.rows)
+                found.setdefault((outcome.column, outcome.rows), told)
+    return list(found.values())
+
+
+def _state(outcome: Outcome) -> str:
+    return "failed" if outcome.stops else "allowed" if outcome.passed else "warned"
+
+
+def _per_class(data: Labelled, class_names: tuple[str, ...]) -> dict[str, int]:
+    counts = np.bincount(data.labels[data.labels >= 0], minlength=len(class_names))
+    return {name: int(count) for name, count in zip(class_names, counts, strict=False)}
+
+
+def _imbalance(data: Labelled) -> float:
+    """Return the largest class over the smallest one that has images."""
+    counts = np.unique(data.labels, return_counts=True)[1]
+    return round(float(counts.max() / counts.min()), 4) if len(counts) else 0.0
+
+
+def main() -> None:
+    """Run the stage as dvc.yaml calls it."""
+    parser = argparse.ArgumentParser(prog="pipeline.stages.validate", description=run.__doc__)
+    parser.add_argument("--dataset", required=True)
+    parser.add_argument("--raw", required=True, type=Path)
+    parser.add_argument("--report", required=True, type=Path)
+    parser.add_argument("--details", required=True, type=Path)
+    parser.add_argument("--docs", required=True, type=Path)
+    args = parser.parse_args()
+    settings = params.load("validate", Settings)
+    source = source_format(params.section(f"download.{args.dataset}.format"))
+    raw = source.read(args.raw, params.load(f"download.{args.dataset}", source.Settings))
+    args.report.unlink(missing_ok=True)  # a report of other data must not outlive a failure
+    with new_folder(args.docs) as folder:
+        result = run(args.dataset, raw, settings, folder)
+        if not result.passed:
+            told = {**result.report, "outcomes": [dataclasses.asdict(outcome) for outcome in result.outcomes]}
+            write_json(folder / _FAILED, told)
+    if not result.passed:
+        raise refusal(result, args.docs)
+    save(result, args.report, args.details)
+    print("\n".join(summary(result, args.docs)))
+
+
+if __name__ == "__main__":
+    entry.stage(main)

@@ -1,0 +1,1 @@
+"""The only writer to MLflow runs, and where a run comes from."""

@@ -1,0 +1,285 @@
+"""Runs in MLflow: their metrics, inputs and files. With registry.py the only writer to MLflow.
+
+Whatever is written here can be written again after a crash: a run is found by its key before one is created, and an
+epoch that was logged is not logged twice.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from pipeline.core.errors import TrackingError
+
+if TYPE_CHECKING:
+    from mlflow.entities import Metric
+
+DEFAULT_URI = "sqlite:///mlflow.db"
+KEY = "pipeline.key"  # tag: what a run stands for, unique within its experiment
+PARENT = "mlflow.parentRunId"
+_ANSWER_S = 10
+_METRICS_PER_CALL = 1000  # MLflow's limit for one batch
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run as far as we wrote it.
+
+    Attributes:
+        run_id: Its id.
+        status: MLflow's status: RUNNING, FINISHED, FAILED or KILLED.
+        epoch: The last epoch whose metrics it has; 0 if none.
+    """
+
+    run_id: str
+    status: str
+    epoch: int
+
+
+def predictions_path(test_digest: str) -> str:
+    """Return where a run keeps its model's predictions for a test split, among its artifacts."""
+    return f"predictions/{test_digest[:16]}.npz"
+
+
+def tracking_uri() -> str:
+    """Return where runs are logged: MLFLOW_TRACKING_URI, else a database in the working directory."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or DEFAULT_URI
+
+
+def shown_uri() -> str:
+    """Return the tracking URI without a password, for messages."""
+    uri = tracking_uri()
+    parts = urlsplit(uri)
+    return uri.replace(parts.netloc, parts.netloc.rpartition("@")[2]) if "@" in parts.netloc else uri
+
+
+class Tracker:
+    """Runs of one experiment, and the registry of the server that holds it.
+
+    Args:
+        experiment: Its name; created with artifacts beside the database where that is a local file.
+
+    Raises:
+        TrackingError: The server cannot be reached.
+    """
+
+    def __init__(self, experiment: str) -> None:
+        _require_server()
+        mlflow = load_mlflow()
+        mlflow.set_tracking_uri(tracking_uri())
+        self.experiment = experiment
+        self.client = mlflow.MlflowClient()
+        try:
+            self.experiment_id = self._experiment(experiment)
+        except mlflow.exceptions.MlflowException as error:
+            raise _unusable(str(error).splitlines()[0][:300]) from None
+
+    def _experiment(self, name: str) -> str:
+        found = self.client.get_experiment_by_name(name)
+        if found is not None:
+            return str(found.experiment_id)
+        tags = {"mlflow.experimentKind": "custom_model_development"}  # the UI shows what matters for training
+        return str(self.client.create_experiment(name, artifact_location=_artifacts_beside_database(), tags=tags))
+
+    def runs(self, filter_string: str) -> dict[str, Run]:
+        """Return the runs that match an MLflow filter, by key."""
+        runs: dict[str, Run] = {}
+        token = None
+        while True:
+            page = self.client.search_runs([self.experiment_id], filter_string, max_results=1000, page_token=token)
+            for run in page:
+                epoch = int(run.data.metrics.get("epoch", 0))
+                runs[run.data.tags.get(KEY, run.info.run_id)] = Run(run.info.run_id, run.info.status, epoch)
+            token = page.token
+            if not token:
+                return runs
+
+    def start(self, key: str, name: str, *, tags: Mapping[str, str], started: float | None = None) -> Run:
+        """Return the run with a key, set to RUNNING; a new one where there is none.
+
+        Args:
+            key: What the run stands for.
+            name: How the UI calls it.
+            tags: Tags to set.
+            started: Start time in seconds since the epoch; None for now.
+        """
+        known = self.runs(f"tags.`{KEY}` = '{key}'").get(key)
+        if known is None:
+            start_ms = None if started is None else int(started * 1000)
+            run = self.client.create_run(
+                self.experiment_id, start_time=start_ms, tags={**tags, KEY: key}, run_name=name
+            )
+            return Run(run.info.run_id, "RUNNING", 0)
+        self.resume(known.run_id)
+        return Run(known.run_id, "RUNNING", known.epoch)
+
+    @contextmanager
+    def running(self, key: str, name: str, tags: Mapping[str, str]) -> Iterator[str]:
+        """Yield the id of the run with a key; it ends FINISHED, FAILED or KILLED as the block does."""
+        run = self.start(key, name, tags=tags)
+        try:
+            yield run.run_id
+        except KeyboardInterrupt:
+            self.finish(run.run_id, "KILLED")
+            raise
+        except BaseException:
+            self.finish(run.run_id, "FAILED")
+            raise
+        self.finish(run.run_id)
+
+    def resume(self, run_id: str) -> None:
+        """Say of a run that ended, or was interrupted, that it goes on."""
+        self.client.update_run(run_id, status="RUNNING")
+
+    def log_params(self, run_id: str, params: Mapping[str, Any]) -> None:
+        """Log parameters; the same ones again do no harm."""
+        from mlflow.entities import Param
+
+        self.client.log_batch(run_id, params=[Param(name, str(value)) for name, value in params.items()])
+
+    def log_epochs(self, run_id: str, history: Iterable[Mapping[str, float]]) -> None:
+        """Log the metrics of some epochs: dicts with ``epoch`` (from 1) and ``at`` (seconds since the epoch)."""
+        metrics = [metric for epoch in history for metric in _epoch_metrics(epoch)]
+        for first in range(0, len(metrics), _METRICS_PER_CALL):
+            self.client.log_batch(run_id, metrics=metrics[first : first + _METRICS_PER_CALL])
+
+    def log_metrics(self, run_id: str, values: Mapping[str, float]) -> None:
+        """Log final metrics, which have no step."""
+        from mlflow.entities import Metric
+
+        now = int(time.time() * 1000)
+        self.client.log_batch(run_id, metrics=[Metric(name, value, now, 0) for name, value in values.items()])
+
+    def tag_of(self, run_id: str, name: str) -> str:
+        """Return a tag of a run; empty where it has none."""
+        return str(self.client.get_run(run_id).data.tags.get(name, ""))
+
+    def tag(self, run_id: str, tags: Mapping[str, str]) -> None:
+        """Set tags on a run."""
+        from mlflow.entities import RunTag
+
+        self.client.log_batch(run_id, tags=[RunTag(name, value) for name, value in tags.items()])
+
+    def finish(self, run_id: str, status: str = "FINISHED", ended: float | None = None) -> None:
+        """End a run; `ended` in seconds since the epoch, None for now."""
+        self.client.set_terminated(run_id, status, None if ended is None else int(ended * 1000))
+
+    def log_artifacts(self, run_id: str, files: Sequence[Path], folder: str | None = None) -> None:
+        """Store files with a run."""
+        for file in files:
+            self.client.log_artifact(run_id, str(file), folder)
+
+    def log_pictures(self, run_id: str, pictures: Iterable[str | Path], epoch: int) -> None:
+        """Show pictures with a run, each under its file's name, as they are after an epoch."""
+        from PIL import Image
+
+        for picture in map(Path, pictures):
+            with Image.open(picture) as image:
+                self.client.log_image(run_id, image, key=picture.stem, step=epoch)
+
+    def has_artifact(self, run_id: str, path: str) -> bool:
+        """Tell whether a run has an artifact."""
+        return path in [entry.path for entry in self.client.list_artifacts(run_id, str(Path(path).parent))]
+
+    def fetch_artifact(self, run_id: str, path: str, into: Path) -> Path | None:
+        """Return a local copy of a run's artifact, None where the run has none of that path."""
+        if not self.has_artifact(run_id, path):
+            return None
+        into.mkdir(parents=True, exist_ok=True)
+        return Path(self.client.download_artifacts(run_id, path, str(into)))
+
+    def require_run(self, run_id: str) -> None:
+        """Check that a run is here.
+
+        Raises:
+            TrackingError: It is not: DVC has kept outputs that were logged to another server.
+        """
+        try:
+            self.client.get_run(run_id)
+        except load_mlflow().exceptions.MlflowException as error:
+            raise TrackingError(
+                f"run {run_id} is not on the tracking server",
+                expected=f"the run that trained the model, at {shown_uri()}",
+                found=str(error).splitlines()[0][:200],
+                next_step="point MLFLOW_TRACKING_URI at the server it was trained with, or `dvc repro --force train`",
+            ) from None
+
+
+def log_dataset(tracker: Tracker, run_id: str, name: str, digest: str, images: Any, labels: Any, context: str) -> None:
+    """Record which data a run used: name, digest and shape, not the pixels."""
+    from mlflow.data import from_numpy
+    from mlflow.entities import DatasetInput, InputTag
+
+    # A sample gives the schema and profile; the digest, ours, is of all pixels and labels.
+    dataset = from_numpy(images[:1], targets=labels[:1], name=name, digest=digest[:36])
+    entity = dataset._to_mlflow_entity()
+    tracker.client.log_inputs(run_id, [DatasetInput(entity, [InputTag("mlflow.data.context", context)])])
+
+
+def load_mlflow() -> ModuleType:
+    """Import MLflow, which takes 3 s, without telemetry and chatter."""
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
+    import logging
+
+    import mlflow
+    import mlflow.exceptions
+    import mlflow.pyfunc
+
+    for chatty in ("alembic", "mlflow.store", "mlflow.pyfunc"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
+    logging.getLogger("mlflow.utils.environment").setLevel(logging.ERROR)  # an environment by uv has no pip to pin
+    module: ModuleType = mlflow
+    return module
+
+
+def _require_server() -> None:
+    """Ask a tracking server on the network for a sign of life: MLflow itself would retry for minutes.
+
+    Raises:
+        TrackingError: Nobody answers.
+    """
+    if not tracking_uri().startswith(("http://", "https://")):
+        return
+    import requests
+
+    try:
+        requests.get(f"{tracking_uri().rstrip('/')}/health", timeout=_ANSWER_S)  # 401 is an answer, too
+    except requests.RequestException as error:
+        raise _unusable(type(error).__name__) from None
+
+
+def _unusable(found: str) -> TrackingError:
+    return TrackingError(
+        "the tracking server cannot be used",
+        expected=f"an MLflow server at {shown_uri()}",
+        found=found,
+        next_step="check MLFLOW_TRACKING_URI; unset, runs go to mlflow.db here",
+    )
+
+
+def _artifacts_beside_database() -> str | None:
+    """Return where artifacts of a new experiment go: beside a local database; None leaves it to the server.
+
+    The place is absolute, so that models load from any working directory.
+    """
+    uri = tracking_uri()
+    if not uri.startswith("sqlite:///"):
+        return None
+    database = Path(uri.removeprefix("sqlite:///").partition("?")[0])
+    return (database.resolve().parent / "mlartifacts").as_uri()
+
+
+def _epoch_metrics(epoch: Mapping[str, float]) -> list[Metric]:
+    from mlflow.entities import Metric
+
+    step, at = int(epoch["epoch"]), int(epoch["at"] * 1000)
+    return [Metric(name, float(value), at, step) for name, value in epoch.items() if name != "at"]

@@ -1,0 +1,158 @@
+"""Near duplicates: every pair of images whose patterns are almost the same, found exactly.
+
+The distance of two images is the length of the difference of their patterns. A pattern is an image without the mean
+of each channel, scaled to length 1: so 0 is the same image but for brightness, tint and contrast, and the square root
+of 2 is what unrelated images have. Grey levels alone would call any two birds in a clear sky near duplicates.
+
+No pair is missed: a projection on orthonormal directions, and so the search there, only ever makes distances
+shorter; whatever is near there is then measured on all pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.core.errors import DataError
+from pipeline.datasets.base import Images
+from pipeline.validation.pairs import NONE, Indices, Pairs
+
+Floats = npt.NDArray[np.float32]
+
+_DIRECTIONS = 24  # of the projection; measured: with 16 more pairs are left to measure, with 32 more is compared
+_POOLED = 256  # values of an image of which the directions are learnt, at most: their covariance is cheap
+_LEARN_FROM = 8192  # images
+_STEP = 1024  # images or pairs that are held as floats at a time
+_ROWS, _COLUMNS = 512, 4096  # compared at a time: their products stay in the processor's cache
+_SLACK = 1e-5  # of half a squared distance, for rounding in float32
+_MOST = 2_000_000
+
+
+def search(images: Images, limit: float, since: int = 0) -> Pairs:
+    """Return the pairs of images at most `limit` apart, nearest first.
+
+    Of images with equal pixels only the first is searched, and constant images have no pattern: neither is in a pair.
+
+    Args:
+        images: uint8, (N, H, W, C).
+        limit: Largest distance.
+        since: Only pairs with an image at this position or later: what is new is compared with what is known.
+
+    Raises:
+        DataError: There are too many pairs to be a flaw of the data.
+    """
+    chosen = _searched(images)
+    start = int(np.searchsorted(chosen, since))
+    if len(chosen) < 2 or start == len(chosen):
+        return NONE
+    pooled = _pooled(images, chosen)
+    found: list[tuple[Indices, Indices, npt.NDArray[np.float64]]] = []
+    total = 0
+    for first, second in _candidates(_points(pooled), limit, start):
+        apart = pooled[first] - pooled[second]
+        maybe = np.einsum("nd,nd->n", apart, apart) <= limit**2 + 2 * _SLACK
+        first, second = first[maybe], second[maybe]
+        distance = _distances(images, chosen[first], chosen[second])
+        near = distance <= limit
+        found.append((chosen[first[near]], chosen[second[near]], distance[near]))
+        total += int(near.sum())
+        if total > _MOST:
+            raise DataError(
+                "near duplicates: too many",
+                expected=f"at most {_MOST:,} pairs that are {limit:g} apart or less",
+                found=f"more among {len(images):,} images",
+                next_step="lower validate.near_duplicates.distance for this dataset",
+            )
+    if not total:
+        return NONE
+    first, second, distance = (np.concatenate(parts) for parts in zip(*found, strict=True))
+    order = np.lexsort((second, first, distance))
+    return Pairs(first[order], second[order], distance[order])
+
+
+def _searched(images: Images) -> Indices:
+    """Return the positions of images that have a pattern and are not equal to an earlier one."""
+    seen: dict[int, int] = {}
+    rows = (np.ascontiguousarray(image).tobytes() for image in images)
+    first = np.array([seen.setdefault(hash(row), place) == place for place, row in enumerate(rows)], dtype=bool)
+    flat = np.concatenate(
+        [
+            (step == step[:, :1, :1]).all(axis=(1, 2, 3))
+            for step in (images[at : at + _STEP] for at in range(0, len(images), _STEP))
+        ]
+        or [np.empty(0, bool)]
+    )
+    return np.flatnonzero(first & ~flat)
+
+
+def _patterns(images: Images) -> Floats:
+    values: Floats = images.astype(np.float32)
+    values -= values.mean(axis=(1, 2), keepdims=True)
+    length = np.sqrt(np.einsum("nhwc,nhwc->n", values, values))
+    values /= length[:, None, None, None]
+    return values
+
+
+def _pooled(images: Images, chosen: Indices) -> Floats:
+    """Return a point for each image, between which no distance is longer than between the patterns.
+
+    The last coordinate is the length of what the sums over squares leave out.
+    """
+    pooled = np.concatenate([_pool(_patterns(images[chosen[at : at + _STEP]])) for at in range(0, len(chosen), _STEP)])
+    return _with_rest(pooled, np.ones(len(pooled), np.float32))
+
+
+def _points(pooled: Floats) -> Floats:
+    """Return the same of fewer coordinates: those along which the points differ most."""
+    sample = pooled[:: -(-len(pooled) // _LEARN_FROM)]
+    directions = np.linalg.eigh(sample.T @ sample)[1][:, ::-1][:, :_DIRECTIONS]
+    return _with_rest(pooled @ directions.astype(np.float32), np.einsum("nd,nd->n", pooled, pooled))
+
+
+def _with_rest(points: Floats, squares: Floats) -> Floats:
+    """Append the length that is missing from points to those of which the squared length is given."""
+    rest = np.sqrt(np.maximum(0, squares - np.einsum("nd,nd->n", points, points)))
+    return np.column_stack([points, rest]).astype(np.float32)
+
+
+def _pool(patterns: Floats) -> Floats:
+    """Return sums over small squares, scaled so that they are a projection on orthonormal directions."""
+    count, height, width, channels = patterns.shape
+    side = 1
+    while -(-height // side) * -(-width // side) * channels > _POOLED and side < max(height, width):
+        side += 1
+    padded = np.pad(patterns, ((0, 0), (0, -height % side), (0, -width % side), (0, 0)))
+    rows, columns = padded.shape[1] // side, padded.shape[2] // side
+    squares = padded.reshape(count, rows, side, columns, side, channels)
+    return np.asarray(squares.sum(axis=(2, 4)).reshape(count, -1) / side, dtype=np.float32)
+
+
+def _candidates(points: Floats, limit: float, start: int) -> Iterator[tuple[Indices, Indices]]:
+    """Yield positions (first, second), ``second < first``, ``start <= first``, of points at most `limit` apart.
+
+    Half the squared distance is one product of matrices, the squared lengths being two more coordinates.
+    """
+    halves = np.einsum("nd,nd->n", points, points) / 2
+    ones = np.ones_like(halves)
+    left = np.column_stack([points, -halves, -ones])
+    right = np.ascontiguousarray(np.column_stack([points, ones, halves]).T)
+    least = np.float32(-(limit**2) / 2 - _SLACK)
+    for row in range(start, len(points), _ROWS):
+        end = min(row + _ROWS, len(points))
+        for column in range(0, end, _COLUMNS):
+            near = left[row:end] @ right[:, column : min(column + _COLUMNS, end)] >= least
+            if near.any():
+                first, second = np.divmod(np.flatnonzero(near), near.shape[1])
+                below = second + column < first + row
+                yield first[below] + row, second[below] + column
+
+
+def _distances(images: Images, first: Indices, second: Indices) -> npt.NDArray[np.float64]:
+    found = np.empty(len(first))
+    for at in range(0, len(first), _STEP):
+        step = slice(at, at + _STEP)
+        apart = _patterns(images[first[step]]) - _patterns(images[second[step]])
+        found[step] = np.sqrt(np.einsum("nhwc,nhwc->n", apart, apart))
+    return found

@@ -1,0 +1,117 @@
+"""Pairs of images that look the same, as validate finds them and prepare heeds them: a CSV file, one row per pair."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.core.atomic import write_text
+from pipeline.core.errors import DataError
+
+HEADER = ("split", "index", "other_split", "other_index", "distance")
+
+Indices = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Positions of the two images of each pair, ``second < first``, and their distance; see `neighbours.search`."""
+
+    first: Indices
+    second: Indices
+    distance: npt.NDArray[np.float64]
+
+    def __len__(self) -> int:
+        return len(self.first)
+
+    def within(self, distance: float) -> Pairs:
+        """Return the pairs that are at most so far apart."""
+        near = self.distance <= distance
+        return Pairs(self.first[near], self.second[near], self.distance[near])
+
+
+NONE = Pairs(np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0))
+
+
+def joined(one: Pairs, other: Pairs) -> Pairs:
+    """Return the pairs of both."""
+    first, second = np.append(one.first, other.first), np.append(one.second, other.second)
+    return Pairs(first, second, np.append(one.distance, other.distance))
+
+
+Row = tuple[str, int, str, int, float]
+
+
+def rows(pairs: Pairs, sizes: Mapping[str, int]) -> list[Row]:
+    """Return split and index of both images of each pair, and their distance.
+
+    Args:
+        pairs: Positions in all splits, one after another.
+        sizes: Images of every split, in that order.
+    """
+    names, starts = list(sizes), np.cumsum([0, *sizes.values()])
+
+    def place(position: int) -> tuple[str, int]:
+        split = int(np.searchsorted(starts, position, side="right")) - 1
+        return names[split], int(position - starts[split])
+
+    return [
+        (*place(second), *place(first), round(float(distance), 4))
+        for first, second, distance in zip(pairs.first, pairs.second, pairs.distance, strict=True)
+    ]
+
+
+def save(path: Path, pairs: Pairs, sizes: Mapping[str, int]) -> None:
+    """Write pairs as a CSV file; arguments as for `rows`."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(HEADER)
+    writer.writerows((*ends, f"{distance:.4f}") for *ends, distance in rows(pairs, sizes))
+    write_text(path, text.getvalue())
+
+
+def load(path: Path, split: str, size: int) -> Pairs:
+    """Return the pairs of which both images are of a split, as indices into that split.
+
+    Raises:
+        DataError: The file is missing, damaged, or names an image that the split of `size` images does not have.
+    """
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            header, *rows = list(csv.reader(file, strict=True)) or [[]]
+        if tuple(header) != HEADER:
+            raise ValueError(f"columns {', '.join(header) or 'none'}")
+        inside = [(int(b), int(a), float(d)) for s, a, o, b, d in rows if s == o == split]
+        if any(not 0 <= second < first < size for first, second, _ in inside):
+            raise ValueError(f"an index outside of {size:,} images, or a pair the wrong way round")
+    except (OSError, ValueError, csv.Error) as error:
+        raise DataError(
+            f"{path} tells no pairs",
+            expected=f"rows of {', '.join(HEADER)}",
+            found=error,
+            next_step="dvc repro validate",
+        ) from None
+    table = np.array(inside, dtype=np.float64).reshape(-1, 3)
+    return Pairs(table[:, 0].astype(np.int64), table[:, 1].astype(np.int64), table[:, 2])
+
+
+def groups(first: Indices, second: Indices, count: int) -> Indices:
+    """Return for each of `count` images the lowest index that a chain of pairs links it to; its own without pairs."""
+    root = list(range(count))
+
+    def find(index: int) -> int:
+        while root[index] != index:
+            root[index] = root[root[index]]
+            index = root[index]
+        return index
+
+    for one, other in zip(first.tolist(), second.tolist(), strict=True):
+        low, high = sorted((find(one), find(other)))
+        root[high] = low
+    return np.array([find(index) for index in range(count)], dtype=np.int64)

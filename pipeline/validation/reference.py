@@ -1,0 +1,68 @@
+"""What the official train split is like: the scale on which a test split or an incoming batch is judged."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pydantic
+
+from pipeline.core.errors import DataError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_JUDGED = ("mean", "std", "ink", "saturation", "clipped")
+_SCALE = {"ink": 1.0, "clipped": 1.0}  # shares; the others are grey levels
+_TAIL = 0.005  # chosen: few enough images lie outside that damage to fewer of them moves no bound
+_MARGIN = 0.5  # chosen: how far beyond the quantile a bound is, as a share of the way from the median
+_SLACK = 0.01  # of the scale: train images that are all alike must not make bounds of no width
+
+
+class Levels(pydantic.BaseModel):
+    """Mean and standard deviation of each channel's level over the images of a class."""
+
+    model_config = pydantic.ConfigDict(frozen=True)
+
+    images: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+class Reference(pydantic.BaseModel):
+    """The scale; JSON holds all of it, so what validate learnt is at hand without the images."""
+
+    model_config = pydantic.ConfigDict(frozen=True)
+
+    shape: tuple[int, int, int]
+    bounds: dict[str, tuple[float, float]]
+    levels: dict[int, Levels]
+
+
+def learn(images: pd.DataFrame, split: str = "train") -> Reference:
+    """Return the scale that a table of images gives; see `table.image_table`.
+
+    A bound lies beyond the quantile of the tail: wide, and unmoved by a few damaged images.
+
+    Raises:
+        DataError: The table has no image of the split.
+    """
+    rows = images[images["split"] == split]
+    if rows.empty:
+        raise DataError(f"no images of {split} to learn bounds from", expected="at least one image", found="none")
+    height, width, channels = (int(size) for size in str(rows["shape"].iloc[0]).split("×"))
+    bounds = {name: _bounds(rows[name], _SCALE.get(name, 255.0)) for name in _JUDGED if name in rows}
+    names = [f"channel{channel}" for channel in range(channels)]
+    levels = {int(str(label)): _levels(found[names]) for label, found in rows.groupby("label")}
+    return Reference(shape=(height, width, channels), bounds=bounds, levels=levels)
+
+
+def _bounds(values: pd.Series[float], scale: float) -> tuple[float, float]:
+    low, middle, high = (float(values.quantile(share)) for share in (_TAIL, 0.5, 1 - _TAIL))
+    slack = _SLACK * scale
+    lowest, highest = low - _MARGIN * (middle - low) - slack, high + _MARGIN * (high - middle) + slack
+    return max(0.0, round(lowest, 4)), min(scale, round(highest, 4))
+
+
+def _levels(rows: pd.DataFrame) -> Levels:
+    mean, std = ([round(float(value), 4) for value in values] for values in (rows.mean(), rows.std(ddof=0)))
+    return Levels(images=len(rows), mean=tuple(mean), std=tuple(std))

@@ -1,0 +1,135 @@
+"""Tables that the gate judges: one row per image, and one row per class of each split."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pipeline.datasets.base import Images, Labelled
+from pipeline.validation.pairs import NONE, Pairs
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from pipeline.validation.reference import Reference
+
+CLASS_COLUMNS = ("split", "index", "images", "imbalance", "shift")
+_ROWS = 1024  # per step: bounds the memory for statistics in float32
+_SURE = 3.0  # standard errors of a mean
+
+
+def image_columns(channels: int) -> tuple[str, ...]:
+    """Return the columns of a table of images, which tell more of colour images than of grey ones."""
+    colour = ("saturation",) if channels == 3 else ()
+    levels = tuple(f"channel{channel}" for channel in range(channels))
+    found = ("sha256", "repeats", "leaked", "near", "near_leaked")
+    return ("split", "index", "label", "shape", "mean", "std", "ink", *colour, "clipped", *levels, *found)
+
+
+def image_table(parts: Mapping[str, Labelled], near: Pairs = NONE, scored: str = "test") -> pd.DataFrame:
+    """Return one row per image of the named splits, with `image_columns`.
+
+    ``mean`` and ``std`` are over an image's values (all channels), 0..255; ``ink`` is the share of values above 0, the
+    background of drawn datasets and black elsewhere; ``clipped`` the share at 255; ``saturation`` the mean
+    distance of a pixel's lowest channel from its highest, 0..255; ``channel0`` … the mean of each channel.
+    ``repeats``: the same pixels occur earlier in the split; ``near``: nearly the same pattern does. ``leaked`` and
+    ``near_leaked``: that occurs across the line between what is learnt from and what is scored on: for an image of
+    `scored` in any other split, for an image of a split after `scored` in `scored`.
+
+    Args:
+        parts: The splits, in the order of the table.
+        near: Pairs of near duplicates, as positions in that order.
+        scored: The split that models are scored on.
+    """
+    import pandas as pd
+
+    frames = []
+    for split, data in parts.items():
+        frame = pd.DataFrame(_statistics(data.images))
+        frame.insert(0, "split", split)
+        frame.insert(1, "index", np.arange(len(data)))
+        frame.insert(2, "label", data.labels)
+        frames.append(frame)
+    table = pd.concat(frames, ignore_index=True)
+    order = {split: place for place, split in enumerate(parts)}
+    place = table["split"].map(order).to_numpy(dtype=np.int64)
+    table["repeats"] = table.duplicated(["split", "sha256"])
+    table["leaked"] = _crosses(table["sha256"], place, order.get(scored, -1))
+    same = place[near.first] == place[near.second]
+    across = ~same & ((place[near.first] == order.get(scored)) | (place[near.second] == order.get(scored)))
+    table["near"] = np.isin(table.index, near.first[same])
+    table["near_leaked"] = np.isin(table.index, near.first[across])
+    return table
+
+
+def class_table(images: pd.DataFrame, classes: int, splits: tuple[str, ...], reference: Reference) -> pd.DataFrame:
+    """Return one row per class of each split, with `CLASS_COLUMNS`; ``index`` is the class.
+
+    ``imbalance`` is how many times larger the split's largest class is; empty for a class without images, which is
+    for ``class-count`` to catch. ``shift`` is how far the class's mean of a channel is from that of the reference, in
+    standard deviations of its images there, beyond what so few images leave to chance; of all channels the largest.
+    """
+    import pandas as pd
+
+    rows = []
+    for split in splits:
+        inside = images[(images["split"] == split) & images["label"].between(0, classes - 1)]
+        counts = np.bincount(inside["label"], minlength=classes)
+        for index, n in enumerate(counts):
+            shift = _shift(inside[inside["label"] == index], reference, index)
+            rows.append((split, index, int(n), counts.max() / n if n else np.nan, shift))
+    return pd.DataFrame(rows, columns=list(CLASS_COLUMNS))
+
+
+def _shift(images: pd.DataFrame, reference: Reference, label: int) -> float:
+    levels = reference.levels.get(label)
+    names = [f"channel{channel}" for channel in range(reference.shape[2])]
+    if levels is None or not len(images) or not set(names) <= set(images.columns):
+        return float("nan")
+    chance = _SURE * math.sqrt(1 / len(images) + 1 / levels.images)
+    away = [
+        abs(images[name].mean() - mean) / max(std, 1.0)
+        for name, mean, std in zip(names, levels.mean, levels.std, strict=True)
+    ]
+    return max(0.0, round(float(max(away)) - chance, 6))
+
+
+def _crosses(digests: pd.Series[str], place: np.ndarray, scored: int) -> np.ndarray:
+    """Tell which rows of `scored` occur before it, and which rows after it occur in it."""
+    before, inside, after = place < scored, place == scored, place > scored
+    return np.asarray(
+        (inside & digests.isin(digests[before])) | (after & digests.isin(digests[inside]) & (scored >= 0))
+    )
+
+
+def _statistics(images: Images) -> dict[str, Any]:
+    steps = [images[start : start + _ROWS] for start in range(0, max(len(images), 1), _ROWS)]
+    columns = [_of_step(step) for step in steps]
+    table: dict[str, Any] = {"shape": "×".join(map(str, images.shape[1:]))}
+    table |= {name: np.concatenate([column[name] for column in columns]) for name in columns[0]}
+    rows = (np.ascontiguousarray(image).data for image in images)
+    return table | {"sha256": [hashlib.sha256(row).hexdigest() for row in rows]}
+
+
+def _of_step(images: Images) -> dict[str, Any]:
+    height, width, channels = images.shape[1:]
+    size = height * width * channels
+    planes = np.ascontiguousarray(images.transpose(3, 0, 1, 2)).reshape(channels, len(images), height * width)
+    levels = planes.mean(axis=2, dtype=np.float32)
+    mean = levels.mean(axis=0)
+    squares = sum(np.einsum("nv,nv->n", away, away) for away in (plane - mean[:, None] for plane in planes))
+    found = {
+        "mean": mean,
+        "std": np.sqrt(squares / size),
+        "ink": sum(np.count_nonzero(plane, axis=1) for plane in planes) / size,
+    }
+    if len(planes) == 3:
+        red, green, blue = planes
+        low, high = np.minimum(np.minimum(red, green), blue), np.maximum(np.maximum(red, green), blue)
+        found["saturation"] = (high - low).mean(axis=1, dtype=np.float32)
+    found["clipped"] = sum(np.count_nonzero(plane == 255, axis=1) for plane in planes) / size
+    return found | {f"channel{channel}": level for channel, level in enumerate(levels)}
