@@ -25,10 +25,10 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from pipeline.backend import runtime
-from pipeline.datasets.base import Splits, load_splits
-from pipeline.evaluation import scale
-from pipeline.models import base
+from pipeline.backend import configure
+from pipeline.datasets.arrays import Splits, load_splits
+from pipeline.evaluation import feature_network
+from pipeline.models import loading
 from pipeline.models.base import Span
 from pipeline.models.families.gan import family as gan
 from pipeline.models.families.gan.family import FittedGan, score
@@ -99,7 +99,7 @@ class Timed:
 
 
 def ours(
-    hyperparameters: dict[str, Any], data: Splits, fixed: scale.Scale, *, epochs: int, seconds: float
+    hyperparameters: dict[str, Any], data: Splits, fixed: feature_network.FeatureNetwork, *, epochs: int, seconds: float
 ) -> tuple[Any, float, int]:
     """Return what our family trains, the seconds it took without scores, and its steps.
 
@@ -111,7 +111,7 @@ def ours(
             the model anew for each counts as training, too.
         seconds: How much time there is.
     """
-    family = base.load("gan", {})
+    family = loading.load("gan", {})
     family.scale = fixed
     spent, epoch, fitted = 0.0, 0, None
     with tempfile.TemporaryDirectory() as folder, patch.object(gan, "score", Timed(score)) as scoring:
@@ -137,8 +137,8 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "gan.json")
     arguments = parser.parse_args()
-    runtime.configure("tensorflow", threads=arguments.threads)
-    data, fixed = load_splits(arguments.data), scale.load(arguments.features)
+    configure.configure("tensorflow", threads=arguments.threads)
+    data, fixed = load_splits(arguments.data), feature_network.load(arguments.features)
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
     result: dict[str, Any] = {}
 
@@ -155,7 +155,7 @@ def main() -> None:
 
     peer, limit, steps = published(np.asarray(data.train.images), arguments.epochs)
     told("published", peer, limit, steps)
-    r19 = next(preset for preset in base.load("gan", {}).presets if preset.name == "R19").hyperparameters
+    r19 = next(preset for preset in loading.load("gan", {}).presets if preset.name == "R19").hyperparameters
     fitted, seconds, steps = ours(dict(r19), data, fixed, epochs=arguments.epochs, seconds=np.inf)
     told("R19", fitted.network, seconds, steps)
     fitted, seconds, steps = ours(OURS, data, fixed, epochs=0, seconds=limit)

@@ -27,17 +27,17 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 import throughput
 
 from pipeline.core import params
-from pipeline.datasets.base import save_splits
+from pipeline.datasets.arrays import save_splits
 from pipeline.executors.local import LocalExecutor
-from pipeline.models.base import Span, load
-from pipeline.models.training import training
-from pipeline.models.training.rung import Rung, run
-from pipeline.search.budget import Settings
-from pipeline.search.definition import Definition
-from pipeline.search.loop import Search
+from pipeline.models.base import Span
+from pipeline.models.loading import load
+from pipeline.models.training.task import TrainingTask, run, work
+from pipeline.search.mlflow_mirror import MlflowMirror
 from pipeline.search.progress import Expected, SearchProgress
-from pipeline.search.record import Record
+from pipeline.search.scheduler import TrialScheduler
+from pipeline.search.settings import SearchSettings
 from pipeline.search.study import Study
+from pipeline.search.study_definition import Definition
 from pipeline.search.trials import hyperparameters
 from pipeline.tracking.runs import Tracker
 
@@ -46,35 +46,35 @@ TRIALS = throughput.CONFIGURATIONS
 WARM_UP = throughput.WARM_UP
 
 
-def rung(folder: Path, data: Path, number: int, point: dict[str, Any], start: int, stop: int) -> Rung:
+def rung(folder: Path, data: Path, number: int, point: dict[str, Any], start: int, stop: int) -> TrainingTask:
     """Return a piece of a training."""
     span = Span(start, stop, TRIAL_EPOCHS)
-    return Rung("cnn", {}, point, data, abs(number), span, folder / f"trial-{number}", folder / "epochs.log")
+    return TrainingTask("cnn", {}, point, data, abs(number), span, folder / f"trial-{number}", folder / "epochs.log")
 
 
 def searched(folder: Path, data: Path) -> float:
     """Return the seconds that a search takes for the trials."""
     os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{folder / 'mlflow.db'}"
     budget = {"trials": len(TRIALS), "epochs": 10_000, "minutes": 600, "trial_epochs": TRIAL_EPOCHS}
-    settings = params.parse("search", {"pruner": "none", "budget": {"default": budget}}, Settings)
+    settings = params.parse("search", {"pruner": "none", "budget": {"default": budget}}, SearchSettings)
     family = load("cnn", {})
     family.presets_for = lambda dataset: {str(n): point for n, point in enumerate(TRIALS)}  # type: ignore[method-assign]
     definition = Definition("bench", "cnn", "", "", {}, settings.defining(), TRIAL_EPOCHS, "tensorflow")
     study = Study(folder / "study", definition, settings, family)
-    record = Record(Tracker("bench"), definition.name, "cnn", {"stage": "search"})
+    record = MlflowMirror(Tracker("bench"), definition.name, "cnn", {"stage": "search"})
 
-    def task(trial: Any, start: int, stop: int) -> Rung:
+    def task(trial: Any, start: int, stop: int) -> TrainingTask:
         return rung(folder, data, trial.number, hyperparameters(trial), start, stop)
 
     def discard(number: int) -> None:
         shutil.rmtree(folder / f"trial-{number}", ignore_errors=True)
 
-    with LocalExecutor(training.work("tensorflow"), [{} for _ in range(WORKERS)]) as executor:
+    with LocalExecutor(work("tensorflow"), [{} for _ in range(WORKERS)]) as executor:
         throughput.run_all(executor, {-1 - n: rung(folder, data, -1 - n, WARM_UP, 0, 1) for n in range(WORKERS)})
         limits = settings.budget["default"]
         progress = SearchProgress("overhead", Expected(limits, len(TRIALS) * TRIAL_EPOCHS, WORKERS, None))
         started = time.monotonic()
-        Search(study, limits, executor, lambda: record, task, discard, progress).run()
+        TrialScheduler(study, limits, executor, lambda: record, task, discard, progress).run()
         taken = time.monotonic() - started
     assert study.standing().counts["complete"] == len(TRIALS), study.standing()
     return taken
@@ -96,9 +96,9 @@ def bare(folder: Path, data: Path) -> list[float]:
 
 def train(folder: Path, data: Path, share: list[int], ready: Any, taken: Any) -> None:
     """Train some trials, one after the other, and tell how many seconds that took."""
-    from pipeline.backend import runtime
+    from pipeline.backend import configure
 
-    runtime.configure("tensorflow", threads=1)
+    configure.configure("tensorflow", threads=1)
     run(rung(folder, data, -1 - share[0], WARM_UP, 0, 1), lambda _: None)
     ready.wait()
     started = time.monotonic()

@@ -16,12 +16,12 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from pipeline.backend import runtime
-from pipeline.backend.precision import native_bfloat16
-from pipeline.datasets.base import Splits, load_splits
-from pipeline.models import base
+from pipeline.backend import configure
+from pipeline.backend.mixed_precision import native_bfloat16
+from pipeline.datasets.arrays import Splits, load_splits
+from pipeline.models import loading
 from pipeline.models.base import Span
-from pipeline.search.points import centre
+from pipeline.search.enqueued import centre
 
 EPOCHS = 3
 CONFIGURATIONS: dict[str, dict[str, Any]] = {
@@ -33,7 +33,7 @@ CONFIGURATIONS: dict[str, dict[str, Any]] = {
 
 def images_per_second(space: dict[str, Any], precision: str, data: Splits) -> float:
     """Return how fast one point trains: the middle of a space."""
-    family = base.load("cnn", {"space": space, "precision": precision})
+    family = loading.load("cnn", {"space": space, "precision": precision})
     point = centre(family.suggest)
     fitted = family.fit(point, data, Span(0, EPOCHS, EPOCHS), seed=0, state=None, on_epoch=lambda _: None)
     return len(data.train) / min(epoch["seconds"] for epoch in fitted.history[1:])
@@ -44,7 +44,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="a prepared dataset")
     parser.add_argument("--images", type=int, default=6400, help="how many to train on")
     arguments = parser.parse_args()
-    runtime.configure("tensorflow", threads=1)
+    configure.configure("tensorflow", threads=1)
     whole = load_splits(arguments.data)
     data = Splits(whole.train.take(np.arange(arguments.images)), whole.val.take(np.arange(64)), whole.class_names, "")
     print(f"the device computes with bfloat16: {'yes' if native_bfloat16() else 'no'}")

@@ -19,13 +19,13 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from pipeline.backend import runtime
+from pipeline.backend import configure
 from pipeline.executors.base import Done, Failed
 from pipeline.executors.local import LocalExecutor
-from pipeline.models import base
+from pipeline.models import loading
 from pipeline.models.base import Preset, Span
-from pipeline.models.training import training
-from pipeline.models.training.rung import Rung
+from pipeline.models.training import task
+from pipeline.models.training.task import TrainingTask
 
 ROOT = Path(__file__).resolve().parents[1]
 # As published; none is known of R3, for which 5 was chosen.
@@ -36,7 +36,7 @@ def references() -> dict[str, tuple[str, Preset]]:
     """Return the family and the preset of every reference classifier of images, by name."""
     found = {}
     for family in ("mlp", "cnn"):
-        for preset in base.load(family, {}).presets:
+        for preset in loading.load(family, {}).presets:
             found[preset.name] = (family, preset)
     return {name: found[name] for name in EPOCHS}
 
@@ -44,7 +44,7 @@ def references() -> dict[str, tuple[str, Preset]]:
 def train(names: list[str], data: Path, epochs: int | None, scratch: Path) -> Iterator[dict[str, Any]]:
     """Train references and yield a row for each as it ends."""
     known = references()
-    with LocalExecutor(training.work("tensorflow"), runtime.worker_environments(0)) as executor:
+    with LocalExecutor(task.work("tensorflow"), configure.worker_environments(0)) as executor:
         for key, name in enumerate(names):
             family, preset = known[name]
             count = epochs or EPOCHS[name]
@@ -53,7 +53,9 @@ def train(names: list[str], data: Path, epochs: int | None, scratch: Path) -> It
                 raise SystemExit(f"error: {folder} is not there: prepare {preset.dataset} first, or leave {name} out")
             span = Span(0, count, count)
             point = preset.hyperparameters
-            executor.submit(key, Rung(family, {}, point, folder, 0, span, scratch / name, scratch / "epochs.log"))
+            executor.submit(
+                key, TrainingTask(family, {}, point, folder, 0, span, scratch / name, scratch / "epochs.log")
+            )
         left = set(range(len(names)))
         while left:
             for event in executor.wait(1.0):

@@ -34,9 +34,9 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from pipeline.datasets.base import Splits, load_splits, save_splits
-from pipeline.project import workspace
-from pipeline.search import drawing
+from pipeline.datasets.arrays import Splits, load_splits, save_splits
+from pipeline.project import dvc, workspace
+from pipeline.search import plot_axes
 
 ROOT = Path(__file__).resolve().parents[1]
 # Perceptrons, as tutorials search them, so that each system tries dozens in five minutes. Chosen by us, and not
@@ -73,7 +73,8 @@ def compiled(hyperparameters: dict[str, Any], splits: Splits) -> Any:
     """Return a model as our families train it, without what the engine adds for speed."""
     import keras
 
-    from pipeline.models.base import Spec, load
+    from pipeline.models.base import Spec
+    from pipeline.models.loading import load
 
     model = load(FAMILY, SETTINGS).build(hyperparameters, Spec.of(splits))
     steps = TRIAL_EPOCHS * -(-len(splits.train) // int(hyperparameters["batch_size"]))
@@ -172,9 +173,9 @@ def search_kerastuner(splits: Splits, seed: int, told: Told, folder: Path) -> No
 
 def other(system: str, data: Path, seed: int, folder: Path) -> None:
     """Run one of the other searches in this process."""
-    from pipeline.backend import runtime
+    from pipeline.backend import configure
 
-    runtime.configure("tensorflow")
+    configure.configure("tensorflow")
     import keras
 
     keras.utils.set_random_seed(seed)
@@ -238,7 +239,7 @@ def ours(data: Path, seed: int, folder: Path) -> tuple[list[str], Path, dict[str
         str(data),
     ]
     command += ["--features", "data/features", "--studies", "data/studies", "--output", "reports/search"]
-    environment = workspace.environment(folder / "ours")
+    environment = dvc.environment(folder / "ours")
     environment.pop("MLFLOW_TRACKING_URI", None)
     return command, folder / "ours", environment
 
@@ -310,19 +311,19 @@ def compare(rows: list[dict[str, Any]]) -> None:
 
 def draw(rows: list[dict[str, Any]], picture: Path) -> None:
     """Draw the best so far of every search over time, to its end."""
-    figure, axes = drawing.titled(
+    figure, axes = plot_axes.titled(
         f"Best validation accuracy so far, {TRAIN:,} MNIST images, one line per seed", height=3.8
     )
     for name, colour in {"kerastuner": "#bf8700", "optuna": "#8250df", "ours": "#1a7f37"}.items():
         for place, one in enumerate(one for one in rows if one["system"] == name):
             curve = [*one["curve"], [one["wall_seconds"], one["best"]]]
             axes.step(*zip(*curve, strict=True), where="post", color=colour, lw=1.4, label=None if place else name)
-    drawing.measure(axes, "val_accuracy", [0.9, *(one["best"] for one in rows)])
+    plot_axes.measure(axes, "val_accuracy", [0.9, *(one["best"] for one in rows)])
     axes.set_ylim(0.9, max(one["best"] for one in rows) + 0.0005)
     axes.set_xlim(0, None)
     axes.set_xlabel("seconds, start-up included")
     axes.legend(loc="lower right", frameon=False)
-    picture.write_bytes(drawing.png(figure))
+    picture.write_bytes(plot_axes.png(figure))
 
 
 def subset(folder: Path, into: Path) -> None:

@@ -22,14 +22,15 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from pipeline.backend import runtime
-from pipeline.datasets.base import Labelled, Splits, load_splits, save_splits
+from pipeline.backend import configure
+from pipeline.datasets.arrays import Labelled, Splits, load_splits, save_splits
 from pipeline.executors.base import Done, Failed
 from pipeline.executors.local import LocalExecutor
-from pipeline.models.base import Span, Spec, load
+from pipeline.models.base import Span, Spec
 from pipeline.models.families.cnn.presets import PRESETS
-from pipeline.models.training import training
-from pipeline.models.training.rung import Rung
+from pipeline.models.loading import load
+from pipeline.models.training import task
+from pipeline.models.training.task import TrainingTask
 
 EPOCHS = 2
 _STACK = next(preset.hyperparameters for preset in PRESETS if preset.name == "R11")  # Adam at 1e-3, as the peer has it
@@ -62,18 +63,18 @@ def engine(splits: Splits, scratch: Path) -> float:
     """Return the seconds that the engine takes, workers up already."""
     save_splits(scratch / "data", splits)
 
-    def rung(key: int, configuration: dict, epochs: int) -> Rung:
+    def rung(key: int, configuration: dict, epochs: int) -> TrainingTask:
         span = Span(0, epochs, epochs)
-        return Rung("cnn", {}, configuration, scratch / "data", 0, span, scratch / str(key), scratch / "log")
+        return TrainingTask("cnn", {}, configuration, scratch / "data", 0, span, scratch / str(key), scratch / "log")
 
-    with LocalExecutor(training.work("tensorflow"), runtime.worker_environments(0)) as executor:
+    with LocalExecutor(task.work("tensorflow"), configure.worker_environments(0)) as executor:
         run_all(executor, {-1 - slot: rung(-1 - slot, WARM_UP, 1) for slot in range(executor.slots)})
         started = time.monotonic()
         run_all(executor, {key: rung(key, one, EPOCHS) for key, one in enumerate(CONFIGURATIONS)})
         return time.monotonic() - started
 
 
-def run_all(executor: LocalExecutor, rungs: dict[int, Rung]) -> None:
+def run_all(executor: LocalExecutor, rungs: dict[int, TrainingTask]) -> None:
     """Train every rung."""
     for key, rung in rungs.items():
         executor.submit(key, rung)
@@ -88,7 +89,7 @@ def run_all(executor: LocalExecutor, rungs: dict[int, Rung]) -> None:
 
 def plain(splits: Splits) -> float:
     """Return the seconds of the plain loop, TensorFlow imported and warm already."""
-    runtime.configure("tensorflow")
+    configure.configure("tensorflow")
     import keras
 
     family = load("cnn", {})

@@ -10,7 +10,7 @@ import pytest
 import sklearn
 
 from pipeline.core import params
-from pipeline.datasets.base import Splits, save_splits
+from pipeline.datasets.arrays import Splits, save_splits
 from pipeline.datasets.formats import digits
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -12,7 +12,9 @@ import grimp
 
 ROOT = Path(__file__).parents[1]
 FAMILIES = "pipeline.models.families"
-_TASK = re.compile(r"(pipeline(?:\.\w+)+)(?::\w+)?")  # "pipeline.models.training.rung:run", as work is named for workers
+_TASK = re.compile(
+    r"(pipeline(?:\.\w+)+)(?::\w+)?"
+)  # "pipeline.models.training.task:run", as work is named for workers
 
 
 @functools.cache
@@ -63,12 +65,16 @@ def choices(package: str, family: str | None) -> set[str]:
         return {f"{FAMILIES}.{name}.family" for name in ({family} if family else families())}
     children = set(graph().find_children(package))
     if package == "pipeline.evaluation":  # tasks lie beside what they share
-        return {child for child in children if "class Task(base.Task)" in (ROOT / path_of(child)).read_text(encoding="utf-8")}
+        return {
+            child
+            for child in children
+            if "class Task(base.Task)" in (ROOT / path_of(child)).read_text(encoding="utf-8")
+        }
     return children or {package}
 
 
 def closure(stage: str, family: str | None) -> set[str]:
-    """Return every module that a stage can load, itself included; packages, which hold a docstring only, are left out."""
+    """Return every module that a stage can load, itself included, but for packages: they hold a docstring only."""
     todo, seen = {f"pipeline.stages.{stage}"}, set[str]()
     while todo:
         seen |= todo

@@ -17,10 +17,10 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.datasets.base import Labelled, RawImages
+from pipeline.datasets.arrays import Labelled, RawImages
 from pipeline.project import workspace
 from pipeline.retraining import ingest
-from pipeline.validation.judge import Verdict
+from pipeline.validation.batch_checks import BatchDecision
 
 KILLED = -signal.SIGKILL
 CHANGES = {"os.rename", "os.remove", "os.mkdir", "os.rmdir", "shutil.rmtree"}
@@ -31,8 +31,8 @@ def drawn(seed: int, count: int = 6) -> Labelled:
     return Labelled(images, np.arange(count, dtype=np.int64) % 2)
 
 
-def judged(dataset: str, batch: Labelled, known: RawImages, scale: Any, settings: Any) -> Verdict:
-    return Verdict(("looks bad",) if batch.images[0, 0, 0, 0] == 255 else ())
+def judged(dataset: str, batch: Labelled, known: RawImages, scale: Any, settings: Any) -> BatchDecision:
+    return BatchDecision(("looks bad",) if batch.images[0, 0, 0, 0] == 255 else ())
 
 
 def make(root: Path) -> None:

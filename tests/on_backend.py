@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.backend import runtime
-from pipeline.datasets.base import Splits, load_splits
-from pipeline.models import base
+from pipeline.backend import configure
+from pipeline.datasets.arrays import Splits, load_splits
+from pipeline.models import base, loading
 
 INPUT = [[0, 1, 1, 0, 0], [0, 1, 1, 0, 0], [0, 1, 1, 0, 0], [0, 0, 0, 0, 0], [0, 0, 0, 0, 0]]
 KERNEL = [[1, 0, 1], [0, 1, 0], [1, 0, 1]]
@@ -69,7 +69,7 @@ def trainings(folder: Path) -> dict[str, list[float]]:
     options = {"mixup": 0.2, "cutout": 4, "flip": True, "l2": 1e-4}
     losses = {}
     for name in NETWORKS:
-        family = base.load(name, {"class_weights": "balanced"})
+        family = loading.load(name, {"class_weights": "balanced"})
         point = {**POINTS[name], **options}
         runs = [
             family.fit(point, data, Span(0, 2, 2), seed=1, state=None, on_epoch=lambda _: None).history
@@ -83,7 +83,7 @@ def completer(data: Splits) -> list[float]:
     """Return the losses of two epochs of a completer, then of the same again."""
     point = {"cell": "gru", "layers": 2, "units": 16, "dropout": 0.1, "optimizer": "adamw", "schedule": "cosine",
              "learning_rate": 5e-3, "weight_decay": 1e-4, "batch_size": 32}  # fmt: skip
-    family = base.load("seq2seq", {})
+    family = loading.load("seq2seq", {})
     return [epoch["loss"] for _ in range(2) for epoch in fitted(family, point, data)]
 
 
@@ -92,11 +92,11 @@ def transferred(data: Splits, folder: Path) -> list[float]:
     from test_models import POINTS
 
     folder.mkdir(exist_ok=True)
-    known = base.load("mlp", {})
+    known = loading.load("mlp", {})
     known.fit(POINTS["mlp"], data, base.Span(0, 1, 1), seed=1, state=None, on_epoch=lambda _: None).export(folder)
     file, named = folder / "model.keras", "models:/digits-classifier@champion"
     pin = {"version": "1", "file": str(file), "sha256": hashlib.sha256(file.read_bytes()).hexdigest()}
-    family = base.load("transfer", {"init_from": named, "pin": {"init_from": named, **pin}})
+    family = loading.load("transfer", {"init_from": named, "pin": {"init_from": named, **pin}})
     return [
         epoch["loss"] for _ in range(2) for epoch in fitted(family, {**POINTS["transfer"], "fine_tune": True}, data)
     ]
@@ -104,15 +104,15 @@ def transferred(data: Splits, folder: Path) -> list[float]:
 
 def distances(folder: Path) -> list[float]:
     """Return the distances to real images after two epochs of a generator, then of the same again."""
-    from pipeline.evaluation import scale
+    from pipeline.evaluation import feature_network
 
     data = load_splits(folder)
     point = {"architecture": "dcgan", "width": 16, "latent": 32, "conditional": True, "loss": "relativistic",
              "penalty": 0.5, "average": 0.9, "learning_rate": 1e-3, "beta_1": 0.5, "beta_2": 0.99,
              "batch_size": 16}  # fmt: skip
-    scale.train(data, folder.with_name("scale"), steps=20, seed=0)
-    family = base.load("gan", {})
-    family.scale = scale.load(folder.with_name("scale"))
+    feature_network.train(data, folder.with_name("scale"), steps=20, seed=0)
+    family = loading.load("gan", {})
+    family.scale = feature_network.load(folder.with_name("scale"))
     return [epoch["val_fid"] for _ in range(2) for epoch in fitted(family, point, data)]
 
 
@@ -130,7 +130,7 @@ def _array(value: Any) -> Any:
 def main() -> None:
     """Print what one backend computes."""
     backend, folder = sys.argv[1], Path(sys.argv[2])
-    runtime.configure(backend, threads=1)  # type: ignore[arg-type]
+    configure.configure(backend, threads=1)  # type: ignore[arg-type]
     import keras
 
     print(json.dumps({

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.datasets.base import Labelled, Splits, load_splits, save_splits
+from pipeline.datasets.arrays import Labelled, Splits, load_splits, save_splits
 
 REQUIRED = os.environ.get("BACKENDS", "tensorflow").split()
 INSTALLED = [name for name in ("tensorflow", "jax", "torch") if importlib.util.find_spec(name)]

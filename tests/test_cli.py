@@ -13,7 +13,7 @@ import pytest
 
 from pipeline.core import params
 from pipeline.core.errors import ParamsError, TrackingError
-from pipeline.project import check, workspace
+from pipeline.project import check, params_edit
 from pipeline.retraining import retrain
 from pipeline.tracking.runs import Tracker
 
@@ -29,7 +29,7 @@ def run(*arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
 def test_help_loads_nothing_heavy() -> None:
     heavy = "{'numpy', 'pandas', 'keras', 'tensorflow', 'mlflow', 'optuna', 'rich', 'pydantic', 'great_expectations'}"
     script = (
-        f"import sys, pipeline.cli.main; pipeline.cli.main._parser().format_help(); print({heavy} & set(sys.modules))"
+        f"import sys, pipeline.cli.main; pipeline.cli.main.parser().format_help(); print({heavy} & set(sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
@@ -108,7 +108,7 @@ def test_a_workspace_is_never_made_of_somebodys_folder(tmp_path: Path) -> None:
 
 def test_settings_keep_comments_and_touch_no_other_line() -> None:
     text = (ROOT / "params.yaml").read_text()
-    changed = workspace.override(text, ["search.generation=2"])
+    changed = params_edit.override(text, ["search.generation=2"])
     different = [(a, b) for a, b in zip(text.splitlines(), changed.splitlines(), strict=True) if a != b]
     assert len(different) == 1
     assert "generation: 2" in different[0][1]

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.core.code_digest import code_digest, imported_files
-from pipeline.models import base
+from pipeline.models import loading
 
 CODE = '''"""What it is."""
 
@@ -95,10 +95,10 @@ def test_files_count_by_what_is_in_them(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("family", ["mlp", "gan"])
 def test_a_training_is_decided_by_what_it_imports_and_by_no_other_family(family: str) -> None:
-    loaded = base.load(family, {})
+    loaded = loading.load(family, {})
     files = imported_files(loaded.sources(), ("models",))
     names = {path.stem for path in files}
     assert {"family", "presets", "base", "space"} <= names
     assert ("classifier" in names) == (family == "mlp")
     assert {path.parent.name for path in files if path.name == "family.py"} == {family}
-    assert base.training_digest(loaded) != base.training_digest(base.load("knn", {}))
+    assert loading.training_digest(loaded) != loading.training_digest(loading.load("knn", {}))

@@ -13,7 +13,7 @@ import pytest
 
 from pipeline.core import params
 from pipeline.core.errors import DataError
-from pipeline.datasets.base import RawImages
+from pipeline.datasets.arrays import RawImages
 from pipeline.datasets.formats import digits, idx
 
 ROOT = Path(__file__).resolve().parents[1]

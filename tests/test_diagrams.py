@@ -11,9 +11,9 @@ from optuna.trial import FrozenTrial, TrialState
 from PIL import Image
 
 from pipeline.core import params
-from pipeline.search import cost, diagrams
-from pipeline.search.budget import Budget, Settings
-from pipeline.search.drawing import Scale
+from pipeline.search import cost_estimate, plots
+from pipeline.search.plot_axes import Scale
+from pipeline.search.settings import Budget, SearchSettings
 from pipeline.search.study import rungs
 
 STATES = {"complete": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "failed": TrialState.FAIL}
@@ -54,9 +54,9 @@ USUAL = [
 def test_every_search_can_be_drawn_and_the_same_one_gives_the_same_bytes(
     trials: list[FrozenTrial], names: set[str]
 ) -> None:
-    pictures = diagrams.draw(trials, "val_accuracy", 0, {"rate": 0.9, "units": 0.1})
+    pictures = plots.draw(trials, "val_accuracy", 0, {"rate": 0.9, "units": 0.1})
     assert set(pictures) == names
-    assert diagrams.draw(trials, "val_accuracy", 0, {"rate": 0.9, "units": 0.1}) == pictures
+    assert plots.draw(trials, "val_accuracy", 0, {"rate": 0.9, "units": 0.1}) == pictures
     for content in pictures.values():
         image = Image.open(io.BytesIO(content))
         assert image.width >= 600
@@ -66,23 +66,23 @@ def test_every_search_can_be_drawn_and_the_same_one_gives_the_same_bytes(
 def test_the_timeline_tells_training_from_waiting() -> None:
     one = trial(1, "complete", [0.5, 0.9])
     assert one.datetime_start is not None
-    assert diagrams._trained(one, one.datetime_start.timestamp()) == [(3.0, 1.0), (7.0, 1.0)]
+    assert plots._trained(one, one.datetime_start.timestamp()) == [(3.0, 1.0), (7.0, 1.0)]
 
 
 def test_of_many_hyperparameters_those_that_matter_are_drawn_in_pictures_that_fit_a_page() -> None:
     points = [{f"dimension_{d}": number * d for d in range(40)} for number in range(3)]
     many = [trial(number, "complete", [0.5 + number / 10], **point) for number, point in enumerate(points)]
     importances = {f"dimension_{d}": d / 780 for d in range(40)}
-    for content in diagrams.draw(many, "val_accuracy", 2, importances).values():
+    for content in plots.draw(many, "val_accuracy", 2, importances).values():
         assert max(Image.open(io.BytesIO(content)).size) <= 1300
-    assert diagrams._weightiest(list(importances), importances, 2) == ["dimension_38", "dimension_39"]
+    assert plots._weightiest(list(importances), importances, 2) == ["dimension_38", "dimension_39"]
 
 
 def test_another_metric_than_a_share_is_drawn_too() -> None:
     kids = [trial(n, "complete", [0.3]) for n in range(2)]
     for one, value in zip(kids, (-0.31, -12.5), strict=True):
         one.user_attrs["history"][0]["val_kid"] = value
-    assert set(diagrams.draw(kids, "val_kid", 0, {})) == {"history", "curves", "timeline"}
+    assert set(plots.draw(kids, "val_kid", 0, {})) == {"history", "curves", "timeline"}
 
 
 def test_values_are_placed_by_size_and_factors_evenly_where_they_span_many() -> None:
@@ -95,14 +95,14 @@ def test_values_are_placed_by_size_and_factors_evenly_where_they_span_many() -> 
 
 def test_the_cost_of_a_search_is_told_from_budget_and_first_rung() -> None:
     budget = Budget(trials=9, epochs=999, minutes=5, trial_epochs=9)
-    settings = params.parse("search", {"budget": {"default": budget.model_dump()}}, Settings)
-    epochs = cost.expected_epochs(budget, settings, rungs(9, 3))
+    settings = params.parse("search", {"budget": {"default": budget.model_dump()}}, SearchSettings)
+    epochs = cost_estimate.expected_epochs(budget, settings, rungs(9, 3))
     assert epochs == 9 * 1 + 3 * 2 + 1 * 6  # halving keeps a third of the trials at each rung
-    unknown = cost.told(budget, epochs, 2, None)
+    unknown = cost_estimate.told(budget, epochs, 2, None)
     assert (
         unknown == "at most 9 trials, 999 epochs and 5 min on 2 workers; the first rung will tell how long that takes"
     )
-    known = cost.told(budget, epochs, 2, cost.Measured(2.0, 1_500_000))
+    known = cost_estimate.told(budget, epochs, 2, cost_estimate.Measured(2.0, 1_500_000))
     assert "about 21 epochs of 2.0 s each are expected: 21 s, 6.0 MB of checkpoints" in known
-    slow = cost.told(budget, epochs, 2, cost.Measured(600.0, 0))
+    slow = cost_estimate.told(budget, epochs, 2, cost_estimate.Measured(600.0, 0))
     assert "expected: 5.0 min" in slow  # time is a limit, too

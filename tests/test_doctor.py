@@ -2,6 +2,7 @@ import json
 import subprocess
 import sys
 import threading
+from argparse import Namespace
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -43,14 +44,14 @@ def server() -> Iterator[str]:
 
 
 def test_a_machine_with_everything_is_well(capsys: pytest.CaptureFixture[str]):
-    assert doctor.main(as_json=True) == 0
+    assert doctor.main(Namespace(json=True)) == 0
     told = json.loads(capsys.readouterr().out)
     assert {"name", "status", "found", "advice"} == set(told[0])
     assert "missing" not in {check["status"] for check in told}
 
 
 def test_people_get_a_table(capsys: pytest.CaptureFixture[str]):
-    assert doctor.main(as_json=False) == 0
+    assert doctor.main(Namespace(json=False)) == 0
     told = capsys.readouterr().out
     assert "Python" in told
     assert "great-expectations" in told
@@ -60,7 +61,7 @@ def test_a_missing_library_fails_and_says_what_to_install(monkeypatch: pytest.Mo
     installed = doctor._version
     monkeypatch.setattr(doctor, "_version", lambda name: None if name == "mlflow" else installed(name))
     assert found("mlflow") == doctor.Check("mlflow", "missing", "not installed", "make install")
-    assert doctor.main(as_json=True) == 1
+    assert doctor.main(Namespace(json=True)) == 1
 
 
 def test_two_backends_asked_for_is_a_contradiction(monkeypatch: pytest.MonkeyPatch):
@@ -141,7 +142,8 @@ def test_a_gpu_without_its_libraries_comes_with_the_command(project: Path, monke
 
 def test_nothing_heavy_is_imported():
     code = (
-        "import sys; from pipeline.cli import doctor; doctor.main(as_json=False); "
+        "import sys; from argparse import Namespace; from pipeline.cli import doctor; "
+        "doctor.main(Namespace(json=False)); "
         "print(sorted({'tensorflow', 'keras', 'mlflow', 'pandas', 'jax', 'torch'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)

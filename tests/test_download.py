@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.core.errors import DownloadError
-from pipeline.datasets.download import patience, sources
+from pipeline.datasets.download import sources, timeouts
 from pipeline.datasets.download.sources import Environment
 from pipeline.stages import download
 
@@ -43,9 +43,9 @@ def pins(unpacked: bool = True) -> list[dict[str, object]]:
     return found
 
 
-def settings(*mirrors: str, unpacked: bool = True) -> download.Settings:
+def settings(*mirrors: str, unpacked: bool = True) -> download.DownloadSettings:
     section = {"format": "idx", "mirrors": mirrors, "files": pins(unpacked), "classes": ["0", "1"]}
-    return download.Settings.model_validate(section)
+    return download.DownloadSettings.model_validate(section)
 
 
 @dataclass
@@ -112,7 +112,7 @@ class Place:
     partial: Path
     output: Path
 
-    def get(self, chosen: download.Settings, mirror: str | None = None) -> download.Result:
+    def get(self, chosen: download.DownloadSettings, mirror: str | None = None) -> download.DownloadResult:
         return download.run("toy", chosen, self.partial, self.output, Environment(mirror))
 
     def contents(self) -> dict[str, bytes]:
@@ -197,7 +197,7 @@ def test_missing_files_are_not_blamed_on_the_network(serve, place: Place) -> Non
 
 
 def test_a_silent_host_is_asked_once_in_a_run(serve, place: Place, silent: str, monkeypatch) -> None:
-    monkeypatch.setattr(patience, "READ_TIMEOUT_S", 1.0)
+    monkeypatch.setattr(timeouts, "READ_TIMEOUT_S", 1.0)
     since = time.monotonic()
     place.get(settings(silent, serve(SERVED).url))
     assert place.contents() == SERVED
@@ -205,8 +205,10 @@ def test_a_silent_host_is_asked_once_in_a_run(serve, place: Place, silent: str, 
 
 
 def test_waiting_is_budgeted_over_all_mirrors(place: Place, monkeypatch) -> None:
-    monkeypatch.setattr(patience, "READ_TIMEOUT_S", 1.0)
-    monkeypatch.setattr(patience.Patience.__init__, "__defaults__", (1.5, *patience.Patience.__init__.__defaults__[1:]))
+    monkeypatch.setattr(timeouts, "READ_TIMEOUT_S", 1.0)
+    monkeypatch.setattr(
+        timeouts.WaitBudget.__init__, "__defaults__", (1.5, *timeouts.WaitBudget.__init__.__defaults__[1:])
+    )
     listening = [socket.create_server(("127.0.0.1", 0)) for _ in range(4)]
     urls = [f"http://127.0.0.1:{server.getsockname()[1]}/" for server in listening]
     since = time.monotonic()
@@ -218,7 +220,7 @@ def test_waiting_is_budgeted_over_all_mirrors(place: Place, monkeypatch) -> None
 
 
 def test_the_real_budget_keeps_a_failure_within_30_seconds() -> None:
-    assert patience.BUDGET_S + patience.READ_TIMEOUT_S < 29
+    assert timeouts.BUDGET_S + timeouts.READ_TIMEOUT_S < 29
 
 
 def test_nothing_is_published_until_all_files_are_there_and_verified_ones_are_kept(serve, place: Place) -> None:
@@ -285,7 +287,10 @@ def test_a_relative_mirror_is_relative_to_where_one_stands(tmp_path: Path, place
 
 
 def test_package_data_is_found_without_importing_the_package(tmp_path: Path) -> None:
-    found = "import sys; from pipeline.datasets.download import sources; print(sources.locate('package:sklearn/datasets/data/x'), "
+    found = (
+        "import sys; from pipeline.datasets.download import sources; "
+        "print(sources.locate('package:sklearn/datasets/data/x'), "
+    )
     told = subprocess.run(
         [sys.executable, "-c", found + "'sklearn' in sys.modules)"],
         capture_output=True,
@@ -299,7 +304,7 @@ def test_package_data_is_found_without_importing_the_package(tmp_path: Path) -> 
 
 @pytest.mark.parametrize("source", ["package:no_such_package_here/x", "ftp://host/x"])
 def test_sources_that_cannot_be_read_are_told(source: str) -> None:
-    with pytest.raises(patience.Unavailable):
+    with pytest.raises(timeouts.Unavailable):
         sources.locate(source)
 
 

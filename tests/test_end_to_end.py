@@ -27,8 +27,8 @@ import pytest
 from mlflow import MlflowClient
 from ruamel.yaml import YAML
 
-from pipeline.datasets.base import TestSplit, load_test, save_test
-from pipeline.project import workspace
+from pipeline.datasets.arrays import TestSplit, load_test, save_test
+from pipeline.project import dvc, params_edit, workspace
 from pipeline.registry.versions import Registry
 
 SETTINGS = [
@@ -59,7 +59,7 @@ class Demo:
 
     def environment(self, **more: str) -> dict[str, str]:
         """Return the environment for commands in the workspace."""
-        env = {**workspace.environment(self.folder), **more}
+        env = {**dvc.environment(self.folder), **more}
         env.pop("MLFLOW_TRACKING_URI", None)
         return env
 
@@ -84,7 +84,7 @@ class Demo:
     def set(self, *settings: str) -> None:
         """Change params.yaml of the workspace."""
         path = self.folder / "params.yaml"
-        path.write_text(workspace.override(path.read_text(), settings))
+        path.write_text(params_edit.override(path.read_text(), settings))
 
     def json(self, path: str) -> Any:
         """Return the content of a report."""

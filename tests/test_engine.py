@@ -18,9 +18,8 @@ import pytest
 from pipeline.executors.base import Broken, Done, Event, Failed, Progress, Work
 from pipeline.executors.local import LocalExecutor
 from pipeline.models.base import Span
-from pipeline.models.training import training
 from pipeline.models.training.recipe import PLAIN
-from pipeline.models.training.rung import Rung
+from pipeline.models.training.task import TrainingTask, work
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="workers are forked on Linux only")
 WORK = Work("engine_tasks:run", "engine_tasks:setup", {"word": "ready"})
@@ -190,7 +189,7 @@ def test_memory_stays_bounded_over_two_hundred_trials(prepared_digits: Path, tmp
     """Every trial is another model, as in a search, and leaves some 11 MB behind in TensorFlow."""
     held: list[int] = []
     growth = 300
-    with LocalExecutor(training.work("tensorflow"), [{}, {}], growth=growth << 20) as executor:
+    with LocalExecutor(work("tensorflow"), [{}, {}], growth=growth << 20) as executor:
         for key in range(200):
             point = {
                 **PLAIN, "layers": 1 + key % 3, "units": 16 + key, "batch_norm": key % 2 == 0, "activation": "relu",
@@ -198,7 +197,10 @@ def test_memory_stays_bounded_over_two_hundred_trials(prepared_digits: Path, tmp
             }  # fmt: skip
             folder = tmp_path / f"trial-{key}"
             executor.submit(
-                key, Rung("mlp", {"space": {}}, point, prepared_digits, key, Span(0, 1, 1), folder, tmp_path / "log")
+                key,
+                TrainingTask(
+                    "mlp", {"space": {}}, point, prepared_digits, key, Span(0, 1, 1), folder, tmp_path / "log"
+                ),
             )
         done = 0
         while done < 200:

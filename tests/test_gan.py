@@ -9,15 +9,15 @@ import numpy as np
 import optuna
 import pytest
 
-from pipeline.backend import runtime
+from pipeline.backend import configure
 from pipeline.core.errors import DataError
-from pipeline.datasets.base import Splits, load_splits
-from pipeline.evaluation import scale
-from pipeline.models import base
+from pipeline.datasets.arrays import Splits, load_splits
+from pipeline.evaluation import feature_network
+from pipeline.models import loading
 from pipeline.models.base import Span, Spec
 from pipeline.models.families.gan import networks
 from pipeline.models.families.gan.family import Family, generate
-from pipeline.models.training.rung import Rung, run
+from pipeline.models.training.task import TrainingTask, run
 
 R19 = next(preset for preset in Family.presets if preset.name == "R19")
 POINT: dict[str, Any] = {
@@ -29,7 +29,7 @@ DENSE = {**R19.hyperparameters, "conditional": True, "loss": "hinge", "penalty":
 
 @pytest.fixture(scope="module", autouse=True)
 def keras_backend() -> None:
-    runtime.configure("tensorflow", threads=1)
+    configure.configure("tensorflow", threads=1)
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +40,7 @@ def data(prepared_digits: Path) -> Splits:
 @pytest.fixture(scope="module")
 def features(data: Splits, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("features") / "digits"
-    scale.train(data, folder, steps=60, seed=0)
+    feature_network.train(data, folder, steps=60, seed=0)
     return folder
 
 
@@ -48,7 +48,7 @@ def test_the_preset_has_the_counts_of_the_reference() -> None:
     spec = Spec(R19.image_shape, R19.classes)
     assert networks.generator(R19.hyperparameters, spec).count_params() == 227_344
     assert networks.discriminator(R19.hyperparameters, spec).count_params() == 100_609
-    family = base.load("gan", {"presets": ["R19"]})
+    family = loading.load("gan", {"presets": ["R19"]})
     assert family.presets_for("anything") == {"R19": R19.hyperparameters}
     assert family.trainable_parameters(R19.hyperparameters, spec) == 227_344 + 100_609
     assert not [key for key, value in R19.hyperparameters.items() if not family.space[key].holds(value)]
@@ -68,7 +68,7 @@ def test_networks_fit_images_of_any_size(shape: tuple[int, int, int], conditiona
 
 
 def test_every_point_of_the_searched_space_builds() -> None:
-    family = base.load("gan", {})
+    family = loading.load("gan", {})
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=3))
     for _ in range(3):
         hyperparameters = family.suggest(study.ask())
@@ -77,8 +77,8 @@ def test_every_point_of_the_searched_space_builds() -> None:
 
 
 def test_generated_digits_come_nearer_to_real_ones_and_the_label_decides_which(data: Splits, features: Path) -> None:
-    family = base.load("gan", {})
-    family.scale = scale.load(features)
+    family = loading.load("gan", {})
+    family.scale = feature_network.load(features)
     seen: list[float] = []
     eager = {**POINT, "penalty": 0.1, "learning_rate": 2e-3}
     fitted = family.fit(
@@ -98,8 +98,8 @@ def test_generated_digits_come_nearer_to_real_ones_and_the_label_decides_which(d
 def test_a_training_cut_into_rungs_gives_the_same_weights_as_one_run_through(
     hyperparameters: dict[str, Any], prepared_digits: Path, features: Path, tmp_path: Path
 ) -> None:
-    def rung(folder: str, start: int, stop: int) -> Rung:
-        return Rung("gan", {}, hyperparameters, prepared_digits, 5, Span(start, stop, 2), tmp_path / folder,
+    def rung(folder: str, start: int, stop: int) -> TrainingTask:
+        return TrainingTask("gan", {}, hyperparameters, prepared_digits, 5, Span(start, stop, 2), tmp_path / folder,
                     tmp_path / "epochs.log", features=features)  # fmt: skip
 
     begun = run(rung("cut", 0, 1), emit=lambda _: None)
@@ -122,7 +122,7 @@ def test_each_network_is_taught_by_its_own_loss_alone(loss: str, data: Splits) -
     from keras import ops
 
     hyperparameters = {**POINT, "loss": loss, "penalty": 0.0}
-    model = base.load("gan", {})._adversaries(hyperparameters, Spec.of(data), 0)  # type: ignore[attr-defined]
+    model = loading.load("gan", {})._adversaries(hyperparameters, Spec.of(data), 0)  # type: ignore[attr-defined]
     shown = {"images": data.train.images[:16], "labels": data.train.labels[:16].astype(np.int32)}
     shown = {name: ops.convert_to_tensor(np.asarray(array)) for name, array in shown.items()}
     generator, judge = model.generator.trainable_variables, model.discriminator.trainable_variables
@@ -154,7 +154,7 @@ def test_the_penalty_is_the_squared_slope_of_the_discriminator(data: Splits) -> 
     """Of a linear one the finite difference is exact: its mean over noise is the squared norm of its weights."""
     from keras import ops
 
-    model = base.load("gan", {})._adversaries(  # type: ignore[attr-defined]
+    model = loading.load("gan", {})._adversaries(  # type: ignore[attr-defined]
         {**R19.hyperparameters, "penalty": 2.0}, Spec.of(data), 0
     )
     first, last = model.discriminator.layers[-2:]
@@ -171,9 +171,9 @@ def test_the_penalty_is_the_squared_slope_of_the_discriminator(data: Splits) -> 
 
 
 def test_what_is_kept_is_the_running_average_of_the_generator(data: Splits) -> None:
-    from pipeline.models.training.average import follow
+    from pipeline.models.training.ema import follow
 
-    model = base.load("gan", {})._adversaries(  # type: ignore[attr-defined]
+    model = loading.load("gan", {})._adversaries(  # type: ignore[attr-defined]
         {**POINT, "average": 0.75}, Spec.of(data), 0
     )
     kernel, mean = model.generator.trainable_variables[0], model.average.variables[0]
@@ -189,20 +189,20 @@ def test_what_is_kept_is_the_running_average_of_the_generator(data: Splits) -> N
 
 def test_without_a_scale_it_says_which_stage_is_missing(data: Splits) -> None:
     with pytest.raises(DataError, match="dvc repro features"):
-        base.load("gan", {}).fit(POINT, data, Span(0, 1, 1), seed=0, state=None, on_epoch=lambda _: None)
+        loading.load("gan", {}).fit(POINT, data, Span(0, 1, 1), seed=0, state=None, on_epoch=lambda _: None)
 
 
 class TestScale:
     def test_it_is_the_reference_network_and_the_seed_decides_all_of_it(self, data: Splits, tmp_path: Path) -> None:
         for name, seed in (("a", 0), ("b", 0), ("c", 1)):
-            scale.train(data, tmp_path / name, steps=2, seed=seed)
+            feature_network.train(data, tmp_path / name, steps=2, seed=seed)
         files = [{p.name: p.read_bytes() for p in (tmp_path / name).iterdir()} for name in ("a", "b", "c")]
         assert files[0] == files[1]  # to the byte: DVC sees no change where there is none
         assert files[0]["network.npz"] != files[2]["network.npz"]
-        assert scale.load(tmp_path / "a").network.count_params() == 225_034  # R11
-        assert scale._network((32, 32, 3), 10).count_params() == 282_250  # R5
+        assert feature_network.load(tmp_path / "a").network.count_params() == 225_034  # R11
+        assert feature_network._network((32, 32, 3), 10).count_params() == 282_250  # R5
 
     def test_a_folder_for_another_family_is_refused(self, tmp_path: Path) -> None:
-        scale.not_needed(tmp_path / "none")
+        feature_network.not_needed(tmp_path / "none")
         with pytest.raises(DataError, match="holds no scale"):
-            scale.load(tmp_path / "none")
+            feature_network.load(tmp_path / "none")

@@ -119,7 +119,7 @@ def test_a_module_that_is_loaded_by_a_name_lies_on_no_higher_floor():
         f"{name} loads {other}"
         for name, other in loaded
         if floor[other.split(".")[1]] < floor[name.split(".")[1]]
-        and name != "pipeline.executors.nursery"  # preloads what lies beside it
+        and name != "pipeline.executors.fork_server"  # preloads what lies beside it
     ]
     assert not wrong, "\n".join(wrong)
 
@@ -156,7 +156,7 @@ def test_every_section_of_params_has_an_owner():
 
 def test_a_task_for_workers_leads_to_the_family_and_to_no_other():
     assert "pipeline.models.families.cnn.architectures.fast" in closure("search", "cnn")
-    assert "pipeline.models.training.rung" in closure("search", "cnn")  # named in a string
+    assert "pipeline.models.training.task" in closure("search", "cnn")  # named in a string
     assert not any(name.startswith(f"{FAMILIES}.cnn") for name in closure("search", "mlp"))
 
 

@@ -25,14 +25,15 @@ from PIL import Image
 from ruamel.yaml import YAML
 
 from pipeline.core import params
-from pipeline.core.atomic import write_json
 from pipeline.core.errors import DataError, PipelineError
-from pipeline.datasets import accepted, batches
-from pipeline.datasets.base import Labelled, RawImages
+from pipeline.core.files import write_json
+from pipeline.datasets import batches
+from pipeline.datasets import manifest as accepted
+from pipeline.datasets.arrays import Labelled, RawImages
 from pipeline.project import workspace
 from pipeline.retraining import ingest
 from pipeline.stages import prepare
-from pipeline.validation import gate, pairs, reference
+from pipeline.validation import duplicate_pairs, reference, suites
 from pipeline.validation.reference import Reference
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -70,7 +71,7 @@ def made(root: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         workspace.make_manifests(folder, content)
         return content
 
-    scale = reference.learn(gate.image_table({"train": RAW.train}))
+    scale = reference.learn(suites.image_table({"train": RAW.train}))
     monkeypatch.setattr(workspace, "settle", settle)
     monkeypatch.setattr(ingest, "_reference", lambda places: (RAW, scale))
     (root / "data/incoming/toy").mkdir(parents=True)
@@ -81,7 +82,7 @@ def made(root: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 class Taken:
     """What an ingest has answered and said."""
 
-    answer: ingest.Answer
+    answer: ingest.IngestSummary
     said: list[str]
 
 
@@ -302,7 +303,7 @@ def test_what_is_quarantined_is_whole(outcome: Outcome) -> None:
 def test_bad_batches_do_not_keep_the_good_ones_out(outcome: Outcome) -> None:
     lines = manifest(outcome.root)
     assert [(line["batch"], line["images"]) for line in lines] == [("a-good-folder", 60), ("a-good.npz", 90)]
-    assert outcome.taken.answer == ingest.Answer(accepted=2, quarantined=len(DAMAGED), images=150)
+    assert outcome.taken.answer == ingest.IngestSummary(accepted=2, quarantined=len(DAMAGED), images=150)
     assert {path.stem for path in (outcome.root / "data/accepted/toy").iterdir()} == {line["digest"] for line in lines}
     assert list((outcome.root / "data/incoming/toy").iterdir()) == []
 
@@ -323,7 +324,7 @@ def test_the_same_images_are_taken_once_whatever_they_are_called(project: Path) 
     put(project, "monday.npz", GOOD)
     put(project, "tuesday.npz", GOOD)
     first = take(project)
-    assert first.answer == ingest.Answer(accepted=1, known=1, images=90)
+    assert first.answer == ingest.IngestSummary(accepted=1, known=1, images=90)
     put(project, "wednesday.npz", GOOD)
     before = (project / "reports/ingest/toy.jsonl").read_bytes()
     second = take(project)
@@ -353,7 +354,7 @@ def test_nothing_to_take_is_fine(project: Path, box: str | None) -> None:
     else:
         (project / "data/incoming" / box).mkdir()
     taken = take(project)
-    assert taken.answer == ingest.Answer()
+    assert taken.answer == ingest.IngestSummary()
     assert manifest(project) == []
     strays = [] if box in (None, "toy") else [f"{project}/data/incoming/{box} is left alone: expected a dataset"]
     assert [line.partition(" of params.yaml")[0] for line in taken.said] == strays
@@ -368,7 +369,7 @@ def test_a_file_where_batches_are_expected_is_told(project: Path) -> None:
 
 def test_what_is_still_being_copied_is_left_alone(project: Path) -> None:
     path = put(project, ".monday.npz", GOOD)
-    assert take(project).answer == ingest.Answer()
+    assert take(project).answer == ingest.IngestSummary()
     assert path.exists()
 
 
@@ -410,7 +411,7 @@ def test_a_batch_that_cannot_be_moved_stays_and_does_not_stop_the_others(
 
     monkeypatch.setattr(Path, "replace", refuse)
     taken = take(project)
-    assert taken.answer == ingest.Answer(accepted=1, left=1, images=90)
+    assert taken.answer == ingest.IngestSummary(accepted=1, left=1, images=90)
     assert "a.npz is left alone: it cannot be moved: Permission denied" in taken.said[0]
     assert (project / "data/incoming/toy/a.npz").exists()
 
@@ -532,15 +533,15 @@ def test_near_duplicates_that_came_in_a_batch_stay_on_one_side_of_validation(pro
     twins = Labelled(np.stack([dusty(image, 2) for image in RAW.train.images[:60]]), RAW.train.labels[:60])
     accepted.append(
         project / "reports/ingest/toy.jsonl",
-        accepted.Line(
+        accepted.ManifestEntry(
             digest=accepted.store(project / "data/accepted/toy", twins), batch="twins", images=60, classes=NAMES
         ),
     )
     found = grown(project)
-    pairs.save(project / "near.csv", pairs.NONE, {"train": 240, "test": 45})
+    duplicate_pairs.save(project / "near.csv", duplicate_pairs.NONE, {"train": 240, "test": 45})
     near = prepare.near_duplicates(project / "near.csv", found, {"near_duplicates": {"threshold": 0.15}})
     assert {(int(a), int(b)) for a, b in zip(near.first, near.second, strict=True)} == {(240 + n, n) for n in range(60)}
-    splits = prepare.run(found.raw, prepare.Settings(val_fraction=0.3, seed=0), near).splits
+    splits = prepare.run(found.raw, prepare.PrepareSettings(val_fraction=0.3, seed=0), near).splits
     inside = {image.tobytes() for image in splits.val.images}
     both = [(image.tobytes() in inside) + (dusty(image, 2).tobytes() in inside) for image in RAW.train.images[:60]]
     assert set(both) == {0, 2}
@@ -552,7 +553,7 @@ def test_the_reference_is_what_validate_wrote(tmp_path: Path, monkeypatch: pytes
     settings = {"format": "shapes", "train": 40, "test": 20, "seed": 0, "classes": ["disc", "ring"]}
     write_json(tmp_path / "params.yaml", {"download": {"toy": settings}})
     raw = shapes.read(tmp_path, shapes.Settings.model_validate(settings))
-    scale = reference.learn(gate.image_table({"train": raw.train}))
+    scale = reference.learn(suites.image_table({"train": raw.train}))
     targets: list[str] = []
 
     def reproduce(root: Path, *, targets: list[str], quiet: bool, into: list[str] = targets) -> int:

@@ -9,16 +9,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline.backend import runtime
-from pipeline.datasets.base import Labelled, Splits, load_splits
-from pipeline.models import base
+from pipeline.backend import configure
+from pipeline.datasets.arrays import Labelled, Splits, load_splits
+from pipeline.models import loading
 from pipeline.models.base import Span
 from pipeline.models.families.knn import family as knn
 
 
 @pytest.fixture(scope="module", autouse=True)
 def keras_backend() -> None:
-    runtime.configure("tensorflow", threads=1)
+    configure.configure("tensorflow", threads=1)
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +49,7 @@ def test_the_majority_decides_and_of_equals_the_first() -> None:
 
 
 def test_the_number_of_neighbours_is_cross_validated_on_training_images_alone(data: Splits) -> None:
-    family = base.load("knn", {"neighbours": [1, 3, 600], "fold_images": 600})
+    family = loading.load("knn", {"neighbours": [1, 3, 600], "fold_images": 600})
     told: list[Any] = []
     fitted = family.fit({"metric": "l2"}, data, Span(0, 8, 8), seed=0, state=None, on_epoch=told.append)
     (epoch,) = fitted.history
@@ -61,7 +61,7 @@ def test_the_number_of_neighbours_is_cross_validated_on_training_images_alone(da
 
 
 def test_only_as_many_images_are_kept_as_params_allow(data: Splits, tmp_path: Path) -> None:
-    family = base.load("knn", {"images": {"l1": 50}, "fold_images": 50})
+    family = loading.load("knn", {"images": {"l1": 50}, "fold_images": 50})
     family.fit({"metric": "l1"}, data, Span(0, 1, 1), seed=0, state=None, on_epoch=lambda _: None).export(tmp_path)
     with np.load(tmp_path / "model.npz", allow_pickle=False) as stored:
         assert stored["images"].shape == (50, 28, 28, 1)

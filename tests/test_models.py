@@ -10,16 +10,16 @@ import numpy as np
 import optuna
 import pytest
 
-from pipeline.backend import runtime
+from pipeline.backend import configure
 from pipeline.core.errors import DataError, ParamsError
-from pipeline.datasets.base import Splits, load_splits
-from pipeline.models import base
+from pipeline.datasets.arrays import Splits, load_splits
+from pipeline.models import loading
 from pipeline.models.base import Fitted, Span, Spec, TrainingError
 from pipeline.models.families.cnn.family import architectures
 from pipeline.models.space import Choice, Range, Space, override
 from pipeline.models.training import checkpoint, recipe
-from pipeline.models.training.augment import Augment
-from pipeline.models.training.rung import Rung, run
+from pipeline.models.training.augmentation import Augment
+from pipeline.models.training.task import TrainingTask, run
 
 # Augmentation and all that draws random numbers is on: what a checkpoint leaves out would show.
 TRAINED: dict[str, Any] = {
@@ -54,7 +54,7 @@ NETWORKS = sorted(set(POINTS) - {"knn", "transfer"})
 
 @pytest.fixture(scope="module", autouse=True)
 def keras_backend() -> None:
-    runtime.configure("tensorflow", threads=1)
+    configure.configure("tensorflow", threads=1)
 
 
 @pytest.fixture(scope="module")
@@ -65,12 +65,12 @@ def data(prepared_digits: Path) -> Splits:
 def test_every_family_is_tried_here() -> None:
     """Here, or in a test of its own."""
     own = {path.stem.removeprefix("test_") for path in Path(__file__).parent.glob("test_*.py")}
-    assert base.family_names() - own <= set(POINTS) <= base.family_names()
+    assert loading.family_names() - own <= set(POINTS) <= loading.family_names()
 
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_the_loss_falls_and_unseen_digits_are_recognised(name: str, data: Splits) -> None:
-    family = base.load(name, {"space": {}})
+    family = loading.load(name, {"space": {}})
     seen: list[float] = []
     fitted = family.fit(
         POINTS[name], data, Span(0, 4, 4), seed=1, state=None, on_epoch=lambda m: seen.append(m["loss"])
@@ -86,9 +86,10 @@ def test_the_loss_falls_and_unseen_digits_are_recognised(name: str, data: Splits
 def test_a_training_cut_into_rungs_gives_the_same_weights_as_one_run_through(
     name: str, data: Splits, prepared_digits: Path, tmp_path: Path
 ) -> None:
-    def rung(folder: str, start: int, stop: int) -> Rung:
-        return Rung(name, {"space": {}}, POINTS[name], prepared_digits, 5, Span(start, stop, 3), tmp_path / folder,
-                    tmp_path / "epochs.log")  # fmt: skip
+    def rung(folder: str, start: int, stop: int) -> TrainingTask:
+        span = Span(start, stop, 3)
+        ledger = tmp_path / "epochs.log"
+        return TrainingTask(name, {"space": {}}, POINTS[name], prepared_digits, 5, span, tmp_path / folder, ledger)
 
     def losses(folder: str, *ends: int) -> list[float]:
         rungs = [rung(folder, start, end) for start, end in zip((0, *ends), ends, strict=False)]
@@ -110,7 +111,7 @@ def test_a_training_cut_into_rungs_gives_the_same_weights_as_one_run_through(
 def test_a_rung_goes_on_with_the_model_in_memory_only_while_the_checkpoint_is_its_own(
     data: Splits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    family = base.load("mlp", {"space": {}})
+    family = loading.load("mlp", {"space": {}})
     point = {**POINTS["mlp"], "average": 0.0}  # so that a training builds one network
     built: list[int] = []
     build = family.build
@@ -133,7 +134,7 @@ def test_a_rung_goes_on_with_the_model_in_memory_only_while_the_checkpoint_is_it
 
 
 def test_a_finished_rung_is_never_computed_again(prepared_digits: Path, tmp_path: Path) -> None:
-    rung = Rung(
+    rung = TrainingTask(
         "mlp", {"space": {}}, POINTS["mlp"], prepared_digits, 5, Span(0, 2, 2), tmp_path / "t", tmp_path / "log"
     )
     first = run(rung, emit=lambda _: None)
@@ -142,7 +143,7 @@ def test_a_finished_rung_is_never_computed_again(prepared_digits: Path, tmp_path
 
 
 def test_the_seed_decides_everything_and_another_seed_something_else(data: Splits) -> None:
-    family = base.load("mlp", {"space": {}})
+    family = loading.load("mlp", {"space": {}})
 
     def last_loss(seed: int) -> float:
         fitted = family.fit(POINTS["mlp"], data, Span(0, 1, 1), seed=seed, state=None, on_epoch=lambda _: None)
@@ -152,7 +153,7 @@ def test_the_seed_decides_everything_and_another_seed_something_else(data: Split
 
 
 def test_a_diverging_loss_is_an_error_that_says_so(data: Splits) -> None:
-    family = base.load("mlp", {"space": {}})
+    family = loading.load("mlp", {"space": {}})
     wild = {**POINTS["mlp"], "learning_rate": 1e38, "batch_norm": False}
     with pytest.raises(TrainingError, match="diverged in epoch 1"):
         family.fit(wild, data, Span(0, 1, 1), seed=1, state=None, on_epoch=lambda _: None)
@@ -177,7 +178,7 @@ def test_a_checkpoint_of_another_model_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_models_take_raw_colour_images_of_any_size(name: str) -> None:
-    model = base.load(name, {"space": {}}).build(POINTS[name], Spec((32, 20, 3), 7))
+    model = loading.load(name, {"space": {}}).build(POINTS[name], Spec((32, 20, 3), 7))
     assert model(np.zeros((2, 32, 20, 3), np.uint8)).shape == (2, 7)
 
 
@@ -200,7 +201,7 @@ def test_every_architecture_is_tried_here() -> None:
 @pytest.mark.parametrize("shape", [(28, 28, 1), (32, 32, 3)])
 def test_an_architecture_fits_both_sizes(architecture: str, shape: tuple[int, int, int]) -> None:
     own = {f"{architecture}_{key}": value for key, value in ARCHITECTURES[architecture].items()}
-    model = base.load("cnn", {}).build({"architecture": architecture, **own}, Spec(shape, 10))
+    model = loading.load("cnn", {}).build({"architecture": architecture, **own}, Spec(shape, 10))
     assert model(np.zeros((2, *shape), np.uint8)).shape == (2, 10)
     if architecture == "lenet" and shape == (28, 28, 1):
         assert model.count_params() == 61_706  # of the paper's layers, each reading all maps before
@@ -210,14 +211,14 @@ def test_an_architecture_fits_both_sizes(architecture: str, shape: tuple[int, in
 
 def test_adding_an_architecture_changes_no_study_that_does_not_use_it() -> None:
     narrowed = {"space": {"architecture": ["plain"]}}
-    used = {path.stem for path in base.load("cnn", narrowed).sources()}
+    used = {path.stem for path in loading.load("cnn", narrowed).sources()}
     assert {"plain", "family", "blocks", "presets"} <= used
     assert not used & (set(ARCHITECTURES) - {"plain"})
 
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_every_point_of_a_space_builds(name: str) -> None:
-    family = base.load(name, {"space": {}})
+    family = loading.load(name, {"space": {}})
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=3))
     for _ in range(5):
         hyperparameters = family.suggest(study.ask())
@@ -278,4 +279,4 @@ class TestSpace:
 
 def test_an_unknown_family_is_told_with_the_nearest() -> None:
     with pytest.raises(ParamsError, match=r"unknown family: expected 'cnn'\?.*found 'cn'"):
-        base.load("cn", {"space": {}})
+        loading.load("cn", {"space": {}})

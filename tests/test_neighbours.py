@@ -10,7 +10,7 @@ import pytest
 from pipeline.core.errors import DataError
 from pipeline.core.params import load
 from pipeline.datasets.formats import idx
-from pipeline.validation import neighbours, pairs
+from pipeline.validation import duplicate_pairs, near_duplicates
 
 PARAMS = Path(__file__).resolve().parents[1] / "params.yaml"
 
@@ -27,7 +27,7 @@ def brute_force(images: np.ndarray, limit: float) -> dict[tuple[int, int], float
 
 
 def found(images: np.ndarray, limit: float, since: int = 0) -> dict[tuple[int, int], float]:
-    near = neighbours.search(images, limit, since)
+    near = near_duplicates.search(images, limit, since)
     return {(int(a), int(b)): float(d) for a, b, d in zip(near.first, near.second, near.distance, strict=True)}
 
 
@@ -95,31 +95,31 @@ def test_too_few_images_have_no_pairs(count: int) -> None:
 
 
 def test_pairs_come_nearest_first() -> None:
-    near = neighbours.search(noise(300, (4, 4, 1)), 0.9)
+    near = near_duplicates.search(noise(300, (4, 4, 1)), 0.9)
     assert len(near) > 10
     assert (np.diff(near.distance) >= 0).all()
     assert len(near.within(float(near.distance[4]))) == 5
 
 
 def test_more_pairs_than_a_flaw_could_make_are_refused(monkeypatch) -> None:
-    monkeypatch.setattr(neighbours, "_MOST", 5)
+    monkeypatch.setattr(near_duplicates, "_MOST", 5)
     with pytest.raises(DataError, match=r"too many.*next: lower validate\.near_duplicates\.distance"):
-        neighbours.search(noise(300, (4, 4, 1)), 0.9)
+        near_duplicates.search(noise(300, (4, 4, 1)), 0.9)
 
 
 def test_saved_pairs_come_back_by_split(tmp_path: Path) -> None:
-    near = pairs.Pairs(np.array([3, 12, 14]), np.array([1, 2, 11]), np.array([0.01, 0.02, 0.03]))
-    pairs.save(tmp_path / "near.csv", near, {"train": 10, "test": 5})
+    near = duplicate_pairs.Pairs(np.array([3, 12, 14]), np.array([1, 2, 11]), np.array([0.01, 0.02, 0.03]))
+    duplicate_pairs.save(tmp_path / "near.csv", near, {"train": 10, "test": 5})
     assert (tmp_path / "near.csv").read_text().splitlines()[1:] == [
         "train,1,train,3,0.0100",
         "train,2,test,2,0.0200",
         "test,1,test,4,0.0300",
     ]
-    train = pairs.load(tmp_path / "near.csv", "train", 10)
+    train = duplicate_pairs.load(tmp_path / "near.csv", "train", 10)
     assert (train.first.tolist(), train.second.tolist(), train.distance.tolist()) == ([3], [1], [0.01])
 
 
-HEADER = ",".join(pairs.HEADER)
+HEADER = ",".join(duplicate_pairs.HEADER)
 
 
 @pytest.mark.parametrize(
@@ -137,14 +137,14 @@ HEADER = ",".join(pairs.HEADER)
 def test_damaged_pairs_are_refused(text: str, tmp_path: Path) -> None:
     (tmp_path / "near.csv").write_text(text)
     with pytest.raises(DataError, match=r"tells no pairs.*next: dvc repro validate"):
-        pairs.load(tmp_path / "near.csv", "train", 10)
+        duplicate_pairs.load(tmp_path / "near.csv", "train", 10)
 
 
 def test_missing_pairs_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="tells no pairs"):
-        pairs.load(tmp_path / "none.csv", "train", 10)
+        duplicate_pairs.load(tmp_path / "none.csv", "train", 10)
 
 
 def test_a_chain_of_pairs_is_one_group() -> None:
-    group = pairs.groups(np.array([5, 9, 7]), np.array([3, 5, 1]), 10)
+    group = duplicate_pairs.groups(np.array([5, 9, 7]), np.array([3, 5, 1]), 10)
     assert group.tolist() == [0, 1, 2, 3, 4, 3, 6, 1, 8, 3]

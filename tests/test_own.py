@@ -15,8 +15,8 @@ import pytest
 from PIL import Image
 
 from pipeline.core.errors import DataError, ParamsError
-from pipeline.datasets import own, picture
-from pipeline.datasets.base import RawImages
+from pipeline.datasets import decoding, packing
+from pipeline.datasets.arrays import RawImages
 from pipeline.datasets.formats import folder, table
 
 SECTION = {"format": "folder", "size": [16, 16], "channels": 3, "test_fraction": 0.25, "seed": 0}
@@ -47,7 +47,7 @@ def pinned(project: Path, **more: Any) -> dict[str, Any]:
 
     section = {**SECTION, "path": "pets", **more}
     text = override("download: {}\ndatasets: [pets]\n", [f"download.pets={section!r}"])
-    text = override(text, own.pins(YAML(typ="safe").load(text), project, project))
+    text = override(text, packing.pins(YAML(typ="safe").load(text), project, project))
     loaded: dict[str, Any] = YAML(typ="safe").load(text)["download"]["pets"]
     return loaded
 
@@ -81,7 +81,7 @@ def test_a_table_is_the_same_as_a_folder(tmp_path: Path) -> None:
     entries = table.collect(tmp_path / "pets/pets.csv")
     (tmp_path / "pets/pets.csv").unlink()
     assert [entry.path for entry in entries] == [entry.path for entry in folder.collect(tmp_path / "pets")]
-    assert own.classes("pets", entries) == ["cat", "dog"]
+    assert packing.classes("pets", entries) == ["cat", "dog"]
 
 
 @pytest.mark.parametrize(
@@ -180,7 +180,7 @@ def encoded(image: Image.Image, form: str = "PNG", **more: Any) -> bytes:
 
 
 def test_a_picture_keeps_its_proportions_and_gets_black_beside_it() -> None:
-    wide = picture.decode(encoded(Image.new("L", (40, 20), 255)), (16, 16), 1)[..., 0]
+    wide = decoding.decode(encoded(Image.new("L", (40, 20), 255)), (16, 16), 1)[..., 0]
     assert (wide[4:12] == 255).all()
     assert not wide[:4].any()
     assert not wide[12:].any()
@@ -191,7 +191,7 @@ def test_exif_orientation_is_applied() -> None:
     image.paste(255, (0, 0, 16, 8))  # bright above
     exif = Image.Exif()
     exif[0x0112] = 6  # the camera was turned: to be shown rotated by 90° clockwise
-    shown = picture.decode(encoded(image, "JPEG", exif=exif.tobytes(), quality=95), (16, 16), 1)[..., 0]
+    shown = decoding.decode(encoded(image, "JPEG", exif=exif.tobytes(), quality=95), (16, 16), 1)[..., 0]
     assert shown[:, 10:].mean() > 250
     assert shown[:, :6].mean() < 5
 
@@ -207,4 +207,4 @@ def test_exif_orientation_is_applied() -> None:
     ],
 )
 def test_every_kind_of_png_becomes_colour(image: Image.Image, expected: list[int]) -> None:
-    assert picture.decode(encoded(image), (8, 8), 3)[4, 4].tolist() == expected
+    assert decoding.decode(encoded(image), (8, 8), 3)[4, 4].tolist() == expected

@@ -15,7 +15,7 @@ import pytest
 from mlflow import MlflowClient
 from PIL import Image, ImageDraw
 
-from pipeline.project import workspace
+from pipeline.project import dvc
 
 PIPELINE = [sys.executable, "-m", "pipeline.cli.main"]
 DVC = [sys.executable, "-m", "dvc"]
@@ -43,7 +43,7 @@ def draw(folder: Path, per_class: int, seed: int) -> None:
 
 def command(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
     """Run a command in a folder."""
-    env = workspace.environment(folder)
+    env = dvc.environment(folder)
     env.pop("MLFLOW_TRACKING_URI", None)
     return subprocess.run(words, cwd=folder, env=env, capture_output=True, text=True, timeout=600, check=False)
 

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from pipeline.core.errors import DataError
-from pipeline.datasets.base import Labelled, RawImages, load_splits, load_test, save_splits, save_test
+from pipeline.datasets.arrays import Labelled, RawImages, load_splits, load_test, save_splits, save_test
 from pipeline.stages import prepare
-from pipeline.validation.pairs import Pairs
+from pipeline.validation.duplicate_pairs import Pairs
 
 
 def labelled(counts: list[int], seed: int) -> Labelled:
@@ -26,8 +26,8 @@ def raw() -> RawImages:
     return RawImages(labelled([200, 100, 50], 1), labelled([20, 10, 5], 2), ("a", "b", "c"))
 
 
-def settings(fraction: float = 0.1, seed: int = 0) -> prepare.Settings:
-    return prepare.Settings(val_fraction=fraction, seed=seed)
+def settings(fraction: float = 0.1, seed: int = 0) -> prepare.PrepareSettings:
+    return prepare.PrepareSettings(val_fraction=fraction, seed=seed)
 
 
 def pixels(data: Labelled) -> set[bytes]:

@@ -5,15 +5,15 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pipeline.backend import runtime
+from pipeline.backend import configure
 from pipeline.core.errors import ParamsError
-from pipeline.models import base
+from pipeline.models import loading
 from pipeline.models.base import Spec
 
 
 @pytest.fixture(scope="module", autouse=True)
 def keras_backend() -> None:
-    runtime.configure("tensorflow", threads=1)
+    configure.configure("tensorflow", threads=1)
 
 
 # Trainable parameters of the reference models, as they were counted when these were written down.
@@ -22,7 +22,7 @@ COUNTS = {
     "R8": 213_054, "R9": 101_770, "R10": 21_840, "R11": 225_034, "R14": 321,
     "R19": 227_344 + 100_609,
 }  # fmt: skip
-PRESETS = {preset.name: (name, preset) for name in base.family_names() for preset in base.load(name, {}).presets}
+PRESETS = {preset.name: (name, preset) for name in loading.family_names() for preset in loading.load(name, {}).presets}
 
 
 def test_every_reference_model_is_a_preset() -> None:
@@ -32,7 +32,7 @@ def test_every_reference_model_is_a_preset() -> None:
 @pytest.mark.parametrize("reference", sorted(PRESETS, key=lambda name: int(name[1:])))
 def test_a_preset_is_a_point_of_its_space_and_has_its_count(reference: str) -> None:
     name, preset = PRESETS[reference]
-    family = base.load(name, {"presets": [reference]})
+    family = loading.load(name, {"presets": [reference]})
     assert family.presets_for("anything") == {reference: preset.hyperparameters}
     outside = [key for key, value in preset.hyperparameters.items() if not family.space[key].holds(value)]
     assert not outside
@@ -41,11 +41,11 @@ def test_a_preset_is_a_point_of_its_space_and_has_its_count(reference: str) -> N
 
 
 def test_a_study_begins_with_the_presets_of_its_dataset_or_with_those_named() -> None:
-    assert set(base.load("mlp", {}).presets_for("mnist")) == {"R4", "R9"}
-    assert base.load("mlp", {}).presets_for("digits") == {}
-    assert base.load("mlp", {"presets": []}).presets_for("mnist") == {}
+    assert set(loading.load("mlp", {}).presets_for("mnist")) == {"R4", "R9"}
+    assert loading.load("mlp", {}).presets_for("digits") == {}
+    assert loading.load("mlp", {"presets": []}).presets_for("mnist") == {}
     with pytest.raises(ParamsError, match=r"mlp.presets: unknown: expected .*found 'R44'"):
-        base.load("mlp", {"presets": ["R44"]})
+        loading.load("mlp", {"presets": ["R44"]})
 
 
 def test_r14_learns_its_regression() -> None:
@@ -54,7 +54,7 @@ def test_r14_learns_its_regression() -> None:
 
     keras.utils.set_random_seed(0)
     preset = PRESETS["R14"][1]
-    model = base.load("rnn", {}).build(preset.hyperparameters, Spec(preset.image_shape, preset.classes))
+    model = loading.load("rnn", {}).build(preset.hyperparameters, Spec(preset.image_shape, preset.classes))
     steps = keras.Model(model.layers[2].output, model.output)  # behind what turns pixels into steps
     x = np.array([[[0.0, 0.1]], [[0.2, 0.3]], [[0.4, 0.5]], [[0.6, 0.7]]], np.float32)
     y = x.sum(axis=2)

@@ -11,17 +11,17 @@ import numpy as np
 import optuna
 import pytest
 
-from pipeline.backend import runtime
+from pipeline.backend import configure
 from pipeline.core.errors import DataError, ParamsError
-from pipeline.datasets.base import Labelled, Splits, load_splits
-from pipeline.models import base
+from pipeline.datasets.arrays import Labelled, Splits, load_splits
+from pipeline.models import loading
 from pipeline.models.base import Span, Spec, TrainingError
 from tests.test_models import POINTS
 
 
 @pytest.fixture(scope="module", autouse=True)
 def keras_backend() -> None:
-    runtime.configure("tensorflow", threads=1)
+    configure.configure("tensorflow", threads=1)
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +38,7 @@ def pretrained(data: Splits, tmp_path_factory: pytest.TempPathFactory) -> dict[s
     """A perceptron that knows digits 0 to 4, pinned as `pipeline.registry.pretrained` pins a registered one."""
     folder = tmp_path_factory.mktemp("pretrained")
     few = replace(data, train=_below(data.train, 5), val=_below(data.val, 5))
-    fitted = base.load("mlp", {}).fit(POINTS["mlp"], few, Span(0, 4, 4), seed=1, state=None, on_epoch=lambda _: None)
+    fitted = loading.load("mlp", {}).fit(POINTS["mlp"], few, Span(0, 4, 4), seed=1, state=None, on_epoch=lambda _: None)
     fitted.export(folder)
     file = folder / "model.keras"
     sha256 = hashlib.sha256(file.read_bytes()).hexdigest()
@@ -52,7 +52,7 @@ def test_the_body_stays_when_frozen_and_moves_when_fine_tuned(
 ) -> None:
     import keras
 
-    family = base.load("transfer", pretrained)
+    family = loading.load("transfer", pretrained)
     point = {**POINTS["transfer"], "fine_tune": fine_tune, "learning_rate": 1e-2}
     fitted = family.fit(point, data, Span(0, 3, 3), seed=1, state=None, on_epoch=lambda _: None)
     before = keras.saving.load_model(pretrained["pin"]["file"], compile=False)
@@ -67,12 +67,12 @@ def test_the_body_stays_when_frozen_and_moves_when_fine_tuned(
 def test_a_model_that_is_not_the_pinned_one_is_refused(pretrained: dict[str, Any], data: Splits) -> None:
     other = {**pretrained, "pin": {**pretrained["pin"], "sha256": "0" * 64}}
     with pytest.raises(DataError, match="expected sha256 0000"):
-        base.load("transfer", other).build(POINTS["transfer"], Spec.of(data))
+        loading.load("transfer", other).build(POINTS["transfer"], Spec.of(data))
     with pytest.raises(TrainingError, match=r"takes other images: expected \(32, 32, 3\), found \(28, 28, 1\)"):
-        base.load("transfer", pretrained).build(POINTS["transfer"], Spec((32, 32, 3), 10))
+        loading.load("transfer", pretrained).build(POINTS["transfer"], Spec((32, 32, 3), 10))
 
 
 @pytest.mark.parametrize("settings", [{}, {"init_from": "models:/a@b"}])
 def test_a_model_that_is_not_resolved_is_told_before_anything_trains(settings: dict[str, Any]) -> None:
     with pytest.raises(ParamsError, match=r"transfer\.init_from: expected a registered model such as"):
-        base.load("transfer", settings).suggest(optuna.create_study().ask())
+        loading.load("transfer", settings).suggest(optuna.create_study().ask())

@@ -22,7 +22,7 @@ import pytest
 from pipeline.core.errors import EngineError
 from pipeline.executors.base import Broken, Done, Event, Failed, Progress, Work
 from pipeline.project import workspace
-from pipeline.search.budget import Cluster
+from pipeline.search.settings import Cluster
 from tests.test_search import SETTINGS, Project, assert_complete, wait_for
 
 if importlib.util.find_spec("ray") is None and os.environ.get("PIPELINE_REQUIRE") != "ray":

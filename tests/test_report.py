@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from pipeline.core import params
-from pipeline.core.atomic import write_json, write_text
 from pipeline.core.errors import DataError
+from pipeline.core.files import write_json, write_text
 from pipeline.stages import report
 
 ROOT = Path(__file__).parents[1]

@@ -8,32 +8,32 @@ import numpy as np
 import pytest
 
 from pipeline.core.errors import DataError, ParamsError
-from pipeline.evaluation import base, complete, distances
+from pipeline.evaluation import base, complete, generative_metrics
 
 RANDOM = np.random.default_rng(0)
 
 
 def test_fid_of_normal_features_is_what_the_formula_says() -> None:
-    a = distances.Moments(np.array([0.0, 0.0]), np.diag([1.0, 4.0]))
-    b = distances.Moments(np.array([3.0, 4.0]), np.diag([9.0, 4.0]))
-    assert distances.fid(a, b) == pytest.approx(25 + (1 - 3) ** 2)  # means 5 apart; roots of variances 2 apart
-    assert distances.fid(a, a) == pytest.approx(0, abs=1e-9)
+    a = generative_metrics.Moments(np.array([0.0, 0.0]), np.diag([1.0, 4.0]))
+    b = generative_metrics.Moments(np.array([3.0, 4.0]), np.diag([9.0, 4.0]))
+    assert generative_metrics.fid(a, b) == pytest.approx(25 + (1 - 3) ** 2)  # means 5 apart; roots of variances 2 apart
+    assert generative_metrics.fid(a, a) == pytest.approx(0, abs=1e-9)
 
 
 def test_fid_takes_covariances_that_do_not_commute() -> None:
     from scipy.linalg import sqrtm
 
     one, other = (RANDOM.normal(size=(500, 5)) @ RANDOM.normal(size=(5, 5)) for _ in range(2))
-    a, b = distances.Moments.of(one), distances.Moments.of(other)
+    a, b = generative_metrics.Moments.of(one), generative_metrics.Moments.of(other)
     crossed = np.trace(sqrtm(a.covariance @ b.covariance)).real
     expected = ((a.mean - b.mean) ** 2).sum() + np.trace(a.covariance + b.covariance) - 2 * crossed
-    assert distances.fid(one, other) == pytest.approx(expected, rel=1e-6)
+    assert generative_metrics.fid(one, other) == pytest.approx(expected, rel=1e-6)
 
 
 def test_kid_is_unbiased_and_sees_a_shift() -> None:
-    draws = [distances.kid(RANDOM.normal(size=(60, 4)), RANDOM.normal(size=(50, 4))) for _ in range(200)]
+    draws = [generative_metrics.kid(RANDOM.normal(size=(60, 4)), RANDOM.normal(size=(50, 4))) for _ in range(200)]
     assert abs(np.mean(draws)) < 3 * np.std(draws) / np.sqrt(len(draws))
-    assert distances.kid(RANDOM.normal(1, 1, size=(60, 4)), RANDOM.normal(size=(50, 4))) > max(draws)
+    assert generative_metrics.kid(RANDOM.normal(1, 1, size=(60, 4)), RANDOM.normal(size=(50, 4))) > max(draws)
     x, y = RANDOM.normal(size=(3, 2)), RANDOM.normal(size=(4, 2))
 
     def kernel(a: np.ndarray, b: np.ndarray) -> float:
@@ -41,19 +41,21 @@ def test_kid_is_unbiased_and_sees_a_shift() -> None:
 
     within = [np.mean([kernel(a, b) for i, a in enumerate(of) for j, b in enumerate(of) if i != j]) for of in (x, y)]
     between = np.mean([kernel(a, b) for a in x for b in y])
-    assert distances.kid(x, y) == pytest.approx(sum(within) - 2 * between)
+    assert generative_metrics.kid(x, y) == pytest.approx(sum(within) - 2 * between)
 
 
 def test_a_class_is_covered_from_a_fifth_of_its_share_on() -> None:
     real = np.repeat(np.arange(3), 100)
-    assert distances.covered(np.repeat([0, 1, 2], [20, 7, 273]), real, 3) == 2  # 7 of 300 are 2.3 %, less than 6.7 %
-    assert distances.covered(np.repeat([0, 1, 2], [20, 20, 260]), real, 3) == 3
+    assert (
+        generative_metrics.covered(np.repeat([0, 1, 2], [20, 7, 273]), real, 3) == 2
+    )  # 7 of 300 are 2.3 %, less than 6.7 %
+    assert generative_metrics.covered(np.repeat([0, 1, 2], [20, 20, 260]), real, 3) == 3
 
 
 def test_the_nearest_neighbour_is_the_one_that_trying_all_finds() -> None:
     known, asked = RANDOM.normal(size=(300, 6)), RANDOM.normal(size=(2500, 6))
     expected = np.sqrt(((asked[:, None] - known[None]) ** 2).sum(axis=2)).min(axis=1)
-    np.testing.assert_allclose(distances.nearest(asked, known), expected, atol=1e-3)
+    np.testing.assert_allclose(generative_metrics.nearest(asked, known), expected, atol=1e-3)
 
 
 class TestGenerators:
@@ -79,7 +81,7 @@ class TestGenerators:
             base.load("generate").compare(self.kept(0.2, 1), other, "1")
 
     def test_the_key_changes_with_the_scale(self, tmp_path: Path) -> None:
-        from pipeline.datasets.base import Labelled, TestSplit
+        from pipeline.datasets.arrays import Labelled, TestSplit
 
         empty = Labelled(np.zeros((1, 2, 2, 1), np.uint8), np.zeros(1, np.int64))
         split, keys = TestSplit(empty, ("a",), "digest"), []

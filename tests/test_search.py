@@ -24,7 +24,7 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
-from pipeline.project import workspace
+from pipeline.project import dvc, params_edit, workspace
 from pipeline.search.study import rungs
 
 TRIALS, TRIAL_EPOCHS = 4, 3
@@ -52,7 +52,7 @@ class Project:
 
     def start(self) -> subprocess.Popen[str]:
         """Start the stage in a process group of its own."""
-        env = {**workspace.environment(self.folder), "CUDA_VISIBLE_DEVICES": ""}
+        env = {**dvc.environment(self.folder), "CUDA_VISIBLE_DEVICES": ""}
         env.pop("MLFLOW_TRACKING_URI", None)
         command = [sys.executable, *COMMAND.format(data=self.data, family=self.family).split()]
         return subprocess.Popen(
@@ -62,7 +62,7 @@ class Project:
     def set(self, *settings: str) -> None:
         """Change settings in params.yaml."""
         path = self.folder / "params.yaml"
-        path.write_text(workspace.override(path.read_text(), settings))
+        path.write_text(params_edit.override(path.read_text(), settings))
 
     def finish(self) -> None:
         """Run the stage to its end."""

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from pipeline.backend import runtime
+from pipeline.backend import configure
 from pipeline.executors.base import Done, Event, Progress
 from pipeline.models.base import Span
-from pipeline.models.training.rung import Rung, exported_model, run
 from pipeline.models.training.seeds import Seeds
+from pipeline.models.training.task import TrainingTask, exported_model, run
 from tests.test_models import POINTS
 
 SEEDS = (3, 4)
@@ -29,9 +29,9 @@ class Here:
     slots = 1
 
     def __init__(self, tasks: int = 99) -> None:
-        self._left, self._waiting = tasks, list[tuple[int, Rung]]()
+        self._left, self._waiting = tasks, list[tuple[int, TrainingTask]]()
 
-    def submit(self, key: int, task: Rung) -> None:
+    def submit(self, key: int, task: TrainingTask) -> None:
         self._waiting.append((key, task))
 
     def wait(self, timeout_s: float) -> Iterator[Event]:
@@ -47,12 +47,12 @@ class Here:
 
 @pytest.fixture(scope="module", autouse=True)
 def keras_backend() -> None:
-    runtime.configure("tensorflow", threads=1)
+    configure.configure("tensorflow", threads=1)
 
 
 def seeds(data: Path, folder: Path) -> Seeds:
     rungs = {
-        seed: Rung("mlp", {}, POINTS["mlp"], data, seed, Span(0, EPOCHS, EPOCHS), folder / f"seed-{seed}",
+        seed: TrainingTask("mlp", {}, POINTS["mlp"], data, seed, Span(0, EPOCHS, EPOCHS), folder / f"seed-{seed}",
                    folder / "epochs.log", export=True)
         for seed in SEEDS
     }  # fmt: skip

@@ -9,12 +9,12 @@ import numpy as np
 import optuna
 import pytest
 
-from pipeline.backend import runtime
-from pipeline.datasets.base import Splits, load_splits
+from pipeline.backend import configure
+from pipeline.datasets.arrays import Splits, load_splits
 from pipeline.evaluation import complete
-from pipeline.models import base
+from pipeline.models import loading
 from pipeline.models.base import Span, Spec
-from pipeline.models.training.rung import Rung, run
+from pipeline.models.training.task import TrainingTask, run
 
 POINT: dict[str, Any] = {
     "cell": "gru", "layers": 2, "units": 32, "dropout": 0.1, "optimizer": "adamw", "schedule": "cosine",
@@ -24,7 +24,7 @@ POINT: dict[str, Any] = {
 
 @pytest.fixture(scope="module", autouse=True)
 def keras_backend() -> None:
-    runtime.configure("tensorflow", threads=1)
+    configure.configure("tensorflow", threads=1)
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +33,7 @@ def data(prepared_digits: Path) -> Splits:
 
 
 def test_it_completes_unseen_digits_better_than_repeating_their_last_row(data: Splits, tmp_path: Path) -> None:
-    family = base.load("seq2seq", {})
+    family = loading.load("seq2seq", {})
     fitted = family.fit(POINT, data, Span(0, 6, 6), seed=1, state=None, on_epoch=lambda _: None)
     first, last = fitted.history[0], fitted.history[-1]
     baseline = complete.squared_errors(complete.repeated(np.asarray(data.val.images)), np.asarray(data.val.images))
@@ -48,8 +48,8 @@ def test_it_completes_unseen_digits_better_than_repeating_their_last_row(data: S
 def test_a_training_cut_into_rungs_gives_the_same_weights_as_one_run_through(
     prepared_digits: Path, tmp_path: Path
 ) -> None:
-    def rung(folder: str, start: int, stop: int) -> Rung:
-        return Rung("seq2seq", {}, POINT, prepared_digits, 5, Span(start, stop, 2), tmp_path / folder,
+    def rung(folder: str, start: int, stop: int) -> TrainingTask:
+        return TrainingTask("seq2seq", {}, POINT, prepared_digits, 5, Span(start, stop, 2), tmp_path / folder,
                     tmp_path / "epochs.log")  # fmt: skip
 
     begun = run(rung("cut", 0, 1), emit=lambda _: None)
@@ -63,12 +63,12 @@ def test_a_training_cut_into_rungs_gives_the_same_weights_as_one_run_through(
 
 @pytest.mark.parametrize("cell", ["gru", "lstm"])
 def test_it_takes_upper_halves_of_any_size(cell: str) -> None:
-    model = base.load("seq2seq", {}).build({**POINT, "cell": cell}, Spec((9, 20, 3), 7))
+    model = loading.load("seq2seq", {}).build({**POINT, "cell": cell}, Spec((9, 20, 3), 7))
     assert model(np.zeros((2, 4, 20, 3), np.uint8)).shape == (2, 5, 20, 3)
 
 
 def test_every_point_of_the_searched_space_builds() -> None:
-    family = base.load("seq2seq", {})
+    family = loading.load("seq2seq", {})
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=3))
     for _ in range(2):
         hyperparameters = family.suggest(study.ask())

@@ -11,11 +11,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pipeline.backend import runtime
-from pipeline.datasets.base import Splits, TestSplit, load_splits
+from pipeline.backend import configure
+from pipeline.datasets.arrays import Splits, TestSplit, load_splits
 from pipeline.evaluation import base as scores
-from pipeline.evaluation import scale
-from pipeline.models import base
+from pipeline.evaluation import feature_network
+from pipeline.models import loading
 from pipeline.models.base import Spec
 from pipeline.registry.versions import _interface
 
@@ -26,7 +26,7 @@ COMPLETER = {"cell": "gru", "layers": 1, "units": 32, "dropout": 0.0}
 
 @pytest.fixture(scope="module", autouse=True)
 def keras_backend() -> None:
-    runtime.configure("tensorflow", threads=1)
+    configure.configure("tensorflow", threads=1)
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +39,7 @@ def served(family: str, hyperparameters: dict[str, Any], folder: Path) -> Any:
     from pipeline.serving.completer import Completer
     from pipeline.serving.generator import Generator
 
-    model = base.load(family, {}).build(hyperparameters, Spec((28, 28, 1), 10))  # type: ignore[attr-defined]
+    model = loading.load(family, {}).build(hyperparameters, Spec((28, 28, 1), 10))  # type: ignore[attr-defined]
     model.save(folder / "model.keras")
     wrapped = {"gan": Generator, "seq2seq": Completer}[family]()
     config = {"class_names": list(NAMES), "backend": "tensorflow"}
@@ -95,7 +95,7 @@ def test_what_callers_are_told_to_send_is_what_models_take(tmp_path: Path, data:
 
 
 def test_an_untrained_generator_scores_far_above_the_floor(tmp_path: Path, data: Splits) -> None:
-    scale.train(data, tmp_path / "scale", steps=60, seed=0)
+    feature_network.train(data, tmp_path / "scale", steps=60, seed=0)
     split = TestSplit(data.val, data.class_names, "digest")
     scored = scores.load("generate").score(served("gan", POINT, tmp_path), split, tmp_path / "scale", 0.95)
     assert scored.figures["fid"] > 5 * scored.figures["floor_fid"]
@@ -108,7 +108,7 @@ def test_an_untrained_generator_scores_far_above_the_floor(tmp_path: Path, data:
 
 
 def test_training_images_given_back_are_called_memorised(tmp_path: Path, data: Splits) -> None:
-    scale.train(data, tmp_path / "scale", steps=60, seed=0)
+    feature_network.train(data, tmp_path / "scale", steps=60, seed=0)
     split = TestSplit(data.val, data.class_names, "digest")
     by_class = [data.train.images[data.train.labels == label] for label in range(10)]
 

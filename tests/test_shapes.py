@@ -52,7 +52,7 @@ def test_an_unknown_shape_is_told_with_the_nearest() -> None:
 
 
 def test_there_is_nothing_to_download(tmp_path: Path) -> None:
-    section = params.load("download.shapes", download.Settings, ROOT / "params.yaml")
+    section = params.load("download.shapes", download.DownloadSettings, ROOT / "params.yaml")
     result = download.run("shapes", section, tmp_path / "partial", tmp_path / "raw", Environment(None, None))
     assert result.folder == tmp_path / "raw"
     assert [path.name for path in (tmp_path / "raw").iterdir()] == ["README.txt"]

@@ -20,13 +20,13 @@ from pipeline.core.errors import EngineError, ParamsError
 from pipeline.executors.base import Done, Event
 from pipeline.models.base import BaseFamily, FamilySettings
 from pipeline.models.space import Choice, Hyperparameters, Range, Space, Trial
-from pipeline.models.training.rung import Trained
-from pipeline.search import loop, points, progress, sampling, shelf
-from pipeline.search.budget import Budget, Settings
-from pipeline.search.definition import Definition
-from pipeline.search.loop import Search
+from pipeline.models.training.task import TaskResult
+from pipeline.search import enqueued, progress, samplers, scheduler, study_store
 from pipeline.search.progress import Expected, SearchProgress
+from pipeline.search.scheduler import TrialScheduler
+from pipeline.search.settings import Budget, SearchSettings
 from pipeline.search.study import Study
+from pipeline.search.study_definition import Definition
 from pipeline.search.trials import history, hyperparameters, preset
 
 BUDGET = {"default": {"trials": 9, "epochs": 99, "minutes": 1, "trial_epochs": 3}}
@@ -61,7 +61,7 @@ class Family(BaseFamily):
 
 def opened(folder: Path, trial_epochs: int = 3, **search: Any) -> Study:
     """Open a study, or open it again."""
-    settings = params.parse("search", {"budget": BUDGET, **search}, Settings)
+    settings = params.parse("search", {"budget": BUDGET, **search}, SearchSettings)
     definition = Definition("digits", "fake", "d", "c", {}, settings.defining(), trial_epochs, "tensorflow")
     return Study(folder, definition, settings, Family("fake", FamilySettings()))
 
@@ -146,7 +146,7 @@ def test_a_grid_too_large_to_walk_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_range_of_whole_numbers_has_whole_points_on_a_grid() -> None:
-    found = points.grid(lambda trial: {"n": trial.suggest_int("n", 1, 16, log=True)}, 3)
+    found = enqueued.grid(lambda trial: {"n": trial.suggest_int("n", 1, 16, log=True)}, 3)
     assert found == [{"n": 1}, {"n": 4}, {"n": 16}]
 
 
@@ -238,7 +238,7 @@ def test_a_sampler_learns_from_trials_that_wait(tmp_path: Path) -> None:
     for place in range(8):
         trial = ask(told)
         told.record(trial, [epoch(1, 0.9 if place == 3 else 0.1)])  # they all wait, none has ended
-    seen = sampling._comparable(told._study)
+    seen = samplers._comparable(told._study)
     assert len(seen._get_trials(states=(optuna.trial.TrialState.COMPLETE,))) == 8
     assert {trial.state for trial in told._study.get_trials()} == {optuna.trial.TrialState.RUNNING}
     assert told._study.sampler.infer_relative_search_space(told._study, told.trials[0])  # it knows the dimensions
@@ -248,7 +248,7 @@ def test_a_sampler_compares_trials_after_epochs_that_enough_have_come_to(tmp_pat
     study = opened(tmp_path, sampler="tpe")
 
     def seen() -> list[float | None]:
-        return [trial.value for trial in sampling._comparable(study._study)._get_trials()]
+        return [trial.value for trial in samplers._comparable(study._study)._get_trials()]
 
     first = ask(study)
     study.record(first, [epoch(1, 0.2), epoch(2, 0.8), epoch(3, 0.9)])
@@ -264,7 +264,7 @@ def test_a_sampler_compares_trials_after_epochs_that_enough_have_come_to(tmp_pat
     study.record(others[4], [epoch(1, 0.99)])
     assert seen()[5] is None  # it has not, so it is worth less, whatever it had after one epoch
     study.tell(others[4], "failed")
-    assert sampling._comparable(study._study)._get_trials()[5].state.name == "FAIL"
+    assert samplers._comparable(study._study)._get_trials()[5].state.name == "FAIL"
 
 
 INSIDE: Hyperparameters = {"rate": 2e-3, "layers": 2, "norm": False}
@@ -306,7 +306,7 @@ def test_presets_are_trials_of_their_own_and_stay_what_they_are(sampler: Any, tm
 @pytest.mark.usefixtures("presets")
 def test_presets_can_be_left_out_and_then_it_is_another_study(tmp_path: Path) -> None:
     assert opened(tmp_path, presets=False).ask_preset() is None
-    settings = [params.parse("search", {"budget": BUDGET, "presets": flag}, Settings) for flag in (True, False)]
+    settings = [params.parse("search", {"budget": BUDGET, "presets": flag}, SearchSettings) for flag in (True, False)]
     names = {Definition("d", "f", "d", "c", {}, one.defining(), 3, "tensorflow").name for one in settings}
     assert len(names) == 2
 
@@ -405,7 +405,7 @@ class Engine:
         key, (start, stop) = self.queue.pop(0)
         self.epochs += stop - start
         value = (key * 7 % 10) / 10
-        yield Done(key, Trained([epoch(number, value) for number in range(start + 1, stop + 1)], 10), "fake")
+        yield Done(key, TaskResult([epoch(number, value) for number in range(start + 1, stop + 1)], 10), "fake")
 
 
 def search(study: Study, trials: int, epochs: int, checkpoints: Path) -> Engine:
@@ -419,7 +419,7 @@ def search(study: Study, trials: int, epochs: int, checkpoints: Path) -> Engine:
         shutil.rmtree(checkpoints / str(number), ignore_errors=True)
 
     told = SearchProgress("fake", Expected(budget, 9, 2, None))
-    Search(study, budget, engine, lambda: record, task, discard, told).run()  # type: ignore[arg-type]
+    TrialScheduler(study, budget, engine, lambda: record, task, discard, told).run()  # type: ignore[arg-type]
     return engine
 
 
@@ -430,7 +430,7 @@ def test_beyond_its_budget_a_search_tells_how_long_what_it_started_will_take(
     study = opened(tmp_path, trial_epochs=9)
     trial = ask(study)
     study.record(trial, [epoch(1, 0.9, seconds=40.0)])
-    running = loop._Running(trial, rung=(), start=1, stop=3, since=0.0)  # type: ignore[arg-type]
+    running = scheduler._Running(trial, rung=(), start=1, stop=3, since=0.0)  # type: ignore[arg-type]
     budget = params.parse("b", {"trials": 9, "epochs": 1, "minutes": 1, "trial_epochs": 1}, Budget)
     told = SearchProgress("fake", Expected(budget, 9, 2, None))
     told.update(study, budget, waiting=0, finishing_s=running.left_s(told.epoch_s, now=1.0))
@@ -445,7 +445,9 @@ def test_checkpoints_of_ended_trials_go_at_once_those_that_a_kill_left_too(tmp_p
     for number in range(3):
         (checkpoints / str(number)).mkdir(parents=True)
     engine = search(study, 40, 999, checkpoints)
-    assert engine.most <= 2 * engine.slots + loop._MOST_WAITING  # those that are trained, were just trained, and wait
+    assert (
+        engine.most <= 2 * engine.slots + scheduler._MOST_WAITING
+    )  # those that are trained, were just trained, and wait
     assert not list(checkpoints.iterdir())
     assert len(study.trials) == 40
     assert engine.epochs == study.epochs() - 3  # those of the trial that had ended
@@ -504,7 +506,9 @@ class Replay:
         self.now, (trial, start, stop) = self.busy.pop(key)
         self.ended.append((self.now, key))
         each = self.seconds(trial)
-        yield Done(key, Trained([epoch(n, self.value(trial, n), each) for n in range(start + 1, stop + 1)], 10), "fake")
+        yield Done(
+            key, TaskResult([epoch(n, self.value(trial, n), each) for n in range(start + 1, stop + 1)], 10), "fake"
+        )
 
 
 def replayed(
@@ -517,7 +521,9 @@ def replayed(
     record: Any = SimpleNamespace(show=lambda *_: None, mirror=lambda trial: None)
     shown = SearchProgress("fake", Expected(budget, 9, 2, None))
     task: Any = lambda trial, start, stop: SimpleNamespace(folder=folder, plan=(trial, start, stop))  # noqa: E731
-    Search(study, budget, engine, lambda: record, task, lambda number: None, shown, clock=lambda: engine.now).run()  # type: ignore[arg-type]
+    TrialScheduler(
+        study, budget, engine, lambda: record, task, lambda number: None, shown, clock=lambda: engine.now
+    ).run()  # type: ignore[arg-type]
     return study, engine
 
 
@@ -565,9 +571,9 @@ def test_old_studies_go_but_not_those_of_registered_versions_or_others(tmp_path:
         (tmp_path / name).mkdir()
         (tmp_path / name / "study.db").touch()
         os.utime(tmp_path / name / "study.db", (place, place))
-    with shelf.locked(tmp_path / names[1]):  # at work
-        siblings = shelf.idle_siblings(tmp_path, "digits", "mlp", current=names[5])
-        assert shelf.sweep(siblings, 2, protected={names[0]}) == [names[3], names[2]]
+    with study_store.locked(tmp_path / names[1]):  # at work
+        siblings = study_store.idle_siblings(tmp_path, "digits", "mlp", current=names[5])
+        assert study_store.sweep(siblings, 2, protected={names[0]}) == [names[3], names[2]]
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*others, names[0], names[1], *names[4:]])
 
 

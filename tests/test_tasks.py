@@ -12,8 +12,8 @@ import pandas as pd
 import pytest
 from mlflow import MlflowClient
 
-from pipeline.datasets.base import load_test
-from pipeline.project import workspace
+from pipeline.datasets.arrays import load_test
+from pipeline.project import dvc
 from pipeline.registry.versions import load_model
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
@@ -86,7 +86,7 @@ def test_registered_models_answer_from_anywhere(finished: Path, monkeypatch: pyt
 
 def test_a_second_run_does_nothing(finished: Path) -> None:
     again = subprocess.run(
-        [sys.executable, "-m", "dvc", "repro"], cwd=finished, env=workspace.environment(finished), capture_output=True,
+        [sys.executable, "-m", "dvc", "repro"], cwd=finished, env=dvc.environment(finished), capture_output=True,
         text=True, timeout=600, check=False,
     )  # fmt: skip
     assert again.returncode == 0, again.stdout + again.stderr

@@ -19,9 +19,10 @@ import pytest
 
 from pipeline.core.errors import DownloadError, ParamsError
 from pipeline.core.params import parse
-from pipeline.datasets.download import fetch, patience, transfer
+from pipeline.datasets.download import fetch, timeouts
+from pipeline.datasets.download import http as transfer
 from pipeline.datasets.download.sources import Candidate, Environment
-from pipeline.project import workspace
+from pipeline.project import dvc
 from pipeline.stages import download
 
 BODY = random.Random(0).randbytes(3_000_000)
@@ -172,10 +173,10 @@ def pin(body: bytes, **more: object) -> dict[str, object]:
     return {"bytes": len(body), "sha256": hashlib.sha256(body).hexdigest()} | more
 
 
-def settings(*mirrors: Server | str, names: tuple[str, ...] = ("a.bin",), **more: object) -> download.Settings:
+def settings(*mirrors: Server | str, names: tuple[str, ...] = ("a.bin",), **more: object) -> download.DownloadSettings:
     urls = [mirror.url if isinstance(mirror, Server) else mirror for mirror in mirrors]
     section = {"format": "idx", "mirrors": urls, "classes": ["0", "1"], "files": [pin(BODY, name=n) for n in names]}
-    return parse("download.toy", section | more, download.Settings)
+    return parse("download.toy", section | more, download.DownloadSettings)
 
 
 @dataclass
@@ -190,15 +191,15 @@ class Place:
     def parts(self) -> list[Path]:
         return sorted((self.root / "partial").glob("toy/*.part"))
 
-    def get(self, chosen: download.Settings, around: Environment | None = None) -> download.Result:
+    def get(self, chosen: download.DownloadSettings, around: Environment | None = None) -> download.DownloadResult:
         return download.run("toy", chosen, self.root / "partial" / "toy", self.output, around or Environment())
 
-    def arrives(self, chosen: download.Settings, around: Environment | None = None) -> None:
+    def arrives(self, chosen: download.DownloadSettings, around: Environment | None = None) -> None:
         self.get(chosen, around)
         assert {path.read_bytes() for path in self.output.iterdir()} == {BODY}
         assert not list((self.root / "partial").iterdir()), "nothing is left when all is there"
 
-    def fails(self, chosen: download.Settings, told: str, around: Environment | None = None) -> str:
+    def fails(self, chosen: download.DownloadSettings, told: str, around: Environment | None = None) -> str:
         with pytest.raises(DownloadError, match=told) as caught:
             self.get(chosen, around)
         assert not self.output.exists()
@@ -244,7 +245,7 @@ def test_a_transfer_that_is_whole_but_was_never_named_needs_no_server(serve: Ser
 
 
 def test_many_breaks_are_survived_while_each_brings_enough(serve: Serve, place: Place, monkeypatch) -> None:
-    monkeypatch.setattr(patience, "WORTH_A_WAIT", 100_000)
+    monkeypatch.setattr(timeouts, "WORTH_A_WAIT", 100_000)
     monkeypatch.setattr(fetch, "WORTH_A_WAIT", 100_000)
     stops = range(300_000, 3_000_000, 300_000)
     mirror = serve(*(serve_file(stop=stop) for stop in stops), serve_file())
@@ -366,7 +367,7 @@ def test_too_large_a_body_is_cut_off(serve: Serve, place: Place, announced: bool
 
 
 def test_a_trickle_is_left_after_the_allowed_wait(serve: Serve, place: Place, monkeypatch) -> None:
-    monkeypatch.setattr(patience, "READ_TIMEOUT_S", 0.3)
+    monkeypatch.setattr(timeouts, "READ_TIMEOUT_S", 0.3)
     since = time.monotonic()
     told = place.fails(settings(serve(trickle)), "sends less than 1,024 bytes/s")
     assert time.monotonic() - since < 3
@@ -374,15 +375,15 @@ def test_a_trickle_is_left_after_the_allowed_wait(serve: Serve, place: Place, mo
 
 
 def test_a_stall_after_much_has_come_is_resumed(serve: Serve, place: Place, monkeypatch) -> None:
-    monkeypatch.setattr(patience, "READ_TIMEOUT_S", 0.3)
+    monkeypatch.setattr(timeouts, "READ_TIMEOUT_S", 0.3)
     mirror = serve(hang, serve_file())
     place.arrives(settings(mirror))
     assert mirror.ranges() == [None, f"bytes={CUT}-"]
 
 
 def test_a_stall_before_that_costs_the_host_its_turn(serve: Serve, place: Place, monkeypatch, capsys) -> None:
-    monkeypatch.setattr(patience, "READ_TIMEOUT_S", 0.3)
-    monkeypatch.setattr(patience, "WORTH_A_WAIT", CUT + 1)
+    monkeypatch.setattr(timeouts, "READ_TIMEOUT_S", 0.3)
+    monkeypatch.setattr(timeouts, "WORTH_A_WAIT", CUT + 1)
     mirror = serve(hang)
     place.arrives(settings(mirror, serve(serve_file())))
     assert mirror.ranges() == [None]
@@ -391,8 +392,10 @@ def test_a_stall_before_that_costs_the_host_its_turn(serve: Serve, place: Place,
 
 def test_threads_that_wait_together_spend_the_time_once(serve: Serve, place: Place, monkeypatch) -> None:
     """Four files wait for a silent mirror at once; the budget for all still reaches to the next one."""
-    monkeypatch.setattr(patience, "READ_TIMEOUT_S", 0.4)
-    monkeypatch.setattr(patience.Patience.__init__, "__defaults__", (0.8, *patience.Patience.__init__.__defaults__[1:]))
+    monkeypatch.setattr(timeouts, "READ_TIMEOUT_S", 0.4)
+    monkeypatch.setattr(
+        timeouts.WaitBudget.__init__, "__defaults__", (0.8, *timeouts.WaitBudget.__init__.__defaults__[1:])
+    )
     silent = serve(lambda self: self.mirror.closing.wait(20))
     place.arrives(settings(silent, serve(serve_file()), names=("a", "b", "c", "d")))
 
@@ -499,7 +502,7 @@ def test_a_source_for_no_file_is_told() -> None:
 
 def test_where_a_command_was_typed_is_known_in_its_workspace(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
-    assert workspace.environment(tmp_path / "runs")["PIPELINE_TYPED_IN"] == str(tmp_path)
+    assert dvc.environment(tmp_path / "runs")["PIPELINE_TYPED_IN"] == str(tmp_path)
 
 
 def test_a_proxy_is_used_where_the_environment_names_one(serve: Serve, place: Place, monkeypatch) -> None:

@@ -18,10 +18,11 @@ import pytest
 
 from pipeline.core import params
 from pipeline.core.errors import DataError, GateError, ParamsError
-from pipeline.datasets.base import Labelled, RawImages
+from pipeline.datasets.arrays import Labelled, RawImages
 from pipeline.datasets.formats import digits, idx
 from pipeline.stages import validate
-from pipeline.validation import gate, reference, table
+from pipeline.validation import reference, statistics
+from pipeline.validation import suites as gate
 from pipeline.validation.expectations import Outcome
 
 PARAMS = Path(__file__).resolve().parents[1] / "params.yaml"
@@ -35,7 +36,7 @@ SECTION = {
     "max_shift": 3.0,
     "near_duplicates": {"distance": {"default": 0.05}, "warn": 0.04, "fail": 0.06},
 }
-SETTINGS = gate.Settings.model_validate(SECTION)
+SETTINGS = gate.ValidateSettings.model_validate(SECTION)
 
 
 def drawn(per_class: int, seed: int) -> Labelled:
@@ -155,8 +156,8 @@ def untouched(whatever: object) -> object:
 
 # (expectation, what is wrong) -> damage to the data, damage to the table
 DAMAGE: dict[tuple[str, str], tuple[Callable, Callable]] = {
-    ("columns", "one too many"): (untouched, lambda table: table.assign(more=1)),
-    ("columns", "other order"): (untouched, lambda table: table[table.columns[::-1]]),
+    ("columns", "one too many"): (untouched, lambda table: statistics.assign(more=1)),
+    ("columns", "other order"): (untouched, lambda table: statistics[statistics.columns[::-1]]),
     ("split", "unknown"): (untouched, cell("split", "val")),
     ("label", "unknown"): (with_label, untouched),
     ("shape", "another"): (untouched, cell("shape", "10×10×3")),
@@ -252,7 +253,7 @@ def test_statistics_of_an_image() -> None:
     found = gate.image_table(
         {"train": Labelled(images, np.zeros(4, np.int64)), "test": Labelled(images[:1], np.zeros(1, np.int64))}
     )
-    assert tuple(found.columns) == table.image_columns(1)
+    assert tuple(found.columns) == statistics.image_columns(1)
     assert found.loc[0, ["mean", "ink", "clipped", "shape"]].tolist() == [50, 0.25, 0, "10×10×1"]
     assert found.loc[0, "std"] == pytest.approx(200 * np.sqrt(0.25 * 0.75))
     assert found.loc[2, "std"] == 0
@@ -266,7 +267,7 @@ def test_statistics_of_a_colour_image() -> None:
     images[0, :2] = (200, 100, 40)
     images[1] = 90
     found = gate.image_table({"train": Labelled(images, np.zeros(2, np.int64))})
-    assert tuple(found.columns) == table.image_columns(3)
+    assert tuple(found.columns) == statistics.image_columns(3)
     assert found["saturation"].tolist() == [80, 0]
     assert found.loc[0, ["channel0", "channel1", "channel2"]].tolist() == [100, 50, 20]
     assert found["mean"].tolist() == pytest.approx([340 / 6, 90])
@@ -295,18 +296,18 @@ def test_without_train_there_is_nothing_to_learn_bounds_from(tmp_path: Path) -> 
 
 def test_the_distance_is_a_datasets_own_or_the_default() -> None:
     near = {"distance": {"toy": 0.2, "default": 0.1}, "warn": 0, "fail": 0}
-    settings = gate.Settings.model_validate(SECTION | {"near_duplicates": near})
+    settings = gate.ValidateSettings.model_validate(SECTION | {"near_duplicates": near})
     assert (settings.distance_of("toy"), settings.distance_of("other")) == (0.2, 0.1)
     with pytest.raises(ParamsError, match="expected other or default, found toy"):
-        gate.Settings.model_validate(SECTION | {"near_duplicates": near | {"distance": {"toy": 0.2}}}).distance_of(
-            "other"
-        )
+        gate.ValidateSettings.model_validate(
+            SECTION | {"near_duplicates": near | {"distance": {"toy": 0.2}}}
+        ).distance_of("other")
 
 
 def test_a_warning_above_the_failure_is_refused() -> None:
     near = SECTION["near_duplicates"] | {"warn": 0.5}
     with pytest.raises(ParamsError, match=r"validate\.near_duplicates is wrong"):
-        params.parse("validate", SECTION | {"near_duplicates": near}, gate.Settings)
+        params.parse("validate", SECTION | {"near_duplicates": near}, gate.ValidateSettings)
 
 
 @pytest.fixture
@@ -480,7 +481,7 @@ def test_the_real_digits_pass(tmp_path: Path) -> None:
     folder = locate(chosen.mirrors[0])
     assert folder is not None
     raw = digits.read(folder, chosen)
-    result = validate.run("digits", raw, params.load("validate", gate.Settings, PARAMS), tmp_path)
+    result = validate.run("digits", raw, params.load("validate", gate.ValidateSettings, PARAMS), tmp_path)
     assert [outcome.name for outcome in result.outcomes if outcome.stops] == []
 
 
@@ -489,7 +490,7 @@ def test_mnist_passes_in_seconds(mirror: Path, tmp_path: Path) -> None:
     chosen = params.load("download.mnist", idx.Settings, PARAMS)
     raw = idx.read(mirror / "mnist", chosen)
     since = time.perf_counter()
-    result = validate.run("mnist", raw, params.load("validate", gate.Settings, PARAMS), tmp_path)
+    result = validate.run("mnist", raw, params.load("validate", gate.ValidateSettings, PARAMS), tmp_path)
     print(f"validating 70,000 images took {time.perf_counter() - since:.2f} s")
     assert failed(list(result.outcomes)) == []
     assert result.report["images"] == {"train": 60_000, "test": 10_000}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import importlib.metadata
 import json
 import os
@@ -17,9 +18,7 @@ from urllib.parse import urlsplit
 
 import psutil
 
-from pipeline.core import params
-from pipeline.core.errors import ParamsError
-
+HELP = "what this machine has, and what to install"
 Status = Literal["ok", "warn", "missing"]
 
 _PYTHONS = ((3, 11), (3, 13))
@@ -70,10 +69,15 @@ def checks() -> list[Check]:
     return [check for look in looks for check in look()]
 
 
-def main(as_json: bool) -> int:
+def declare(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def main(arguments: argparse.Namespace) -> int:
     """Print all checks, and return 1 when something is missing that the pipeline cannot run without."""
     found = checks()
-    if as_json:
+    if arguments.json:
         print(json.dumps([asdict(check) for check in found], indent=2))
     else:
         _print(found)
@@ -132,6 +136,9 @@ def _backend() -> list[Check]:
 
 
 def _configured(installed: dict[str, str]) -> Check:
+    from pipeline.core import params
+    from pipeline.core.errors import ParamsError
+
     try:
         configured = str(params.section("runtime.backend"))
     except ParamsError as error:
@@ -235,7 +242,3 @@ def _remote_names() -> list[str]:
     from dvc.config import Config
 
     return sorted(Config(".dvc" if Path(".dvc").is_dir() else None)["remote"])
-
-
-if __name__ == "__main__":
-    sys.exit(main(as_json="--json" in sys.argv[1:]))

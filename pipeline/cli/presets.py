@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
-from pipeline.backend import runtime
-from pipeline.models import base
-from pipeline.models.base import Spec
-
 if TYPE_CHECKING:
     from rich.table import Table
+
+HELP = "the reference models that a search can try, and their size"
+
+
+def declare(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    parser.add_argument("--json", action="store_true", help="print JSON")
 
 
 @dataclass(frozen=True)
@@ -27,9 +31,12 @@ class Row:
 
 def rows() -> list[Row]:
     """Return every preset of every family, by number. Builds each on the backend that Keras finds by itself."""
+    from pipeline.models import loading
+    from pipeline.models.base import Spec
+
     found = []
-    for name in base.family_names():
-        family = base.load(name, {})
+    for name in loading.family_names():
+        family = loading.load(name, {})
         for preset in family.presets:
             size = family.trainable_parameters(preset.hyperparameters, Spec(preset.image_shape, preset.classes))
             found.append(Row(preset.name, preset.title, name, preset.dataset, size))
@@ -50,15 +57,17 @@ def table(found: list[Row]) -> Table:
     return shown
 
 
-def main(*, as_json: bool) -> int:
-    """Print the presets, for people or for machines."""
+def main(arguments: argparse.Namespace) -> int:
+    """Print the presets, as a table or as JSON."""
     from rich.console import Console
+
+    from pipeline.backend import configure
 
     console = Console()
     with console.status("building every preset (10 s)"):
-        runtime.configure(runtime.load_settings().backend)
+        configure.configure(configure.load_settings().backend)
         found = rows()
-    if as_json:
+    if arguments.json:
         print(json.dumps([asdict(row) for row in found], indent=2))
     else:
         console.print(table(found))

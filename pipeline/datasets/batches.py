@@ -16,9 +16,9 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.core.errors import DataError, nearest
-from pipeline.datasets.base import Labelled
+from pipeline.datasets.arrays import Labelled
+from pipeline.datasets.decoding import MOST_BYTES, decode_all
 from pipeline.datasets.formats.folder import pictures, visible
-from pipeline.datasets.picture import MOST_BYTES, decode_all
 
 MOST_BATCH_BYTES = 2 << 30  # of a batch in memory (chosen): 2.7 million images of 28×28
 _MEMBERS = ["images.npy", "labels.npy"]

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.core.errors import ParamsError, nearest
-from pipeline.datasets.base import TestSplit
+from pipeline.datasets.arrays import TestSplit
 
 _NOT_TASKS = frozenset({"__init__", "base", "distances", "pictures", "scale"})
 

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.core.errors import DataError
-from pipeline.datasets.base import TestSplit
+from pipeline.datasets.arrays import TestSplit
 from pipeline.evaluation import base
 from pipeline.evaluation.base import Arrays, Comparison, Scored
 

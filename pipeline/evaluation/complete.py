@@ -12,8 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.core.errors import DataError
-from pipeline.datasets.base import Images, TestSplit
-from pipeline.evaluation import base, pictures
+from pipeline.datasets.arrays import Images, TestSplit
+from pipeline.evaluation import base, image_grid
 from pipeline.evaluation.base import Arrays, Comparison, Scored
 
 _SHOWN = 20  # images in the picture, each above what was made of its upper half
@@ -44,7 +44,7 @@ class Task(base.Task):
             kept={"errors": errors},
             figures=figures,
             metrics={"mse": mse, "baseline_mse": figures["baseline_mse"]},
-            plots={"samples.png": pictures.sheet(shown, _SHOWN)},
+            plots={"samples.png": image_grid.sheet(shown, _SHOWN)},
             told=f"squared error {mse:.5f}, {mse / figures['baseline_mse']:.0%} of that of repeating the last row",
         )
 

@@ -14,8 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.core.errors import DataError
-from pipeline.datasets.base import Images, TestSplit
-from pipeline.evaluation import base, distances, pictures, scale
+from pipeline.datasets.arrays import Images, TestSplit
+from pipeline.evaluation import base, feature_network, generative_metrics, image_grid
 from pipeline.evaluation.base import Arrays, Comparison, Scored
 
 _MOST = 5_000  # test images that are compared: FID has settled, and a resample takes a twentieth of a second
@@ -30,18 +30,18 @@ class Task(base.Task):
     def score(self, model: Any, split: TestSplit, features: Path, confidence: float) -> Scored:
         """Score a generator; kept is what the network sees in what it draws and in the test images."""
         del confidence
-        fixed = scale.load(features)
+        fixed = feature_network.load(features)
         chosen = np.sort(np.random.default_rng(0).permutation(len(split.test))[:_MOST])
         test = split.test.take(chosen)
         drawn = draw(model, np.bincount(test.labels, minlength=len(split.class_names)))
         seen, real = fixed.see(drawn), fixed.see(test.images)
         figures = {**_distances(seen.features, real.features, fixed), **_memory(seen.features, real.features, fixed)}
-        classes = distances.covered(seen.classes, real.classes, fixed.classes)
+        classes = generative_metrics.covered(seen.classes, real.classes, fixed.classes)
         return Scored(
             kept={"features": seen.features, "real": real.features},
             figures={**figures, "covered": classes, "classes": fixed.classes, "features": fixed.digest},
             metrics={**figures, "coverage": classes / fixed.classes},
-            plots={"samples.png": pictures.sheet(_by_class(model, len(split.class_names)), len(split.class_names))},
+            plots={"samples.png": image_grid.sheet(_by_class(model, len(split.class_names)), len(split.class_names))},
             told=(
                 f"FID {figures['fid']:.3f} (real images {figures['floor_fid']:.3f}), KID {figures['kid']:.4f}"
                 f" ({figures['floor_kid']:.4f}), {classes} of {fixed.classes} classes drawn"
@@ -63,7 +63,7 @@ class Task(base.Task):
                 found="others",
                 next_step="dvc repro --force evaluate",
             )
-        ours, theirs = (distances.fid(of["features"], real) for of in (candidate, champion))
+        ours, theirs = (generative_metrics.fid(of["features"], real) for of in (candidate, champion))
         lost = sum(_not_nearer(candidate["features"], champion["features"], real, seed) for seed in range(_RESAMPLES))
         p_value = (lost + 1) / (_RESAMPLES + 1)
         told = (
@@ -74,8 +74,8 @@ class Task(base.Task):
     def headline(self, kept: Arrays) -> dict[str, float]:
         """Return FID and KID."""
         return {
-            "fid": distances.fid(kept["features"], kept["real"]),
-            "kid": distances.kid(kept["features"], kept["real"]),
+            "fid": generative_metrics.fid(kept["features"], kept["real"]),
+            "kid": generative_metrics.kid(kept["features"], kept["real"]),
         }
 
     def key(self, split: TestSplit, features: Path) -> str:
@@ -99,24 +99,28 @@ def _by_class(model: Any, classes: int) -> Images:
     return images.reshape(classes, _ROWS, *images.shape[1:]).swapaxes(0, 1).reshape(images.shape)
 
 
-def _distances(drawn: scale.Features, real: scale.Features, fixed: scale.Scale) -> dict[str, float]:
+def _distances(
+    drawn: feature_network.Features, real: feature_network.Features, fixed: feature_network.FeatureNetwork
+) -> dict[str, float]:
     some = np.random.default_rng(1).permutation(len(fixed.train.features))[: len(real)]
     others = fixed.train.features[some]
     return {
-        "fid": distances.fid(drawn, real),
-        "kid": distances.kid(drawn, real),
-        "floor_fid": distances.fid(others, real),
-        "floor_kid": distances.kid(others, real),
+        "fid": generative_metrics.fid(drawn, real),
+        "kid": generative_metrics.kid(drawn, real),
+        "floor_fid": generative_metrics.fid(others, real),
+        "floor_kid": generative_metrics.kid(others, real),
     }
 
 
-def _memory(drawn: scale.Features, real: scale.Features, fixed: scale.Scale) -> dict[str, float]:
+def _memory(
+    drawn: feature_network.Features, real: feature_network.Features, fixed: feature_network.FeatureNetwork
+) -> dict[str, float]:
     """Return signs of images learned by heart: how near to training images generated ones are, and test images.
 
     ``memorised`` is the share of generated images that are nearer to one than all but a hundredth of the test images:
     a hundredth is what new images have. ``nearest`` and ``nearest_real`` are median distances.
     """
-    ours, theirs = (distances.nearest(of, fixed.train.features) for of in (drawn, real))
+    ours, theirs = (generative_metrics.nearest(of, fixed.train.features) for of in (drawn, real))
     return {
         "memorised": float((ours < np.quantile(theirs, _NEAR)).mean()),
         "nearest": float(np.median(ours)),
@@ -124,11 +128,13 @@ def _memory(drawn: scale.Features, real: scale.Features, fixed: scale.Scale) -> 
     }
 
 
-def _not_nearer(candidate: scale.Features, champion: scale.Features, real: scale.Features, seed: int) -> bool:
+def _not_nearer(
+    candidate: feature_network.Features, champion: feature_network.Features, real: feature_network.Features, seed: int
+) -> bool:
     random = np.random.default_rng(seed)
 
-    def resampled(features: scale.Features) -> distances.Moments:
-        return distances.Moments.of(features[random.integers(0, len(features), len(features))])
+    def resampled(features: feature_network.Features) -> generative_metrics.Moments:
+        return generative_metrics.Moments.of(features[random.integers(0, len(features), len(features))])
 
     of_real = resampled(real)
-    return distances.fid(resampled(candidate), of_real) >= distances.fid(resampled(champion), of_real)
+    return generative_metrics.fid(resampled(candidate), of_real) >= generative_metrics.fid(resampled(champion), of_real)

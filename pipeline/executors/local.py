@@ -25,7 +25,7 @@ from typing import Any
 import psutil
 
 from pipeline.executors.base import ENDS, Event, Failed, Progress, Work, answer, resolve
-from pipeline.executors.nursery import Nursery
+from pipeline.executors.fork_server import Nursery
 
 _RETRIES = 2
 _TASKS_PER_WORKER = 200  # then a worker is replaced, so that what leaks in a framework stays bounded

@@ -20,7 +20,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from pipeline.core.errors import EngineError, ParamsError
-from pipeline.executors import parcel
+from pipeline.executors import remote_files
 from pipeline.executors.base import ENDS, Broken, Event, Executor, Failed, Progress, Work, answer, resolve
 from pipeline.executors.cluster import Cluster
 
@@ -112,18 +112,18 @@ class RayExecutor:
         self._ray.shutdown()
 
     def _send(self, key: int, task: Any) -> Any:
-        if not isinstance(task, parcel.Portable):
+        if not isinstance(task, remote_files.Portable):
             return self._remote.remote(self._work, task, (), None, self._board, key)
         marks, stored = zip(*map(self._stored, task.inputs), strict=True)
-        files = parcel.pack(task.folder)
+        files = remote_files.pack(task.folder)
         return self._remote.remote(self._work, task, marks, files, self._board, key, *stored)
 
     def _stored(self, folder: Path) -> tuple[str, Any]:
         """Return the mark of a folder and its content in the object store, put there once."""
         known = self._inputs.get(folder)
-        mark = parcel.fingerprint(folder)
+        mark = remote_files.fingerprint(folder)
         if known is None or known[0] != mark:
-            known = self._inputs[folder] = (mark, self._ray.put(parcel.pack(folder)))
+            known = self._inputs[folder] = (mark, self._ray.put(remote_files.pack(folder)))
         return known
 
     def _note(self, key: int, message: Any) -> Iterator[Event]:
@@ -151,8 +151,8 @@ class RayExecutor:
         except exceptions.RayError as error:
             yield Failed(key, f"{1 + _RETRIES} workers died on it, the last with {type(error).__name__}", "ray")
             return
-        if kind == "done" and isinstance(submitted.task, parcel.Portable):
-            parcel.bring_home(files, submitted.task.folder)
+        if kind == "done" and isinstance(submitted.task, remote_files.Portable):
+            remote_files.bring_home(files, submitted.task.folder)
         if lines:
             with submitted.task.ledger.open("a") as ledger:
                 ledger.write(lines)
@@ -196,7 +196,7 @@ class _Board:
 
 def _run(
     work: Work, task: Any, marks: tuple[str, ...], files: Any, board: Any, key: int, *stored: Mapping[str, Any]
-) -> tuple[str, Any, str, parcel.Files, str]:
+) -> tuple[str, Any, str, remote_files.Files, str]:
     """Run a task on a Ray worker: how it ended, with what, on which worker, the files it leaves, its ledger."""
     import ray
 
@@ -214,18 +214,18 @@ def _run(
 
 def _answered(
     function: Any, task: Any, marks: tuple[str, ...], files: Any, stored: tuple[Any, ...], emit: Callable[[Any], None]
-) -> tuple[str, Any, parcel.Files, str]:
+) -> tuple[str, Any, remote_files.Files, str]:
     """Run a task, with its files at hand: how it ended, with what, the files it leaves, its ledger."""
     if not marks:
         return (*answer(function, task, emit), {}, "")
     with tempfile.TemporaryDirectory() as scratch:
         folder, ledger = Path(scratch) / task.folder.name, Path(scratch) / "ledger"
-        parcel.unpack(files, folder)
-        inputs = [parcel.at_hand(*told) for told in zip(task.inputs, marks, stored, strict=True)]
+        remote_files.unpack(files, folder)
+        inputs = [remote_files.at_hand(*told) for told in zip(task.inputs, marks, stored, strict=True)]
         placed = task.placed(inputs, folder, ledger)
         kind, content = answer(function, placed, emit)
         lines = ledger.read_text() if ledger.exists() else ""
-        return kind, content, parcel.pack(folder) if kind == "done" else {}, lines
+        return kind, content, remote_files.pack(folder) if kind == "done" else {}, lines
 
 
 @functools.cache

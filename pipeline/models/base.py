@@ -6,7 +6,7 @@ the study that searches it nor where runs are logged: everything enters through 
 
 from __future__ import annotations
 
-import importlib
+import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -14,16 +14,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pipeline.core import params
-from pipeline.core.code_digest import code_digest, imported_files
 from pipeline.core.errors import ParamsError, PipelineError, nearest
-from pipeline.datasets.base import Images, Splits
+from pipeline.datasets.arrays import Images, Splits
 from pipeline.models.space import Hyperparameters, Space, Trial, override, sample
 
 if TYPE_CHECKING:
-    from pipeline.evaluation.scale import Scale
-
-_FOLDER = Path(__file__).parent
-_FAMILIES = _FOLDER / "families"
+    from pipeline.evaluation.feature_network import FeatureNetwork
 
 Metrics = dict[str, float]
 OnEpoch = Callable[[Metrics], None]
@@ -144,7 +140,7 @@ class BaseFamily(ABC):
     task: ClassVar[str] = "classify"
     serving: ClassVar[str] = "classifier"
     needs_scale: ClassVar[bool] = False
-    scale: Scale | None = None
+    scale: FeatureNetwork | None = None
 
     def __init__(self, name: str, settings: FamilySettings, dataset: str | None = None) -> None:
         self.name = name
@@ -180,7 +176,7 @@ class BaseFamily(ABC):
 
     def sources(self) -> list[Path]:
         """Return the files of the family's own code that decide what its training gives."""
-        return sorted((_FAMILIES / self.name).glob("*.py"))
+        return sorted(Path(inspect.getfile(type(self))).parent.glob("*.py"))
 
     @abstractmethod
     def fit(
@@ -206,32 +202,3 @@ class BaseFamily(ABC):
         Raises:
             TrainingError: These hyperparameters cannot be trained.
         """
-
-
-def family_names() -> set[str]:
-    """Return the names of all families: the packages of this folder."""
-    return {path.parent.name for path in _FAMILIES.glob("*/family.py")}
-
-
-def training_digest(family: BaseFamily) -> str:
-    """Return the digest of the code that decides what training a family gives: part of a study's identity."""
-    files = [_FOLDER / "training" / "rung.py", _FOLDER.parent / "backend" / "runtime.py", *family.sources()]
-    return code_digest(imported_files(files, ("models", "backend", "evaluation")))
-
-
-def load(name: str, settings: Mapping[str, Any] | None = None, dataset: str | None = None) -> BaseFamily:
-    """Return a family by its name.
-
-    Args:
-        name: Name of its package and of its section of params.
-        settings: Its section; None reads params.yaml.
-        dataset: Whose search space it is to have; None leaves it at what holds for all.
-
-    Raises:
-        ParamsError: No such family, or a section that is wrong.
-    """
-    if name not in family_names():
-        raise ParamsError("families: unknown family", expected=nearest(name, family_names()), found=repr(name))
-    family: type[BaseFamily] = importlib.import_module(f"pipeline.models.families.{name}.family").Family
-    section = params.section(name) if settings is None else settings
-    return family(name, params.parse(name, section, family.Settings), dataset)

@@ -18,12 +18,12 @@ def check(path: Path = params.PARAMS_FILE) -> dict[str, Any]:
         ParamsError: The first thing that is wrong.
     """
     from pipeline.datasets.source_format import source_format
-    from pipeline.models import base
-    from pipeline.stages.download import Settings as AnyFormat
+    from pipeline.models import loading
+    from pipeline.stages.download import DownloadSettings as AnyFormat
 
     content = params.read(path)
     owners = _owners()
-    families = base.family_names()
+    families = loading.family_names()
     known = {*_OWN, *owners, "download", *families}
     for name in content:
         if name not in known:
@@ -40,7 +40,7 @@ def check(path: Path = params.PARAMS_FILE) -> dict[str, Any]:
     for family in _names(content, "families", path):
         if family in families and family not in content:
             raise ParamsError(f"{path}: section {family} is missing", expected="the family's settings", found="nothing")
-        base.load(family, content.get(family, {}))
+        loading.load(family, content.get(family, {}))
     for name, settings in owners.items():
         params.parse(name, content[name], settings, path)
     return content
@@ -48,20 +48,20 @@ def check(path: Path = params.PARAMS_FILE) -> dict[str, Any]:
 
 def _owners() -> dict[str, type[params.Settings]]:
     """Return the settings model of each section that one module owns."""
-    from pipeline.backend import runtime
-    from pipeline.search import budget
+    from pipeline.backend import configure
+    from pipeline.search import settings as budget
     from pipeline.stages import evaluate, features, prepare, register, train
-    from pipeline.validation import gate
+    from pipeline.validation import suites
 
     return {
-        "runtime": runtime.Settings,
-        "validate": gate.Settings,
-        "prepare": prepare.Settings,
-        "features": features.Settings,
-        "search": budget.Settings,
-        "train": train.Settings,
-        "evaluate": evaluate.Settings,
-        "register": register.Settings,
+        "runtime": configure.RuntimeSettings,
+        "validate": suites.ValidateSettings,
+        "prepare": prepare.PrepareSettings,
+        "features": features.FeaturesSettings,
+        "search": budget.SearchSettings,
+        "train": train.TrainSettings,
+        "evaluate": evaluate.EvaluateSettings,
+        "register": register.RegisterSettings,
     }
 
 

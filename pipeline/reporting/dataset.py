@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pipeline.reporting import charts, leaderboard, telling
+from pipeline.reporting import charts, leaderboard, task_labels
 from pipeline.reporting.family import duration, family_section, plural
-from pipeline.reporting.findings import OfDataset
+from pipeline.reporting.load_reports import OfDataset
 from pipeline.reporting.svg import percent
-from pipeline.reporting.telling import TELLING
+from pipeline.reporting.task_labels import TELLING
 from pipeline.reporting.written import Decision, Gate, Scored
 
 
@@ -59,10 +59,10 @@ def _tiles(found: OfDataset, confidence: float) -> list[dict[str, str]]:
     for decision in found.decisions.values():
         candidate = next(family for family in found.families if family.name == decision.family)
         trained, task = candidate.trained, candidate.scored.task
-        told.append(telling.tile(candidate.scored, decision, confidence))
-        mean = telling.value(trained.mean, task)
+        told.append(task_labels.tile(candidate.scored, decision, confidence))
+        mean = task_labels.value(trained.mean, task)
         seeds = f"best of {plural(len(trained.seeds), 'seed')}, mean {mean}"
-        told.append((TELLING[task].value, telling.value(trained.value, task), seeds))
+        told.append((TELLING[task].value, task_labels.value(trained.value, task), seeds))
     seconds = sum(family.searched.seconds + family.trained.seconds for family in found.families)
     trials = sum(len(family.trials) for family in found.families)
     told += [
@@ -97,7 +97,7 @@ def _leaderboard(found: OfDataset, rows: Sequence[leaderboard.Row], task: str) -
         "rows": [
             {
                 "family": row.family,
-                "cells": telling.cells(row.value, tested[row.family]),
+                "cells": task_labels.cells(row.value, tested[row.family]),
                 **(_interval(scored[row.family], lowest, highest) if row.family in scored else {}),
                 "seconds": duration(row.seconds),
                 "version": row.version.removesuffix(" @champion") or "not registered",
@@ -109,7 +109,7 @@ def _leaderboard(found: OfDataset, rows: Sequence[leaderboard.Row], task: str) -
 
 
 def _interval(scored: Scored, lowest: float, highest: float) -> dict[str, Any]:
-    digits = telling.digits(scored)
+    digits = task_labels.digits(scored)
     return {
         "interval": f"{percent(scored.low, digits)} to {percent(scored.high, digits)}",
         "picture": charts.interval(scored.low, scored.accuracy, scored.high, lowest, highest),

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from pipeline.reporting import charts, telling
-from pipeline.reporting.findings import OfFamily
+from pipeline.reporting import charts, task_labels
+from pipeline.reporting.load_reports import OfFamily
 from pipeline.reporting.svg import percent
-from pipeline.reporting.telling import TELLING
+from pipeline.reporting.task_labels import TELLING
 from pipeline.reporting.written import Scored, Trial
 
 _COLUMNS = ("trial", "state", "value", "epochs", "seconds", "preset")  # of a trial, before its hyperparameters
@@ -41,7 +41,7 @@ def family_section(found: OfFamily, names: list[str]) -> dict[str, Any]:
         "name": found.name,
         "told": (
             f"{trained.parameters:,} parameters, {plural(trained.epochs, 'epoch')} in {duration(trained.seconds)};"
-            f" {telling.sentence(found.scored)}"
+            f" {task_labels.sentence(found.scored)}"
         ),
         "run": trained.run,
         "curves": _curves(found),
@@ -80,7 +80,7 @@ def _errors(found: OfFamily, names: list[str]) -> dict[str, Any] | None:
     scored = found.scored
     if not isinstance(scored, Scored):
         return None
-    digits = telling.digits(scored)
+    digits = task_labels.digits(scored)
     names = names + sorted({name for pair in found.confusion for name in pair} - set(names))
     label = f"Confusion matrix of {found.name}: {percent(scored.accuracy, digits)} of images on the diagonal"
     return {
@@ -116,7 +116,7 @@ def _trial(trial: Trial, best: bool, task: str) -> dict[str, Any]:
     cells = [
         (str(trial.trial), str(trial.trial)),
         (trial.state, trial.state),
-        ("", "–") if trial.value is None else (str(trial.value), telling.value(trial.value, task)),
+        ("", "–") if trial.value is None else (str(trial.value), task_labels.value(trial.value, task)),
         (str(trial.epochs), str(trial.epochs)),
         (str(trial.seconds), f"{trial.seconds:.1f}"),
         (trial.preset or "", trial.preset or ""),

@@ -23,16 +23,17 @@ from typing import Any
 import filelock
 
 from pipeline.core import params
-from pipeline.core.atomic import write_json
 from pipeline.core.errors import DataError, PipelineError, nearest
-from pipeline.datasets import accepted, batches
-from pipeline.datasets.accepted import Line
-from pipeline.datasets.base import Labelled, RawImages
+from pipeline.core.files import write_json
+from pipeline.datasets import batches
+from pipeline.datasets import manifest as accepted
+from pipeline.datasets.arrays import Labelled, RawImages
+from pipeline.datasets.manifest import ManifestEntry
 from pipeline.datasets.source_format import source_format
-from pipeline.project import workspace
-from pipeline.validation.gate import Settings as GateSettings
-from pipeline.validation.judge import Verdict, judge
+from pipeline.project import dvc, workspace
+from pipeline.validation.batch_checks import BatchDecision, judge
 from pipeline.validation.reference import Reference
+from pipeline.validation.suites import ValidateSettings as GateSettings
 
 _PATIENCE_S = 60.0  # for another ingest to end
 _CLAIMED, _DONE = ".claimed", ".done"
@@ -40,7 +41,7 @@ Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
-class Answer:
+class IngestSummary:
     """How many batches came to which end.
 
     Attributes:
@@ -57,9 +58,9 @@ class Answer:
     left: int = 0
     images: int = 0
 
-    def __add__(self, other: Answer) -> Answer:
+    def __add__(self, other: IngestSummary) -> IngestSummary:
         mine, theirs = dataclasses.astuple(self), dataclasses.astuple(other)
-        return Answer(*(a + b for a, b in zip(mine, theirs, strict=True)))
+        return IngestSummary(*(a + b for a, b in zip(mine, theirs, strict=True)))
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,7 @@ class Places:
         return [*_listed(claimed), *new]
 
 
-def run(root: Path, say: Say) -> Answer:
+def run(root: Path, say: Say) -> IngestSummary:
     """Pin own images and deal with every waiting batch of the datasets in params.
 
     Args:
@@ -124,8 +125,8 @@ def run(root: Path, say: Say) -> Answer:
         ) from None
 
 
-def _take_all(root: Path, content: dict[str, Any], say: Say) -> Answer:
-    answer = Answer()
+def _take_all(root: Path, content: dict[str, Any], say: Say) -> IngestSummary:
+    answer = IngestSummary()
     datasets = content["datasets"]
     for stray in _listed(root / "data" / "incoming"):
         if stray.name not in datasets and not stray.name.startswith("."):
@@ -145,7 +146,7 @@ def _take_all(root: Path, content: dict[str, Any], say: Say) -> Answer:
 def _reference(places: Places) -> tuple[RawImages, Reference]:
     """Return the dataset as the gate has passed it, and its scale, made first where it is not there or out of date."""
     stage = f"validate@{places.dataset}"
-    if workspace.reproduce(places.root, targets=[stage], quiet=True) != 0:
+    if dvc.reproduce(places.root, targets=[stage], quiet=True) != 0:
         raise PipelineError(
             f"{places.dataset}: batches are waiting, and there is nothing to judge them by",
             expected=f"stage {stage} to pass",
@@ -167,9 +168,9 @@ class _Intake:
     def __init__(self, places: Places, original: RawImages, scale: Reference, settings: GateSettings, say: Say) -> None:
         self._places, self._original, self._scale, self._settings, self._say = places, original, scale, settings, say
 
-    def take_all(self) -> Answer:
+    def take_all(self) -> IngestSummary:
         """Deal with every batch that waits."""
-        answer = Answer()
+        answer = IngestSummary()
         claimed = self._places.incoming / _CLAIMED
         for path in self._places.waiting():
             mine = claimed / path.name
@@ -181,43 +182,45 @@ class _Intake:
                     self._say(
                         f"{self._places.dataset}: {path.name} is left alone: it cannot be moved: {error.strerror}"
                     )
-                    answer += Answer(left=1)
+                    answer += IngestSummary(left=1)
                     continue
             answer += self._take(mine)
         with suppress(OSError):
             claimed.rmdir()
         return answer
 
-    def _take(self, path: Path) -> Answer:
+    def _take(self, path: Path) -> IngestSummary:
         names, shape = self._original.class_names, self._original.train.images.shape[1:]
         try:
             batch = batches.read(path, (shape[0], shape[1], shape[2]), names)
         except DataError as error:
-            return self._refuse(path, None, Verdict((_shown(str(error)).replace(f"{path.parent}{os.sep}", ""),)))
+            return self._refuse(path, None, BatchDecision((_shown(str(error)).replace(f"{path.parent}{os.sep}", ""),)))
         digest = batch.digest()
         lines = accepted.read_manifest(self._places.manifest)
         earlier = next((line for line in lines if line.digest == digest), None)
         if earlier is not None:
             self._remove(path)
             self._say(f"{self._places.dataset}: {path.name} is known, taken in as {earlier.batch}; removed")
-            return Answer(known=1)
+            return IngestSummary(known=1)
         grown = accepted.grow(self._original, self._places.manifest, self._places.accepted).raw
         verdict = judge(self._places.dataset, batch, grown, self._scale, self._settings)
         if verdict.reasons:
             return self._refuse(path, batch, verdict)
         return self._accept(path, batch, verdict.warnings)
 
-    def _accept(self, path: Path, batch: Labelled, warnings: tuple[str, ...]) -> Answer:
+    def _accept(self, path: Path, batch: Labelled, warnings: tuple[str, ...]) -> IngestSummary:
         """Write the file, then the line that makes it count, and only then let go of the batch."""
         digest = accepted.store(self._places.accepted, batch)
-        line = Line(digest=digest, batch=_shown(path.name), images=len(batch), classes=self._original.class_names)
+        line = ManifestEntry(
+            digest=digest, batch=_shown(path.name), images=len(batch), classes=self._original.class_names
+        )
         accepted.append(self._places.manifest, line)
         self._remove(path)
         warned = f", with warnings ({', '.join(warnings)})" if warnings else ""
         self._say(f"{self._places.dataset}: {path.name} accepted{warned}: {len(batch):,} images, digest {digest[:12]}")
-        return Answer(accepted=1, images=len(batch))
+        return IngestSummary(accepted=1, images=len(batch))
 
-    def _refuse(self, path: Path, batch: Labelled | None, verdict: Verdict) -> Answer:
+    def _refuse(self, path: Path, batch: Labelled | None, verdict: BatchDecision) -> IngestSummary:
         """Write the report, then move the batch beside it."""
         folder = self._free(path.name)
         found = {"images": len(batch), "digest": batch.digest()} if batch else {"images": None, "digest": None}
@@ -229,7 +232,7 @@ class _Intake:
         more = f" (and {len(verdict.reasons) - 1} more)" if verdict.reasons[1:] else ""
         report = (folder / "report.json").relative_to(self._places.root)
         self._say(f"{self._places.dataset}: {path.name} quarantined: {verdict.reasons[0]}{more}; see {report}")
-        return Answer(quarantined=1)
+        return IngestSummary(quarantined=1)
 
     def _free(self, name: str) -> Path:
         """Return a folder of quarantine without a batch: a report alone was left by a killed run."""
@@ -265,14 +268,3 @@ def _move(source: Path, target: Path) -> None:
             found=error.strerror,
             done="batch left where it is",
         ) from None
-
-
-def main(root: Path) -> int:
-    """Take in what is there and say what came of it; quarantined batches are an answer, not a failure."""
-    if not (root / "dvc.yaml").exists():
-        raise PipelineError("nothing to take in here", expected="dvc.yaml", found=root.resolve(), next_step="cd to it")
-    answer = run(root, print)
-    told = f"{answer.accepted} accepted ({answer.images:,} images), {answer.quarantined} quarantined"
-    left = f", {answer.left} left alone" if answer.left else ""
-    print(f"ingest: {told}, {answer.known} known already{left}{'; next: dvc repro' if answer.accepted else ''}")
-    return 0

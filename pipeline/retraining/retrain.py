@@ -11,7 +11,7 @@ import os
 import subprocess
 import sys
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,8 +19,7 @@ import filelock
 from ruamel.yaml import YAML
 
 from pipeline.core.errors import PipelineError, TrackingError
-from pipeline.project import check, workspace
-from pipeline.reporting import leaderboard
+from pipeline.project import check, dvc, params_edit
 from pipeline.retraining import ingest
 
 PROMOTED, FAILED, NOT_PROMOTED, NOTHING_TO_DO, LOCKED = 0, 1, 10, 11, 12
@@ -37,7 +36,7 @@ _CODES: dict[Outcome, int] = {
 
 
 @dataclass(frozen=True)
-class Answer:
+class RetrainSummary:
     """What came of a retraining: the line for machines.
 
     Attributes:
@@ -52,7 +51,7 @@ class Answer:
     seconds: float = 0.0
     generation: int | None = None
     decisions: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)
-    ingested: ingest.Answer = field(default_factory=ingest.Answer)
+    ingested: ingest.IngestSummary = field(default_factory=ingest.IngestSummary)
 
     @property
     def code(self) -> int:
@@ -60,7 +59,7 @@ class Answer:
         return _CODES[self.outcome]
 
 
-def run(*, force: bool) -> Answer:
+def run(*, force: bool) -> RetrainSummary:
     """Retrain in the working directory.
 
     Args:
@@ -72,25 +71,25 @@ def run(*, force: bool) -> Answer:
         with filelock.FileLock(_LOCK, timeout=0):
             return _run(started, force=force)
     except filelock.Timeout:
-        return Answer("locked")
+        return RetrainSummary("locked")
 
 
-def _run(started: float, *, force: bool) -> Answer:
+def _run(started: float, *, force: bool) -> RetrainSummary:
     ingested = ingest.run(Path(), lambda told: print(told, file=sys.stderr))
     content = check.check()
-    generation = workspace.next_generation() if force else int(content["search"]["generation"])
+    generation = params_edit.next_generation() if force else int(content["search"]["generation"])
     before = _registrations()
-    code = workspace.reproduce(Path.cwd(), quiet=True)
+    code = dvc.reproduce(Path.cwd(), quiet=True)
     seconds = round(time.monotonic() - started, 1)
     if code != 0:
-        return Answer("failed", seconds, generation, ingested=ingested)
+        return RetrainSummary("failed", seconds, generation, ingested=ingested)
     after = _registrations()
     decided = [dataset for dataset in content["datasets"] if after.get(dataset) != before.get(dataset)]
     decisions = {dataset: _decisions(dataset) for dataset in decided}
     if not decisions:  # a new generation that finds the same model again leaves nothing to decide
-        return Answer("not promoted" if force else "nothing to do", seconds, generation, ingested=ingested)
+        return RetrainSummary("not promoted" if force else "nothing to do", seconds, generation, ingested=ingested)
     promoted = any(d["decision"] == "promoted" for of_tasks in decisions.values() for d in of_tasks.values())
-    return Answer("promoted" if promoted else "not promoted", seconds, generation, decisions, ingested)
+    return RetrainSummary("promoted" if promoted else "not promoted", seconds, generation, decisions, ingested)
 
 
 def _registrations() -> dict[str, Any]:
@@ -135,23 +134,3 @@ def require_persistent() -> None:
             found="none",
             next_step="dvc remote add --default NAME URL",
         )
-
-
-def main(*, force: bool, persistent: bool) -> int:
-    """Retrain, print a table for people and a JSON line for machines, and return the exit code."""
-    from rich.console import Console
-
-    if persistent:
-        require_persistent()
-    if not Path("dvc.yaml").exists():
-        raise PipelineError("nothing to retrain here", expected="dvc.yaml", found=Path.cwd(), next_step="cd to it")
-    answer = run(force=force)
-    console = Console(stderr=True)
-    if answer.outcome != "locked":
-        content = check.check()
-        console.print(leaderboard.table(leaderboard.rows(Path("reports"), content["datasets"], content["families"])))
-    console.print(f"retrain: {answer.outcome}")
-    for decision in (decided for of_tasks in answer.decisions.values() for decided in of_tasks.values()):
-        console.print(f"{decision['model']}: {decision['decision']}, because {decision['reason']}", highlight=False)
-    print(json.dumps(asdict(answer)), flush=True)
-    return answer.code

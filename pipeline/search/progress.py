@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
-from pipeline.search import cost
-from pipeline.search.budget import Budget
+from pipeline.search import cost_estimate
+from pipeline.search.settings import Budget
 
 if TYPE_CHECKING:
     from pipeline.search.study import Study
@@ -26,7 +26,7 @@ class Expected:
     budget: Budget
     epochs: int
     slots: int
-    measured: cost.Measured | None
+    measured: cost_estimate.Measured | None
 
 
 class SearchProgress:
@@ -40,7 +40,7 @@ class SearchProgress:
     def __init__(self, label: str, expected: Expected) -> None:
         self._label = label
         self._expected = expected
-        self.measured: cost.Measured | None = None
+        self.measured: cost_estimate.Measured | None = None
         self._console = Console(stderr=True)
         self._progress = Progress(
             TextColumn("[bold]{task.description}"),
@@ -66,12 +66,12 @@ class SearchProgress:
         """Note what a finished rung took: the first one tells what the search will cost."""
         if self.measured is None and epochs:
             seconds = sum(epoch["seconds"] for epoch in epochs) / len(epochs)
-            self.measured = cost.Measured(round(seconds, 3), checkpoint_bytes)
+            self.measured = cost_estimate.Measured(round(seconds, 3), checkpoint_bytes)
             if self._expected.measured is None:
                 self._tell_cost(self.measured)
 
-    def _tell_cost(self, measured: cost.Measured | None) -> None:
-        told = cost.told(self._expected.budget, self._expected.epochs, self._expected.slots, measured)
+    def _tell_cost(self, measured: cost_estimate.Measured | None) -> None:
+        told = cost_estimate.told(self._expected.budget, self._expected.epochs, self._expected.slots, measured)
         self._console.print(f"{self._label}: {told}", highlight=False, soft_wrap=True)
 
     @property

@@ -19,11 +19,11 @@ from typing import TYPE_CHECKING, Any, Literal
 from pipeline.core.errors import EngineError
 from pipeline.models.base import BaseFamily
 from pipeline.models.space import Choice, Dimension, Hyperparameters
-from pipeline.search import points, sampling
-from pipeline.search.budget import Settings
-from pipeline.search.definition import Definition
-from pipeline.search.halving import Halving
+from pipeline.search import enqueued, samplers
+from pipeline.search.asha import Halving
 from pipeline.search.leader import leader, unbeaten
+from pipeline.search.settings import SearchSettings
+from pipeline.search.study_definition import Definition
 from pipeline.search.trials import Metrics, history, hyperparameters, preset, stopped, table
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ class Best:
 
 
 @dataclass(frozen=True)
-class Standing:
+class StudyStatus:
     """How far a study is: trials by state, epochs that all report together, and the best trial so far."""
 
     counts: dict[str, int]
@@ -85,7 +85,7 @@ class Study:
         family: What is searched.
     """
 
-    def __init__(self, folder: Path, definition: Definition, settings: Settings, family: BaseFamily) -> None:
+    def __init__(self, folder: Path, definition: Definition, settings: SearchSettings, family: BaseFamily) -> None:
         import optuna
 
         optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -103,8 +103,8 @@ class Study:
             study_name=definition.name,
             direction="maximize",
             load_if_exists=True,
-            sampler=sampling.sampler(settings, self.seed, seen, family.suggest),
-            pruner=sampling.pruner(settings, self.total),
+            sampler=samplers.sampler(settings, self.seed, seen, family.suggest),
+            pruner=samplers.pruner(settings, self.total),
         )
         self.halving = Halving(self.rungs, settings.reduction if settings.pruner == "halving" else 0, self.objective)
         self._limits = settings.constraints.limits()
@@ -171,16 +171,16 @@ class Study:
     def suggest(self, trial: optuna.Trial) -> None:
         """Give a trial its hyperparameters; those that it has already stay."""
         preset = trial.user_attrs.get("hyperparameters")
-        self._suggest(trial if preset is None else points.Given(trial, preset))
+        self._suggest(trial if preset is None else enqueued.FixedTrial(trial, preset))
 
-    def _to_give(self, settings: Settings) -> dict[str, _Given]:
+    def _to_give(self, settings: SearchSettings) -> dict[str, _Given]:
         """Return the points that are given before any is sampled, by name, with what to remember of their trials."""
         if self._grid:
-            found = points.grid(self._suggest, settings.grid_points)
+            found = enqueued.grid(self._suggest, settings.grid_points)
             order = random.Random(self.seed).sample(range(len(found)), len(found))  # a budget may cut the grid short
             return {f"grid {place}": (found[place], {}) for place in order}
         if settings.sampler in ("tpe", "gp"):  # they learn, but would guess first: a space is drawn around a guess
-            return {"centre": (points.centre(self._suggest), {})}
+            return {"centre": (enqueued.centre(self._suggest), {})}
         return {}
 
     def _presets_to_give(self, presets: Mapping[str, Hyperparameters]) -> dict[str, _Given]:
@@ -267,13 +267,13 @@ class Study:
         self.elapsed_s += seconds
         self._study.set_user_attr("elapsed_s", round(self.elapsed_s, 1))
 
-    def standing(self) -> Standing:
+    def standing(self) -> StudyStatus:
         """Return how far the study is. It reads every trial: not for each event."""
         trials = self.trials
         names = {"COMPLETE": "complete", "PRUNED": "pruned", "FAIL": "failed", "RUNNING": "running"}
         counted = Counter(names[trial.state.name] for trial in trials)
         counts = {name: counted[name] for name in names.values()}
-        return Standing(counts, sum(len(history(trial)) for trial in trials), self._best(trials))
+        return StudyStatus(counts, sum(len(history(trial)) for trial in trials), self._best(trials))
 
     def epochs(self) -> int:
         """Return the number of epochs that all trials report together."""

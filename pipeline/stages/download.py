@@ -17,14 +17,14 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.core import entry, params
-from pipeline.core.atomic import new_folder
+from pipeline.core import params, process
 from pipeline.core.errors import DownloadError
-from pipeline.datasets.base import Pin, PinnedFile, SourceSettings
+from pipeline.core.files import new_folder
+from pipeline.datasets.arrays import Pin, PinnedFile, SourceSettings
 from pipeline.datasets.download import fetch
-from pipeline.datasets.download.bars import Bars
-from pipeline.datasets.download.patience import Patience, Unavailable
+from pipeline.datasets.download.progress_bars import Bars
 from pipeline.datasets.download.sources import Candidate, Environment, candidates
+from pipeline.datasets.download.timeouts import Unavailable, WaitBudget
 
 _NOTHING_TO_FETCH = "This dataset is drawn from its settings in params.yaml.\n"
 _AT_ONCE = 4  # files; chosen: more would be impolite to a mirror
@@ -38,12 +38,12 @@ _ONLINE = (
 )
 
 
-class Settings(SourceSettings, extra="ignore"):
+class DownloadSettings(SourceSettings, extra="ignore"):
     """The dataset's section under ``download``; keys that its format declares beside are for the format to check."""
 
 
 @dataclass(frozen=True)
-class Result:
+class DownloadResult:
     """The verified files of a dataset, and where each came from (``kept`` for one that was there already)."""
 
     folder: Path
@@ -51,14 +51,16 @@ class Result:
 
 
 @dataclass(frozen=True)
-class Got:
+class FetchedFile:
     """A verified file: where it lies, and where it came from."""
 
     path: Path
     source: str
 
 
-def run(dataset: str, settings: Settings, partial: Path, output: Path, around: Environment = _NOTHING) -> Result:
+def run(
+    dataset: str, settings: DownloadSettings, partial: Path, output: Path, around: Environment = _NOTHING
+) -> DownloadResult:
     """Make `output` hold exactly the pinned files, as served.
 
     Args:
@@ -74,7 +76,7 @@ def run(dataset: str, settings: Settings, partial: Path, output: Path, around: E
     if not settings.files:
         with new_folder(output) as folder:
             (folder / "README.txt").write_text(_NOTHING_TO_FETCH)  # DVC warns of an empty output
-        return Result(output, {})
+        return DownloadResult(output, {})
     partial.mkdir(parents=True, exist_ok=True)
     got = _get_all(dataset, settings, partial, output, around)
     if {one.path.parent for one in got.values()} != {output} or {path.name for path in output.iterdir()} != set(got):
@@ -86,18 +88,20 @@ def run(dataset: str, settings: Settings, partial: Path, output: Path, around: E
             path.unlink(missing_ok=True)
     with suppress(OSError):  # something else lies there: not ours to remove
         partial.rmdir()
-    return Result(output, {name: one.source for name, one in got.items()})
+    return DownloadResult(output, {name: one.source for name, one in got.items()})
 
 
-def _get_all(dataset: str, settings: Settings, partial: Path, output: Path, around: Environment) -> dict[str, Got]:
+def _get_all(
+    dataset: str, settings: DownloadSettings, partial: Path, output: Path, around: Environment
+) -> dict[str, FetchedFile]:
     """Return the verified files; a file that fails does not stop the others, an interrupt stops all."""
-    patience = Patience()
+    patience = WaitBudget()
     with Bars() as bars, futures.ThreadPoolExecutor(_AT_ONCE) as pool:
 
-        def get(pin: PinnedFile) -> Got:
+        def get(pin: PinnedFile) -> FetchedFile:
             tried = candidates(dataset, pin, settings, around)
             kept = present(pin.name, [pin, *(candidate.pin for candidate in tried)], [output, partial])
-            return Got(kept, "kept") if kept else _fetch(dataset, tried, partial / pin.name, patience, bars)
+            return FetchedFile(kept, "kept") if kept else _fetch(dataset, tried, partial / pin.name, patience, bars)
 
         waiting = {pin.name: pool.submit(get, pin) for pin in settings.files}
         try:
@@ -116,7 +120,7 @@ def present(name: str, pins: list[Pin], folders: list[Path]) -> Path | None:
     return next((path for path in paths if any(fetch.mismatch(path, pin) is None for pin in different)), None)
 
 
-def _fetch(dataset: str, tried: list[Candidate], target: Path, patience: Patience, bars: Bars) -> Got:
+def _fetch(dataset: str, tried: list[Candidate], target: Path, patience: WaitBudget, bars: Bars) -> FetchedFile:
     """Return the file of the first candidate that meets its pin; it then lies at `target`."""
     refused: list[str] = []
     unreachable = False
@@ -136,7 +140,7 @@ def _fetch(dataset: str, tried: list[Candidate], target: Path, patience: Patienc
                 f"{dataset}: {target.name} cannot be written to {place}", found=error.strerror, next_step="free space"
             ) from None
         else:
-            return Got(target, str(candidate))
+            return FetchedFile(target, str(candidate))
     raise DownloadError(
         f"{dataset}: {target.name} is at none of its {len(tried)} sources: {', '.join(refused)}",
         next_step=_OFFLINE if unreachable else _ONLINE,
@@ -158,7 +162,7 @@ def main() -> None:
     parser.add_argument("--partial", required=True, type=Path)
     parser.add_argument("--output", required=True, type=Path)
     args = parser.parse_args()
-    settings = params.load(f"download.{args.dataset}", Settings)
+    settings = params.load(f"download.{args.dataset}", DownloadSettings)
     around = Environment(os.environ.get("MIRROR"), Path(os.environ.get("PIPELINE_TYPED_IN", "")))
     result = run(args.dataset, settings, args.partial, args.output, around)
     for name, source in result.sources.items():
@@ -166,4 +170,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    entry.stage(main)
+    process.stage(main)

@@ -16,17 +16,17 @@ from typing import Any
 import numpy as np
 import pydantic
 
-from pipeline.backend import runtime
-from pipeline.core import entry, params
-from pipeline.core.atomic import new_folder, write_json
+from pipeline.backend import configure
+from pipeline.core import params, process
 from pipeline.core.errors import DataError
-from pipeline.datasets.base import TestSplit, load_test
+from pipeline.core.files import new_folder, write_json
+from pipeline.datasets.arrays import TestSplit, load_test
 from pipeline.evaluation import base as scores
 from pipeline.registry.versions import CHAMPION, Registry, load_model, registered_name
 from pipeline.tracking.runs import Tracker, log_dataset, predictions_path
 
 
-class Settings(params.Settings):
+class EvaluateSettings(params.Settings):
     """Section `evaluate` of params.
 
     Attributes:
@@ -99,8 +99,8 @@ def main() -> None:
     parser.add_argument("--predictions", required=True, type=Path, help="folder for the answers")
     parser.add_argument("--report", required=True, type=Path, help="folder for the figures")
     arguments = parser.parse_args()
-    runtime.configure(runtime.load_settings().backend)
-    settings = params.load("evaluate", Settings)
+    configure.configure(configure.load_settings().backend)
+    settings = params.load("evaluate", EvaluateSettings)
     split, info = load_test(arguments.test), load_info(arguments.model)
     task, run_id = scores.load(info["task"]), info["run_id"]
     tracker = Tracker(arguments.dataset)
@@ -124,4 +124,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    entry.stage(main)
+    process.stage(main)

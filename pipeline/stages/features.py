@@ -1,7 +1,7 @@
 """Stage features: train the network in whose features generated images are compared with real ones.
 
 Only families that say so need it; for any other this writes that it does not, in a moment. The network is a fixed one,
-trained from a fixed seed on the training split: see `pipeline.evaluation.scale`.
+trained from a fixed seed on the training split: see `pipeline.evaluation.feature_network`.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ from pathlib import Path
 
 import pydantic
 
-from pipeline.backend import runtime
-from pipeline.core import entry, params
-from pipeline.datasets.base import load_splits
-from pipeline.evaluation import scale
-from pipeline.models import base as models
+from pipeline.backend import configure
+from pipeline.core import params, process
+from pipeline.datasets.arrays import load_splits
+from pipeline.evaluation import feature_network
+from pipeline.models import loading
 
 
-class Settings(params.Settings):
+class FeaturesSettings(params.Settings):
     """Section `features` of params.
 
     Attributes:
@@ -38,15 +38,15 @@ def main() -> None:
     parser.add_argument("--data", required=True, type=Path, help="folder written by prepare")
     parser.add_argument("--output", required=True, type=Path, help="folder for the network and what it sees")
     arguments = parser.parse_args()
-    settings = params.load("features", Settings)
-    if not models.load(arguments.family, {}).needs_scale:  # its settings do not matter, and do not rerun this
-        scale.not_needed(arguments.output)
+    settings = params.load("features", FeaturesSettings)
+    if not loading.load(arguments.family, {}).needs_scale:  # its settings do not matter, and do not rerun this
+        feature_network.not_needed(arguments.output)
         print(f"{arguments.dataset} {arguments.family}: scored without features")
         return
-    runtime.configure(runtime.load_settings().backend, threads=1)  # one thread: the same weights in every run
+    configure.configure(configure.load_settings().backend, threads=1)  # one thread: the same weights in every run
     data = load_splits(arguments.data)
-    accuracy = scale.train(data, arguments.output, steps=settings.steps, seed=settings.seed)
-    found = scale.load(arguments.output)
+    accuracy = feature_network.train(data, arguments.output, steps=settings.steps, seed=settings.seed)
+    found = feature_network.load(arguments.output)
     print(
         f"{arguments.dataset} {arguments.family}: features {found.digest[:12]} label {accuracy:.2%} of validation"
         f" images right; real images score FID {found.floor.fid:.3f} and KID {found.floor.kid:.4f} against others"
@@ -54,4 +54,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    entry.stage(main)
+    process.stage(main)

@@ -16,26 +16,18 @@ import numpy as np
 import numpy.typing as npt
 import pydantic
 
-from pipeline.core import entry, params
+from pipeline.core import params, process
 from pipeline.core.errors import DataError
-from pipeline.datasets import accepted
-from pipeline.datasets.accepted import Grown
-from pipeline.datasets.base import (
-    Images,
-    Labelled,
-    Labels,
-    RawImages,
-    Splits,
-    TestSplit,
-    save_splits,
-    save_test,
-)
+from pipeline.datasets import manifest
+from pipeline.datasets.arrays import Images, Labelled, Labels, RawImages, Splits, TestSplit, save_splits, save_test
+from pipeline.datasets.manifest import Grown
 from pipeline.datasets.source_format import source_format
-from pipeline.validation import neighbours, pairs
-from pipeline.validation.pairs import NONE, Indices, Pairs
+from pipeline.validation import duplicate_pairs
+from pipeline.validation import near_duplicates as neighbours
+from pipeline.validation.duplicate_pairs import NONE, Indices, Pairs
 
 
-class Settings(params.Settings):
+class PrepareSettings(params.Settings):
     """Section ``prepare`` of params."""
 
     val_fraction: Annotated[float, pydantic.Field(gt=0, lt=1)]
@@ -43,14 +35,14 @@ class Settings(params.Settings):
 
 
 @dataclass(frozen=True)
-class Result:
+class Prepared:
     """What models learn from and are chosen by, and what they are scored on."""
 
     splits: Splits
     test: TestSplit
 
 
-def run(raw: RawImages, settings: Settings, near: Pairs = NONE) -> Result:
+def run(raw: RawImages, settings: PrepareSettings, near: Pairs = NONE) -> Prepared:
     """Split the official train split in two, images in their official order; pass the test split on as it is.
 
     Args:
@@ -75,7 +67,7 @@ def run(raw: RawImages, settings: Settings, near: Pairs = NONE) -> Result:
                 next_step="change prepare.val_fraction, or add images",
             )
     digest = hashlib.sha256((train.digest() + val.digest()).encode()).hexdigest()
-    return Result(
+    return Prepared(
         Splits(train, val, raw.class_names, digest),
         TestSplit(raw.test, raw.class_names, raw.test.digest()),
     )
@@ -89,7 +81,7 @@ def groups_of(images: Images, near: Pairs) -> Indices:
     equal = first[same_as]
     everyone = np.arange(len(images))
     again = np.flatnonzero(equal != everyone)
-    return pairs.groups(np.append(again, near.first), np.append(equal[again], near.second), len(images))
+    return duplicate_pairs.groups(np.append(again, near.first), np.append(equal[again], near.second), len(images))
 
 
 def choose_val(group: Indices, labels: Labels, fraction: float, seed: int) -> npt.NDArray[np.bool_]:
@@ -161,11 +153,11 @@ def near_duplicates(path: Path, grown: Grown, report: dict[str, Any]) -> Pairs:
         report: What validate has written about it, with the distance that it called near.
     """
     published = len(grown.raw.train) - grown.images
-    near = pairs.load(path, "train", published)
+    near = duplicate_pairs.load(path, "train", published)
     if not grown.images:
         return near
     distance = float(report["near_duplicates"]["threshold"])
-    return pairs.joined(near, neighbours.search(grown.raw.train.images, distance, since=published))
+    return duplicate_pairs.joined(near, neighbours.search(grown.raw.train.images, distance, since=published))
 
 
 def _read_report(path: Path) -> dict[str, Any]:
@@ -195,11 +187,11 @@ def main() -> None:
     parser.add_argument("--output", required=True, type=Path)
     parser.add_argument("--test", required=True, type=Path)
     args = parser.parse_args()
-    settings = params.load("prepare", Settings)
+    settings = params.load("prepare", PrepareSettings)
     source = source_format(params.section(f"download.{args.dataset}.format"))
     raw = source.read(args.raw, params.load(f"download.{args.dataset}", source.Settings))
     report = require_validated(args.validated, raw)
-    grown = accepted.grow(raw, args.manifest, args.accepted)
+    grown = manifest.grow(raw, args.manifest, args.accepted)
     result = run(grown.raw, settings, near_duplicates(args.near_duplicates, grown, report))
     save_splits(args.output, result.splits)
     save_test(args.test, result.test)
@@ -211,4 +203,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    entry.stage(main)
+    process.stage(main)

@@ -17,15 +17,15 @@ from typing import Any, Literal
 
 import pydantic
 
-from pipeline.core import entry, params
-from pipeline.core.atomic import write_json
+from pipeline.core import params, process
 from pipeline.core.errors import DataError, TrackingError
+from pipeline.core.files import write_json
 from pipeline.evaluation import base as scores
 from pipeline.registry.versions import CHALLENGER, CHAMPION, Registry, Version, registered_name
 from pipeline.tracking.runs import Tracker, predictions_path
 
 
-class Settings(params.Settings):
+class RegisterSettings(params.Settings):
     """Section `register` of params.
 
     Attributes:
@@ -194,7 +194,7 @@ def main() -> None:
     parser.add_argument("--predictions", required=True, type=Path, help="folder of their answers")
     parser.add_argument("--report", required=True, type=Path, help="JSON file for the decisions")
     arguments = parser.parse_args()
-    settings = params.load("register", Settings)
+    settings = params.load("register", RegisterSettings)
     families = list(params.section("families"))
     candidates = find_candidates(families, arguments.models, arguments.predictions)
     tracker = Tracker(arguments.dataset)
@@ -209,4 +209,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    entry.stage(main)
+    process.stage(main)

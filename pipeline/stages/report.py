@@ -7,9 +7,9 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from pipeline.core import entry, params
-from pipeline.core.atomic import write_text
-from pipeline.reporting import dataset, findings, leaderboard, markup
+from pipeline.core import params, process
+from pipeline.core.files import write_text
+from pipeline.reporting import dataset, leaderboard, load_reports, markup
 
 
 def run(reports: Path, page: Path, datasets: Iterable[str], families: list[str], confidence: float) -> str:
@@ -27,7 +27,7 @@ def run(reports: Path, page: Path, datasets: Iterable[str], families: list[str],
     """
     shown = []
     for name in datasets:
-        found = findings.of_dataset(reports, name, families)
+        found = load_reports.of_dataset(reports, name, families)
         rows = leaderboard.rows(reports, [name], families)
         shown.append(dataset.section(found, rows, _links(reports, page, name), confidence))
     return markup.render(shown, confidence)
@@ -53,4 +53,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    entry.stage(main)
+    process.stage(main)

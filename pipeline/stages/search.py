@@ -14,23 +14,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.backend import runtime
-from pipeline.core import entry, params
-from pipeline.core.atomic import new_folder, write_json, write_text
-from pipeline.datasets.base import load_splits
+from pipeline.backend import configure
+from pipeline.core import params, process
+from pipeline.core.files import new_folder, write_json, write_text
+from pipeline.datasets.arrays import load_splits
 from pipeline.executors.base import Executor, Work
 from pipeline.executors.local import LocalExecutor
 from pipeline.models import base as models
-from pipeline.models.training import training
-from pipeline.models.training.rung import Rung
+from pipeline.models import loading
+from pipeline.models.training import task
+from pipeline.models.training.task import TrainingTask
 from pipeline.registry.versions import Registry, registered_name
-from pipeline.search import cost, diagrams, shelf
-from pipeline.search.budget import Settings
-from pipeline.search.definition import Definition
-from pipeline.search.loop import Search
+from pipeline.search import cost_estimate, plots, study_store
+from pipeline.search.mlflow_mirror import MlflowMirror
 from pipeline.search.progress import Expected, SearchProgress
-from pipeline.search.record import Record
+from pipeline.search.scheduler import TrialScheduler
+from pipeline.search.settings import SearchSettings
 from pipeline.search.study import Best, Study, begun
+from pipeline.search.study_definition import Definition
 from pipeline.search.trials import hyperparameters
 from pipeline.tracking.provenance import code_tags
 from pipeline.tracking.runs import Tracker
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Result:
+class SearchResult:
     """What a search found and what it cost, over all runs that worked on it."""
 
     study: str
@@ -53,13 +54,13 @@ class Result:
 
 def run(
     definition: Definition,
-    settings: Settings,
+    settings: SearchSettings,
     family: models.BaseFamily,
     data: Path,
     features: Path,
     studies: Path,
     environments: list[dict[str, str]],
-) -> tuple[Result, Study, Record]:
+) -> tuple[SearchResult, Study, MlflowMirror]:
     """Search until the budget is met; go on where an earlier run of the same study ended.
 
     Raises:
@@ -67,7 +68,7 @@ def run(
     """
     budget = settings.budget_for(definition.dataset, definition.family)
     folder = studies / definition.name
-    with shelf.locked(folder), _engine(settings, training.work(definition.backend), environments) as executor:
+    with study_store.locked(folder), _engine(settings, task.work(definition.backend), environments) as executor:
         if not begun(folder):
             executor.warm_up()  # while this process imports Optuna: a new study has work for all
         study = Study(folder, definition, settings, family)
@@ -81,30 +82,30 @@ def run(
 
         label = f"{definition.dataset} {definition.family}"
         with SearchProgress(label, expected) as progress:
-            loop = Search(study, budget, executor, lambda: _record(definition), rung, discard, progress)
+            loop = TrialScheduler(study, budget, executor, lambda: _record(definition), rung, discard, progress)
             with _told(loop):
                 record = loop.run()
                 best = study.require_best()
             if progress.measured:
-                cost.remember(folder, progress.measured)
+                cost_estimate.remember(folder, progress.measured)
         shutil.rmtree(folder / "checkpoints", ignore_errors=True)  # every trial has ended
         end = study.standing()
-        result = Result(definition.name, best, end.counts, end.epochs, study.elapsed_s, record.parent.run_id)
+        result = SearchResult(definition.name, best, end.counts, end.epochs, study.elapsed_s, record.parent.run_id)
         return result, study, record
 
 
-def _expected(definition: Definition, settings: Settings, study: Study, studies: Path, slots: int) -> Expected:
+def _expected(definition: Definition, settings: SearchSettings, study: Study, studies: Path, slots: int) -> Expected:
     """Return what is known of a search's cost before it begins, from this study or the latest other of its family."""
-    siblings = shelf.idle_siblings(studies, definition.dataset, definition.family, definition.name)
+    siblings = study_store.idle_siblings(studies, definition.dataset, definition.family, definition.name)
     budget = settings.budget_for(definition.dataset, definition.family)
     if study.points is not None:
         budget = budget.model_copy(update={"trials": min(budget.trials, study.points)})
-    epochs = cost.expected_epochs(budget, settings, study.rungs)
-    return Expected(budget, epochs, slots, cost.remembered([study.folder, *siblings]))
+    epochs = cost_estimate.expected_epochs(budget, settings, study.rungs)
+    return Expected(budget, epochs, slots, cost_estimate.remembered([study.folder, *siblings]))
 
 
 @contextmanager
-def _told(loop: Search) -> Iterator[None]:
+def _told(loop: TrialScheduler) -> Iterator[None]:
     """Leave no run RUNNING when a search is interrupted or fails."""
     try:
         yield
@@ -117,7 +118,7 @@ def _told(loop: Search) -> Iterator[None]:
         raise
 
 
-def _engine(settings: Settings, work: Work, environments: list[dict[str, str]]) -> Executor:
+def _engine(settings: SearchSettings, work: Work, environments: list[dict[str, str]]) -> Executor:
     silence_s = settings.epoch_minutes * 60
     if settings.engine == "ray":
         from pipeline.executors.ray import RayExecutor
@@ -128,11 +129,11 @@ def _engine(settings: Settings, work: Work, environments: list[dict[str, str]]) 
 
 def _rungs(
     definition: Definition, data: Path, features: Path, folder: Path, seed: int, *, latency: bool
-) -> Callable[[optuna.Trial, int, int], Rung]:
+) -> Callable[[optuna.Trial, int, int], TrainingTask]:
     """Return what makes the task that trains a trial from one epoch to another."""
 
-    def rung(trial: optuna.Trial, start: int, stop: int) -> Rung:
-        return Rung(
+    def rung(trial: optuna.Trial, start: int, stop: int) -> TrainingTask:
+        return TrainingTask(
             family=definition.family,
             settings=dict(definition.settings),
             hyperparameters=hyperparameters(trial),
@@ -153,7 +154,7 @@ def _checkpoints(folder: Path, number: int) -> Path:
     return folder / "checkpoints" / f"trial-{number:05d}"
 
 
-def _record(definition: Definition) -> Record:
+def _record(definition: Definition) -> MlflowMirror:
     tags = {
         "stage": "search",
         "dataset": definition.dataset,
@@ -164,10 +165,10 @@ def _record(definition: Definition) -> Record:
         **code_tags(),
     }
     label = f"{definition.family} g{definition.search['generation']}"
-    return Record(Tracker(definition.dataset), definition.name, label, tags)
+    return MlflowMirror(Tracker(definition.dataset), definition.name, label, tags)
 
 
-def save(result: Result, study: Study, definition: Definition, output: Path) -> list[Path]:
+def save(result: SearchResult, study: Study, definition: Definition, output: Path) -> list[Path]:
     """Write what train needs, the summary and the table of trials.
 
     All of it is what the study holds, so a rerun that finds the budget met writes the same bytes.
@@ -189,7 +190,7 @@ def save(result: Result, study: Study, definition: Definition, output: Path) -> 
         "seconds": round(result.seconds, 1),
     }
     write_text(output / "trials.csv", study.table().to_csv(index=False))
-    pictures = diagrams.draw(study.trials, study.objective, result.best.number, study.importances())
+    pictures = plots.draw(study.trials, study.objective, result.best.number, study.importances())
     with new_folder(output / "plots") as folder:
         for name, content in pictures.items():
             (folder / f"{name}.png").write_bytes(content)
@@ -203,13 +204,13 @@ def tidy(definition: Definition, studies: Path, keep: int, tracker: Tracker) -> 
 
     Only what lies in this folder and nobody works on is touched: on a shared server, others search, too.
     """
-    siblings = shelf.idle_siblings(studies, definition.dataset, definition.family, definition.name)
+    siblings = study_store.idle_siblings(studies, definition.dataset, definition.family, definition.name)
     running = tracker.runs("tags.stage = 'search' and attributes.status = 'RUNNING'")
     for key, run in running.items():
         if any(key == path.name or key.startswith(f"{path.name}-") for path in siblings):
             tracker.finish(run.run_id, "KILLED")
     protected = Registry(tracker).studies(registered_name(definition.dataset))
-    for name in shelf.sweep(siblings, keep, protected):
+    for name in study_store.sweep(siblings, keep, protected):
         print(f"removed the old study {name}: search.keep_studies is {keep}")
 
 
@@ -223,21 +224,21 @@ def main() -> None:
     parser.add_argument("--studies", required=True, type=Path, help="folder of all studies")
     parser.add_argument("--output", required=True, type=Path, help="folder for best.json, summary.json, trials.csv")
     arguments = parser.parse_args()
-    backend = runtime.load_settings()
-    settings = params.load("search", Settings)
-    family = models.load(arguments.family, dataset=arguments.dataset)
+    backend = configure.load_settings()
+    settings = params.load("search", SearchSettings)
+    family = loading.load(arguments.family, dataset=arguments.dataset)
     budget = settings.budget_for(arguments.dataset, arguments.family)
     definition = Definition(
         dataset=arguments.dataset,
         family=arguments.family,
         data=load_splits(arguments.data).digest,
-        code=models.training_digest(family),
+        code=loading.training_digest(family),
         settings=family.settings.model_dump(mode="json"),
         search=settings.defining(),
         trial_epochs=budget.trial_epochs,
         backend=backend.backend,
     )
-    environments = runtime.worker_environments(backend.workers)
+    environments = configure.worker_environments(backend.workers)
     result, study, record = run(
         definition, settings, family, arguments.data, arguments.features, arguments.studies, environments
     )
@@ -251,4 +252,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    entry.stage(main)
+    process.stage(main)

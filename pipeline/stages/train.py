@@ -21,16 +21,17 @@ from typing import Any
 import numpy as np
 import pydantic
 
-from pipeline.backend import runtime
-from pipeline.core import entry, params
-from pipeline.core.atomic import new_folder, write_json, write_text
+from pipeline.backend import configure
+from pipeline.core import params, process
 from pipeline.core.errors import DataError
-from pipeline.datasets.base import Splits, load_splits
+from pipeline.core.files import new_folder, write_json, write_text
+from pipeline.datasets.arrays import Splits, load_splits
 from pipeline.executors.local import LocalExecutor
 from pipeline.models import base as models
-from pipeline.models.training import training
-from pipeline.models.training.rung import Rung, exported_model
-from pipeline.models.training.seeds import Result, Seeds, last_loss
+from pipeline.models import loading
+from pipeline.models.training import task
+from pipeline.models.training.seeds import Seeds, SeedsResult, last_loss
+from pipeline.models.training.task import TrainingTask, exported_model
 from pipeline.registry.versions import log_model
 from pipeline.tracking.provenance import code_tags, dvc_hash
 from pipeline.tracking.runs import Tracker, log_dataset
@@ -46,7 +47,7 @@ _SERVING = {
 }
 
 
-class Settings(params.Settings):
+class TrainSettings(params.Settings):
     """Section `train` of params.
 
     Attributes:
@@ -72,10 +73,10 @@ class Best:
 def log(
     tracker: Tracker,
     run_id: str,
-    result: Result,
+    result: SeedsResult,
     family: models.BaseFamily,
     data: Splits,
-    backend: runtime.Backend,
+    backend: configure.Backend,
     settings: Mapping[str, Any],
 ) -> str:
     """Write a finished training to its MLflow run and return the id of the logged model.
@@ -116,7 +117,7 @@ def serving_code(family: models.BaseFamily) -> Path:
     return Path(str(spec.origin))
 
 
-def requirements(family: models.BaseFamily, backend: runtime.Backend) -> list[str]:
+def requirements(family: models.BaseFamily, backend: configure.Backend) -> list[str]:
     """Return what the served model needs, pinned to what is installed here."""
     needed = _SERVING[family.serving][1]
     builds = {"tensorflow": ("tensorflow-cpu", "tensorflow")}.get(backend, (backend,)) if "keras" in needed else ()
@@ -144,7 +145,7 @@ def load_best(path: Path) -> Best:
 
 
 def save(
-    result: Result,
+    result: SeedsResult,
     family: models.BaseFamily,
     data: Splits,
     backend: str,
@@ -198,9 +199,9 @@ def main() -> None:
     parser.add_argument("--model", required=True, type=Path, help="folder for the model")
     parser.add_argument("--report", required=True, type=Path, help="folder for curves and summary")
     arguments = parser.parse_args()
-    backend = runtime.load_settings()
-    settings = params.load("train", Settings)
-    family = models.load(arguments.family)
+    backend = configure.load_settings()
+    settings = params.load("train", TrainSettings)
+    family = loading.load(arguments.family)
     best = load_best(arguments.best)
     data = load_splits(arguments.data)
     sections = {"train": settings.model_dump(), family.name: family.settings.model_dump(mode="json")}
@@ -208,7 +209,7 @@ def main() -> None:
     folder = _folder(best, family, data, backend.backend, arguments)
     rungs = _rungs(best, settings, family, arguments, folder)
     key = f"train-{arguments.dataset}-{family.name}-{folder.name}-{settings.seed}-{settings.seeds}"
-    with LocalExecutor(training.work(backend.backend), runtime.worker_environments(backend.workers)) as executor:
+    with LocalExecutor(task.work(backend.backend), configure.worker_environments(backend.workers)) as executor:
         seeds = Seeds(rungs, family.objective)
         seeds.start(executor)
         tracker = Tracker(arguments.dataset)  # importing MLflow takes seconds: workers start meanwhile
@@ -239,7 +240,7 @@ def _folder(best: Best, family: models.BaseFamily, data: Splits, backend: str, a
     defining = [
         best.hyperparameters,
         best.epochs,
-        models.training_digest(family),
+        loading.training_digest(family),
         family.settings.model_dump(mode="json"),
         data.digest,
         backend,
@@ -253,12 +254,12 @@ def _folder(best: Best, family: models.BaseFamily, data: Splits, backend: str, a
 
 
 def _rungs(
-    best: Best, settings: Settings, family: models.BaseFamily, arguments: argparse.Namespace, folder: Path
-) -> dict[int, Rung]:
+    best: Best, settings: TrainSettings, family: models.BaseFamily, arguments: argparse.Namespace, folder: Path
+) -> dict[int, TrainingTask]:
     """Return what is to be trained, by seed: each from the first epoch to the last."""
     folder.mkdir(parents=True, exist_ok=True)
     return {
-        seed: Rung(
+        seed: TrainingTask(
             family=best.family,
             settings=family.settings.model_dump(mode="json"),
             hyperparameters=best.hyperparameters,
@@ -275,4 +276,4 @@ def _rungs(
 
 
 if __name__ == "__main__":
-    entry.stage(main)
+    process.stage(main)

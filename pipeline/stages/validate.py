@@ -10,15 +10,16 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.core import entry, params
-from pipeline.core.atomic import new_folder, write_json, write_text
+from pipeline.core import params, process
 from pipeline.core.errors import GateError
-from pipeline.datasets.base import Labelled, RawImages
+from pipeline.core.files import new_folder, write_json, write_text
+from pipeline.datasets.arrays import Labelled, RawImages
 from pipeline.datasets.source_format import source_format
-from pipeline.validation import doubtful, gate, pairs, pictures, reference
+from pipeline.validation import duplicate_pairs, reference, review_page, suites
+from pipeline.validation import plots as pictures
+from pipeline.validation.duplicate_pairs import Pairs
 from pipeline.validation.expectations import Outcome
-from pipeline.validation.gate import Settings
-from pipeline.validation.pairs import Pairs
+from pipeline.validation.suites import ValidateSettings
 
 _FAILED = "failed.json"  # in the folder of Data Docs: a report that exists is a report that passed
 _IMAGES = "images.html"
@@ -28,7 +29,7 @@ _STEPS = (1 / 3, 2 / 3, 1, 4 / 3)  # of the distance: at which near duplicates a
 
 
 @dataclass(frozen=True)
-class Result:
+class ValidationResult:
     """What the gate found; `report` is the same for the same data and settings, whenever and wherever it ran.
 
     `near` holds the near duplicates, as positions in train and test one after another; `plots` the pictures as PNG.
@@ -42,15 +43,15 @@ class Result:
     plots: dict[str, bytes]
 
 
-def run(dataset: str, raw: RawImages, settings: Settings, docs_folder: Path) -> Result:
+def run(dataset: str, raw: RawImages, settings: ValidateSettings, docs_folder: Path) -> ValidationResult:
     """Judge the train and test images of a dataset; write Data Docs and a page of images, whatever the outcome."""
     parts = {"train": raw.train, "test": raw.test}
     distance = settings.distance_of(dataset)
-    further = gate.near_duplicates(parts, settings, dataset)
+    further = suites.near_duplicates(parts, settings, dataset)
     near = further.within(distance)
-    table = gate.image_table(parts, near)
+    table = suites.image_table(parts, near)
     scale = reference.learn(table)
-    outcomes = tuple(gate.check(table, settings, len(raw.class_names), docs_folder, scale=scale))
+    outcomes = tuple(suites.check(table, settings, len(raw.class_names), docs_folder, scale=scale))
     passed = not any(outcome.stops for outcome in outcomes)
     report = {
         "dataset": dataset,
@@ -67,12 +68,12 @@ def run(dataset: str, raw: RawImages, settings: Settings, docs_folder: Path) -> 
         "reference": scale.model_dump(mode="json"),
     }
     plots = pictures.draw(parts, raw.class_names, _SEED)
-    page = doubtful.page(dataset, parts, raw.class_names, _doubts(outcomes), further, distance, plots)
+    page = review_page.page(dataset, parts, raw.class_names, _doubts(outcomes), further, distance, plots)
     write_text(docs_folder / _IMAGES, page)
-    return Result(dataset, passed, outcomes, report, near, plots)
+    return ValidationResult(dataset, passed, outcomes, report, near, plots)
 
 
-def refusal(result: Result, docs: Path) -> GateError:
+def refusal(result: ValidationResult, docs: Path) -> GateError:
     """Return the error that tells which expectation failed first, on what, and where to look."""
     failed = [outcome for outcome in result.outcomes if outcome.stops]
     first = failed[0]
@@ -89,17 +90,17 @@ def refusal(result: Result, docs: Path) -> GateError:
     )
 
 
-def save(result: Result, report: Path, details: Path) -> None:
+def save(result: ValidationResult, report: Path, details: Path) -> None:
     """Write the pictures and the near duplicates into a folder, then the report, which says that all is there."""
     with new_folder(details) as folder:
-        pairs.save(folder / "near_duplicates.csv", result.near, result.report["images"])
+        duplicate_pairs.save(folder / "near_duplicates.csv", result.near, result.report["images"])
         (folder / "pictures").mkdir()
         for name, content in result.plots.items():
             (folder / "pictures" / f"{name}.png").write_bytes(content)
     write_json(report, result.report)
 
 
-def summary(result: Result, docs: Path) -> list[str]:
+def summary(result: ValidationResult, docs: Path) -> list[str]:
     """Return what a person is told of data that passed, a line for each warning."""
     images = sum(result.report["images"].values())
     lines = [f"{result.dataset}: {images:,} images meet {len(result.outcomes)} expectations; see {docs / _IMAGES}"]
@@ -121,18 +122,18 @@ def _near_duplicates(further: Pairs, distance: float, sizes: dict[str, int]) -> 
             "test": int((some.second >= train).sum()),
             "across": int(((some.first >= train) & (some.second < train)).sum()),
         }
-    nearest = [" ".join(map(str, row)) for row in pairs.rows(further.within(distance), sizes)[:_LISTED_PAIRS]]
+    nearest = [" ".join(map(str, row)) for row in duplicate_pairs.rows(further.within(distance), sizes)[:_LISTED_PAIRS]]
     return {"threshold": distance, "counts": counts, "pairs": nearest}
 
 
-def _doubts(outcomes: tuple[Outcome, ...]) -> list[doubtful.Doubt]:
+def _doubts(outcomes: tuple[Outcome, ...]) -> list[review_page.Doubt]:
     """Return what names images, what failed first; a warning and a failure about the same images are shown once."""
     states = ("failed", "warned", "allowed")
-    found: dict[tuple[str, tuple[tuple[str, int], ...]], doubtful.Doubt] = {}
+    found: dict[tuple[str, tuple[tuple[str, int], ...]], review_page.Doubt] = {}
     for state in states:
         for outcome in outcomes:
             if outcome.rows and not outcome.of_classes and _state(outcome) == state:
-                told = doubtful.Doubt(outcome.name, outcome.expected, state, outcome.unexpected_count, outcome.rows)
+                told = review_page.Doubt(outcome.name, outcome.expected, state, outcome.unexpected_count, outcome.rows)
                 found.setdefault((outcome.column, outcome.rows), told)
     return list(found.values())
 
@@ -161,7 +162,7 @@ def main() -> None:
     parser.add_argument("--details", required=True, type=Path)
     parser.add_argument("--docs", required=True, type=Path)
     args = parser.parse_args()
-    settings = params.load("validate", Settings)
+    settings = params.load("validate", ValidateSettings)
     source = source_format(params.section(f"download.{args.dataset}.format"))
     raw = source.read(args.raw, params.load(f"download.{args.dataset}", source.Settings))
     args.report.unlink(missing_ok=True)  # a report of other data must not outlive a failure
@@ -177,4 +178,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    entry.stage(main)
+    process.stage(main)

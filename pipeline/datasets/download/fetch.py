@@ -8,10 +8,10 @@ import zlib
 from collections.abc import Callable, Generator
 from pathlib import Path
 
-from pipeline.datasets.base import Pin
-from pipeline.datasets.download import transfer
-from pipeline.datasets.download.patience import WORTH_A_WAIT, Broken, Patience, Unavailable
+from pipeline.datasets.arrays import Pin
+from pipeline.datasets.download import http
 from pipeline.datasets.download.sources import Candidate, locate
+from pipeline.datasets.download.timeouts import WORTH_A_WAIT, Broken, Unavailable, WaitBudget
 
 _CHUNK = 1 << 18
 _REPACKED_SLACK = 1 << 16  # incompressible data grows by gzip's headers
@@ -58,7 +58,7 @@ class Part:
         self._note.unlink(missing_ok=True)
 
 
-def obtain(candidate: Candidate, target: Path, patience: Patience, show: Callable[[int], None]) -> None:
+def obtain(candidate: Candidate, target: Path, patience: WaitBudget, show: Callable[[int], None]) -> None:
     """Make `target` a file that meets the candidate's pin, going on where an earlier run broke off.
 
     Raises:
@@ -84,7 +84,7 @@ def obtain(candidate: Candidate, target: Path, patience: Patience, show: Callabl
     part.remove()
 
 
-def _fill(part: Part, candidate: Candidate, patience: Patience) -> str | None:
+def _fill(part: Part, candidate: Candidate, patience: WaitBudget) -> str | None:
     """Bring all bytes of a file; return why it does not meet its pin, or None."""
     path = locate(candidate.location)
     if path is not None:
@@ -95,16 +95,16 @@ def _fill(part: Part, candidate: Candidate, patience: Patience) -> str | None:
     return _mismatch(part.sha.hexdigest(), part.path, candidate.pin)
 
 
-def _transfer(url: str, part: Part, patience: Patience) -> None:
+def _transfer(url: str, part: Part, patience: WaitBudget) -> None:
     """Ask for what is missing until it is there; a connection that brings nothing new is tried again a few times."""
     import urllib3
 
-    tries, furthest = transfer.retries(), part.size
+    tries, furthest = http.retries(), part.size
     if part.size >= part.limit:
         part.restart()
     while True:
         try:
-            with transfer.ask(url, part.size, part.validator, patience) as answer:
+            with http.ask(url, part.size, part.validator, patience) as answer:
                 if answer.announced > part.limit:
                     raise Unavailable(f"announces {answer.announced:,} bytes, more than {part.limit:,}")
                 if answer.offset == 0:
@@ -114,7 +114,7 @@ def _transfer(url: str, part: Part, patience: Patience) -> None:
                 return
         except Broken as error:
             if part.size >= furthest + WORTH_A_WAIT:
-                tries = transfer.retries()
+                tries = http.retries()
             furthest = max(furthest, part.size)
             try:
                 tries = tries.increment("GET", url, error=urllib3.exceptions.ProtocolError(str(error)))

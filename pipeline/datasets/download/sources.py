@@ -9,8 +9,8 @@ from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 from urllib.request import url2pathname
 
-from pipeline.datasets.base import Pin, PinnedFile, SourceSettings
-from pipeline.datasets.download.patience import Unavailable
+from pipeline.datasets.arrays import Pin, PinnedFile, SourceSettings
+from pipeline.datasets.download.timeouts import Unavailable
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ import numpy as np
 import pydantic
 
 from pipeline.core.errors import DataError
-from pipeline.datasets.base import Images, Labelled, Labels, RawImages, SourceSettings
+from pipeline.datasets.arrays import Images, Labelled, Labels, RawImages, SourceSettings
 
 _FOLDER = "cifar-10-batches-bin"
 _TRAIN = tuple(f"data_batch_{number}.bin" for number in range(1, 6))

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from pipeline.core.errors import DataError
-from pipeline.datasets.base import Images, Labelled, Labels, RawImages, SourceSettings, read_unpacked
+from pipeline.datasets.arrays import Images, Labelled, Labels, RawImages, SourceSettings, read_unpacked
 
 _SIDE = 8
 _MAX_VALUE = 16

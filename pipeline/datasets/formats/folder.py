@@ -21,8 +21,8 @@ import numpy.typing as npt
 import pydantic
 
 from pipeline.core.errors import DataError
-from pipeline.datasets.base import Images, Labelled, Labels, RawImages, SourceSettings
-from pipeline.datasets.picture import MOST_BYTES, SUFFIXES, decode_all
+from pipeline.datasets.arrays import Images, Labelled, Labels, RawImages, SourceSettings
+from pipeline.datasets.decoding import MOST_BYTES, SUFFIXES, decode_all
 
 _SPLITS = {"train", "test"}
 UNSPLIT = "all"

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.core.errors import DataError
-from pipeline.datasets.base import Images, Labelled, Labels, RawImages, SourceSettings, read_unpacked
+from pipeline.datasets.arrays import Images, Labelled, Labels, RawImages, SourceSettings, read_unpacked
 
 _UBYTE = 0x08
 _MAX_DEFLATE_RATIO = 1032  # deflate cannot pack tighter, so a file cannot hold more than this many times its size

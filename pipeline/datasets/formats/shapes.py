@@ -20,7 +20,7 @@ import numpy.typing as npt
 import pydantic
 
 from pipeline.core.errors import DataError, nearest
-from pipeline.datasets.base import Images, Labelled, Labels, RawImages, SourceSettings
+from pipeline.datasets.arrays import Images, Labelled, Labels, RawImages, SourceSettings
 
 SIDE = 32
 _CHUNK = 500  # pictures drawn at once: bounds the memory

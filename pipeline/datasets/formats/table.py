@@ -10,10 +10,10 @@ import csv
 from pathlib import Path
 
 from pipeline.core.errors import DataError
-from pipeline.datasets.base import RawImages
+from pipeline.datasets.arrays import RawImages
+from pipeline.datasets.decoding import SUFFIXES
 from pipeline.datasets.formats import folder
 from pipeline.datasets.formats.folder import UNSPLIT, Entry
-from pipeline.datasets.picture import SUFFIXES
 
 
 class Settings(folder.Settings):

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
 import numpy as np
 import pydantic
 
-from pipeline.backend import calls, feed
-from pipeline.backend.precision import Precision, policy
-from pipeline.datasets.base import Labels, Splits
+from pipeline.backend import compile_options, input_pipeline
+from pipeline.backend.mixed_precision import Precision, policy
+from pipeline.datasets.arrays import Labels, Splits
 from pipeline.models.base import BaseFamily, FamilySettings, Fitted, Metrics, OnEpoch, Span, Spec, TrainingError
 from pipeline.models.space import Hyperparameters, Space
 from pipeline.models.training import checkpoint, recipe
@@ -89,7 +89,7 @@ class KerasClassifier(BaseFamily):
             trainer.compile(
                 optimizer=recipe.optimizer(hyperparameters, span.total * math.ceil(len(data.train) / batch_size)),
                 metrics=[keras.metrics.SparseCategoricalAccuracy(name="accuracy")],
-                **calls.options(),
+                **compile_options.options(),
             )
             return trainer
 
@@ -136,8 +136,8 @@ def _train_epoch(
     order = np.random.default_rng([seed, epoch]).permutation(len(data.train))
     shuffled = data.train.take(order)
     history = model.fit(
-        **feed.batches((shuffled.images, shuffled.labels), batch_size),
-        **feed.validation((np.asarray(data.val.images), np.asarray(data.val.labels)), _VALIDATION_BATCH),
+        **input_pipeline.batches((shuffled.images, shuffled.labels), batch_size),
+        **input_pipeline.validation((np.asarray(data.val.images), np.asarray(data.val.labels)), _VALIDATION_BATCH),
         initial_epoch=epoch,
         epochs=epoch + 1,
         class_weight=weights,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
-from pipeline.datasets.base import Images
+from pipeline.datasets.arrays import Images
 from pipeline.models.base import Fitted, Metrics
 from pipeline.models.training import checkpoint
 

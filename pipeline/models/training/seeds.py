@@ -12,17 +12,17 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from pipeline.core.atomic import write_json
 from pipeline.core.errors import EngineError
+from pipeline.core.files import write_json
 from pipeline.executors.base import Done, Executor, Progress
 from pipeline.models.base import Metrics, Span
-from pipeline.models.training.rung import Rung, Trained, exported_model
+from pipeline.models.training.task import TaskResult, TrainingTask, exported_model
 
 _PIECES = 4  # of a training: a kill costs a quarter at most, and each piece some seconds to begin (chosen)
 
 
 @dataclass(frozen=True)
-class Result:
+class SeedsResult:
     """The trained models: the one to keep, and what every seed reached on validation.
 
     Attributes:
@@ -32,8 +32,8 @@ class Result:
         value: That of the kept model.
     """
 
-    rung: Rung
-    trained: Trained
+    rung: TrainingTask
+    trained: TaskResult
     values: dict[int, float]
     value: float
 
@@ -46,7 +46,7 @@ class Seeds:
         objective: The epoch metric to choose by.
     """
 
-    def __init__(self, rungs: Mapping[int, Rung], objective: str) -> None:
+    def __init__(self, rungs: Mapping[int, TrainingTask], objective: str) -> None:
         self._rungs, self._objective = rungs, objective
         self._known = {seed: _read(_written(rung)) for seed, rung in rungs.items()}
 
@@ -55,7 +55,7 @@ class Seeds:
         for seed in self._rungs:
             self._go_on(executor, seed)
 
-    def finish(self, executor: Executor) -> Result:
+    def finish(self, executor: Executor) -> SeedsResult:
         """Wait until every seed is trained, and return the best on validation.
 
         Raises:
@@ -73,9 +73,9 @@ class Seeds:
         trained = {seed: known for seed, known in self._known.items() if known is not None}
         values = {seed: trained[seed].epochs[-1][self._objective] for seed in sorted(trained)}
         best = max(values, key=lambda seed: (values[seed], -last_loss(trained[seed])))
-        return Result(self._last(best), trained[best], values, values[best])
+        return SeedsResult(self._last(best), trained[best], values, values[best])
 
-    def _next(self, seed: int) -> Rung | None:
+    def _next(self, seed: int) -> TrainingTask | None:
         """Return the next piece of a seed's training; None when all is done."""
         rung, known = self._rungs[seed], self._known[seed]
         done = known.epochs if known else []
@@ -84,7 +84,7 @@ class Seeds:
         stop = next(end for end in _ends(rung.span.total) if end > len(done))
         return replace(rung, span=Span(len(done), stop, rung.span.total))
 
-    def _last(self, seed: int) -> Rung:
+    def _last(self, seed: int) -> TrainingTask:
         """Return the piece in which a finished training ended."""
         rung, known = self._rungs[seed], self._known[seed]
         epochs = len(known.epochs) if known else 0
@@ -99,7 +99,7 @@ class Seeds:
             self._known[seed] = None
             self._go_on(executor, seed)
 
-    def _keep(self, seed: int, piece: Trained) -> None:
+    def _keep(self, seed: int, piece: TaskResult) -> None:
         known = self._known[seed]
         whole = replace(piece, epochs=[*(known.epochs if known else []), *piece.epochs])
         write_json(_written(self._rungs[seed]), asdict(whole))
@@ -113,7 +113,7 @@ class Seeds:
         )
 
 
-def last_loss(trained: Trained) -> float:
+def last_loss(trained: TaskResult) -> float:
     """Return the last validation loss: it decides between equals, which are common on small validation splits."""
     return trained.epochs[-1].get("val_loss", math.inf)
 
@@ -123,12 +123,12 @@ def _ends(total: int) -> list[int]:
     return sorted({math.ceil(total * piece / _PIECES) for piece in range(1, _PIECES + 1)})
 
 
-def _written(rung: Rung) -> Path:
+def _written(rung: TrainingTask) -> Path:
     return rung.folder / "trained.json"
 
 
-def _read(path: Path) -> Trained | None:
+def _read(path: Path) -> TaskResult | None:
     try:
-        return Trained(**json.loads(path.read_text(encoding="utf-8")))
+        return TaskResult(**json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):
         return None  # not there, or of other code: it is trained again

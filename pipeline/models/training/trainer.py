@@ -13,8 +13,8 @@ import keras
 from keras import ops
 
 from pipeline.models.space import Hyperparameters
-from pipeline.models.training.augment import Augment
-from pipeline.models.training.average import follow, start
+from pipeline.models.training.augmentation import Augment
+from pipeline.models.training.ema import follow, start
 
 
 class Trainer(keras.Model):

@@ -14,7 +14,7 @@ import keras
 from keras import ops
 
 from pipeline.models.space import Hyperparameters
-from pipeline.models.training.average import follow, start
+from pipeline.models.training.ema import follow, start
 
 _SIGMA = 0.02  # step of the finite difference, in values of a pixel from 0 to 1
 _SHARE = 4  # the penalty is taken on one in so many images: it is a mean, and each costs a pass of the discriminator

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import numpy as np
 
-from pipeline.backend import calls, feed
-from pipeline.backend.precision import policy
+from pipeline.backend import compile_options, input_pipeline
+from pipeline.backend.mixed_precision import policy
 from pipeline.core.errors import DataError
-from pipeline.datasets.base import Images, Labels, Splits
-from pipeline.evaluation import distances, pictures
-from pipeline.evaluation.scale import Scale, labels_like
+from pipeline.datasets.arrays import Images, Labels, Splits
+from pipeline.evaluation import generative_metrics, image_grid
+from pipeline.evaluation.feature_network import FeatureNetwork, labels_like
 from pipeline.models.base import BaseFamily, Fitted, Metrics, OnEpoch, Preset, Span, Spec, TrainingError
 from pipeline.models.families.gan import networks
 from pipeline.models.families.gan.presets import PRESETS
@@ -99,7 +99,7 @@ class Family(BaseFamily):
         def build() -> Adversaries:
             adversaries = self._adversaries(hyperparameters, Spec.of(data), seed)
             rate, *means = (float(hyperparameters[name]) for name in ("learning_rate", "beta_1", "beta_2"))
-            adversaries.compile(optimizer=keras.optimizers.Adam(rate, *means), **calls.options())
+            adversaries.compile(optimizer=keras.optimizers.Adam(rate, *means), **compile_options.options())
             return adversaries
 
         model = cast("Adversaries", checkpoint.begin(build, state, seed))
@@ -137,20 +137,20 @@ class FittedGan(KerasFitted):
     def draw(self, path: Path) -> bool:
         """Write a picture of generated images, a class per column where they can be asked for."""
         labels = np.tile(np.arange(_SIDE) % _classes(self.network), _SIDE)
-        path.write_bytes(pictures.sheet(generate(self.network, labels, _SEED), _SIDE))
+        path.write_bytes(image_grid.sheet(generate(self.network, labels, _SEED), _SIDE))
         return True
 
 
-def score(generator: keras.Model, scale: Scale) -> Metrics:
+def score(generator: keras.Model, scale: FeatureNetwork) -> Metrics:
     """Return how near generated images are to validation images, from the same noise whenever it is asked."""
     count = len(scale.val.features)
     seen = scale.see(generate(generator, labels_like(scale.val.classes, count, _SEED), _SEED))
-    fid = distances.fid(seen.features, scale.val.features)
+    fid = generative_metrics.fid(seen.features, scale.val.features)
     return {
         "val_score": -fid,  # a search maximises
         "val_fid": fid,
-        "val_kid": distances.kid(seen.features, scale.val.features),
-        "val_coverage": distances.covered(seen.classes, scale.val.classes, scale.classes) / scale.classes,
+        "val_kid": generative_metrics.kid(seen.features, scale.val.features),
+        "val_coverage": generative_metrics.covered(seen.classes, scale.val.classes, scale.classes) / scale.classes,
         "floor_fid": scale.floor.fid,
         "floor_kid": scale.floor.kid,
     }
@@ -161,7 +161,7 @@ def generate(generator: keras.Model, labels: Labels, seed: int) -> Images:
     inputs = generator.inputs
     noise = np.random.default_rng(seed).standard_normal((len(labels), inputs[0].shape[1]), np.float32)
     asked = [noise, labels.astype(np.int32)][: len(inputs)]
-    drawn = feed.predict(generator, asked, _DRAWN)
+    drawn = input_pipeline.predict(generator, asked, _DRAWN)
     return np.rint(np.asarray(drawn, np.float32) * 255).astype(np.uint8)
 
 
@@ -176,7 +176,9 @@ def _train_epoch(model: Adversaries, data: Splits, batch_size: int, seed: int, e
     started = time.monotonic()
     shuffled = data.train.take(np.random.default_rng([seed, epoch]).permutation(len(data.train)))
     history = model.fit(
-        **feed.batches(({"images": shuffled.images, "labels": shuffled.labels.astype(np.int32)},), batch_size),
+        **input_pipeline.batches(
+            ({"images": shuffled.images, "labels": shuffled.labels.astype(np.int32)},), batch_size
+        ),
         initial_epoch=epoch,
         epochs=epoch + 1,
         verbose=0,

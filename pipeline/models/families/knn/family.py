@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import pydantic
 
-from pipeline.datasets.base import Images, Labelled, Labels, Splits
+from pipeline.datasets.arrays import Images, Labelled, Labels, Splits
 from pipeline.models.base import BaseFamily, FamilySettings, Fitted, OnEpoch, Span
 from pipeline.models.space import Choice, Hyperparameters, Space
 

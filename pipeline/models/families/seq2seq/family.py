@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from pipeline.backend import calls, feed
-from pipeline.datasets.base import Images, Splits
-from pipeline.evaluation import pictures
+from pipeline.backend import compile_options, input_pipeline
+from pipeline.datasets.arrays import Images, Splits
+from pipeline.evaluation import image_grid
 from pipeline.models.base import BaseFamily, Fitted, Metrics, OnEpoch, Span, Spec, TrainingError
 from pipeline.models.space import Choice, Hyperparameters, Range, Space
 from pipeline.models.training import checkpoint, recipe
@@ -105,7 +105,7 @@ class Family(BaseFamily):
         def build() -> keras.Model:
             model = self.build(hyperparameters, Spec.of(data))
             optimizer = recipe.optimizer(hyperparameters, span.total * math.ceil(len(data.train) / batch_size))
-            model.compile(optimizer, "mse", **calls.options())
+            model.compile(optimizer, "mse", **compile_options.options())
             return model
 
         network = checkpoint.begin(build, state, seed)
@@ -137,7 +137,7 @@ class Completed(KerasFitted):
         upper = self.shown[:, : self.shown.shape[1] // 2]
         lower = np.rint(np.asarray(self.network.predict(upper, verbose=0)) * 255).astype(np.uint8)
         both = np.concatenate([self.shown, np.concatenate([upper, lower], axis=1)])
-        path.write_bytes(pictures.sheet(both, len(self.shown)))
+        path.write_bytes(image_grid.sheet(both, len(self.shown)))
         return True
 
 
@@ -158,8 +158,8 @@ def _train_epoch(network: keras.Model, data: Splits, batch_size: int, seed: int,
     started = time.monotonic()
     order = np.random.default_rng([seed, epoch]).permutation(len(data.train))
     history = network.fit(
-        **feed.batches(_halves(data.train.take(order).images), batch_size),
-        **feed.validation(_halves(np.asarray(data.val.images)), _VALIDATION_BATCH),
+        **input_pipeline.batches(_halves(data.train.take(order).images), batch_size),
+        **input_pipeline.validation(_halves(np.asarray(data.val.images)), _VALIDATION_BATCH),
         initial_epoch=epoch,
         epochs=epoch + 1,
         verbose=0,

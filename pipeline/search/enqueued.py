@@ -18,7 +18,7 @@ Suggest = Callable[[Trial], Hyperparameters]
 _MOST_POINTS = 10_000
 
 
-class Given:
+class FixedTrial:
     """A trial whose hyperparameters are given, as `suggest` sees it.
 
     The trial itself, and so the sampler that learns from it, is told of the values that lie in the searched space only:

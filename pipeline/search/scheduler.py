@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pipeline.core.errors import EngineError
 from pipeline.executors.base import Done, Event, Executor, Failed, Progress
-from pipeline.models.training.rung import Rung
-from pipeline.search.budget import Budget
+from pipeline.models.training.task import TrainingTask
+from pipeline.search.mlflow_mirror import MlflowMirror
 from pipeline.search.progress import SearchProgress
-from pipeline.search.record import Record
+from pipeline.search.settings import Budget
 from pipeline.search.study import Study
 from pipeline.search.trials import history, preset
 
@@ -29,7 +29,7 @@ class _Running:
     """A rung that a worker has been given."""
 
     trial: optuna.Trial
-    rung: Rung
+    rung: TrainingTask
     start: int
     stop: int
     since: float
@@ -51,7 +51,7 @@ class _Running:
         return max(0.0, self.epochs * each - (now - self.since))
 
 
-class Search:
+class TrialScheduler:
     """The loop: ask for trials, train them rung by rung, prune between rungs, until the budget is met.
 
     Where the study makes trials wait, one that has come to a rung lets others come, too. The best of them go on when a
@@ -77,8 +77,8 @@ class Search:
         study: Study,
         budget: Budget,
         executor: Executor,
-        record: Callable[[], Record],
-        rung: Callable[[optuna.Trial, int, int], Rung],
+        record: Callable[[], MlflowMirror],
+        rung: Callable[[optuna.Trial, int, int], TrainingTask],
         discard: Callable[[int], None],
         progress: SearchProgress,
         clock: Callable[[], float] = time.monotonic,
@@ -87,7 +87,7 @@ class Search:
         self._budget = budget
         self._executor = executor
         self._open = record
-        self._record: Record | None = None
+        self._record: MlflowMirror | None = None
         self._rung = rung
         self._discard = discard
         self._progress = progress
@@ -99,7 +99,7 @@ class Search:
         self._now = clock
         self._spent_until = clock()
 
-    def run(self) -> Record:
+    def run(self) -> MlflowMirror:
         """Work until the budget is met and every trial has ended; return the record."""
         left_behind = self._study.unfinished()
         for trial in left_behind:
@@ -229,7 +229,7 @@ class Search:
             return f"not among the best after {len(history(trial))} epochs"
         return "" if self._fits(trial) else "the budget of the search was met"
 
-    def _handle(self, event: Event, record: Record) -> None:
+    def _handle(self, event: Event, record: MlflowMirror) -> None:
         if isinstance(event, Progress):
             return
         running = self._running.pop(event.key)

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from pipeline.search.drawing import Scale, blank, key, measure, plain, png, titled, told_value, whole, words
+from pipeline.search.plot_axes import Scale, blank, key, measure, plain, png, titled, told_value, whole, words
 from pipeline.search.trials import history, hyperparameters
 
 if TYPE_CHECKING:

@@ -15,14 +15,14 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.core.atomic import write_text
 from pipeline.core.errors import DataError
+from pipeline.core.files import write_text
 from pipeline.core.params import Settings
-from pipeline.datasets.base import Images, Labelled, Labels, RawImages, Sha256
+from pipeline.datasets.arrays import Images, Labelled, Labels, RawImages, Sha256
 from pipeline.datasets.batches import read_npz
 
 
-class Line(Settings):
+class ManifestEntry(Settings):
     """A line of a manifest: what a batch was called when it came, and what is in it."""
 
     digest: Sha256  # of `Labelled`: pixels and labels, in whatever file they came
@@ -41,7 +41,7 @@ class Grown:
     held_back: int
 
 
-def read_manifest(path: Path) -> list[Line]:
+def read_manifest(path: Path) -> list[ManifestEntry]:
     """Return the lines of a manifest, the oldest first; a missing one has none, and a batch named twice counts once.
 
     Raises:
@@ -52,7 +52,7 @@ def read_manifest(path: Path) -> list[Line]:
     except FileNotFoundError:
         return []
     try:
-        lines = [Line.model_validate_json(line) for line in text.splitlines() if line]
+        lines = [ManifestEntry.model_validate_json(line) for line in text.splitlines() if line]
     except ValueError as error:
         raise DataError(
             f"{path} is damaged", expected="JSON lines", found=str(error), next_step=f"git checkout {path}"
@@ -60,7 +60,7 @@ def read_manifest(path: Path) -> list[Line]:
     return list({line.digest: line for line in reversed(lines)}.values())[::-1]
 
 
-def append(path: Path, line: Line) -> None:
+def append(path: Path, line: ManifestEntry) -> None:
     """Add a line, atomically: the manifest is the old one or the new one, whole."""
     lines = [*read_manifest(path), line]
     write_text(path, "".join(json.dumps(each.model_dump(), ensure_ascii=False) + "\n" for each in lines))
@@ -85,7 +85,7 @@ def store(folder: Path, data: Labelled) -> str:
     return digest
 
 
-def load(folder: Path, line: Line, class_names: tuple[str, ...]) -> Labelled:
+def load(folder: Path, line: ManifestEntry, class_names: tuple[str, ...]) -> Labelled:
     """Return an accepted batch, its labels as the dataset numbers its classes now.
 
     Raises:

@@ -8,7 +8,7 @@ import signal
 from contextlib import suppress
 
 from pipeline.executors.base import resolve
-from pipeline.executors.nursery import SETUP
+from pipeline.executors.fork_server import SETUP
 
 signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
 with suppress(Exception):  # a worker is set up again, and fails with the same error where someone listens

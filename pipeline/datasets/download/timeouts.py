@@ -28,7 +28,7 @@ class Broken(Unavailable):
 
 
 @dataclass
-class Patience:
+class WaitBudget:
     """How much more waiting a run allows itself, and which hosts have used up theirs. Shared by its threads.
 
     A host that did not answer once is not asked again in the same run: offline, every file would wait for every mirror.

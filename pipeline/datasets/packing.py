@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.core.errors import DataError, ParamsError
+from pipeline.datasets.decoding import MOST_BYTES
 from pipeline.datasets.formats.folder import Entry
-from pipeline.datasets.picture import MOST_BYTES
 from pipeline.datasets.source_format import source_format
 
 _CLASS = re.compile(r"[^./\\\x00-\x1f][^/\\\x00-\x1f]{0,79}")

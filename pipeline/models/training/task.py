@@ -18,10 +18,12 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.core.atomic import new_folder
-from pipeline.datasets.base import Splits, load_splits
-from pipeline.evaluation import scale
-from pipeline.models.base import Fitted, Metrics, Span, TrainingError, load
+from pipeline.core.files import new_folder
+from pipeline.datasets.arrays import Splits, load_splits
+from pipeline.evaluation import feature_network
+from pipeline.executors.base import Work
+from pipeline.models.base import Fitted, Metrics, Span, TrainingError
+from pipeline.models.loading import load
 from pipeline.models.space import Hyperparameters
 
 _LATENCY_CALLS = 40
@@ -29,7 +31,7 @@ _PICTURE = "samples.png"
 
 
 @dataclass(frozen=True)
-class Rung:
+class TrainingTask:
     """What to train, from which checkpoint, and where to leave the next one.
 
     Attributes:
@@ -63,14 +65,14 @@ class Rung:
         """Folders that it reads."""
         return (self.data,) if self.features is None else (self.data, self.features)
 
-    def placed(self, inputs: Sequence[Path], folder: Path, ledger: Path) -> Rung:
+    def placed(self, inputs: Sequence[Path], folder: Path, ledger: Path) -> TrainingTask:
         """Return the same rung with its files elsewhere: an engine may carry it to another machine."""
         features = None if self.features is None else inputs[1]
         return replace(self, data=inputs[0], features=features, folder=folder, ledger=ledger)
 
 
 @dataclass(frozen=True)
-class Trained:
+class TaskResult:
     """What became of a rung.
 
     Attributes:
@@ -94,7 +96,21 @@ class Trained:
         return {name: value for name, value in known.items() if value is not None}
 
 
-def run(rung: Rung, emit: Callable[[Metrics], None]) -> Trained:
+def work(backend: str) -> Work:
+    """Return what workers do: `run` tasks, with Keras set up for a backend and one thread.
+
+    Importing TensorFlow starts no thread, so workers may be forked from a process that has imported it. JAX warns of
+    forks, and with PyTorch they have not been tried.
+    """
+    return Work(
+        "pipeline.models.training.task:run",
+        "pipeline.backend.configure:configure",
+        {"backend": backend, "threads": 1},
+        forkable=backend == "tensorflow",
+    )
+
+
+def run(rung: TrainingTask, emit: Callable[[Metrics], None]) -> TaskResult:
     """Train a rung, or find it trained already, and return its metrics.
 
     Raises:
@@ -103,17 +119,17 @@ def run(rung: Rung, emit: Callable[[Metrics], None]) -> Trained:
     finished = _checkpoint(rung.folder, rung.span.stop)
     if not finished.exists():
         _train(rung, finished, emit)
-    trained = Trained(**json.loads((finished / "trained.json").read_text()))
+    trained = TaskResult(**json.loads((finished / "trained.json").read_text()))
     _remove_older(rung.folder, finished)
     return trained
 
 
-def exported_model(rung: Rung) -> Path:
+def exported_model(rung: TrainingTask) -> Path:
     """Return the folder of files that a rung with `export` leaves: what the family's serving code loads."""
     return _checkpoint(rung.folder, rung.span.stop) / "model"
 
 
-def _train(rung: Rung, finished: Path, emit: Callable[[Metrics], None]) -> None:
+def _train(rung: TrainingTask, finished: Path, emit: Callable[[Metrics], None]) -> None:
     def on_epoch(metrics: Metrics) -> None:
         with rung.ledger.open("a") as ledger:  # one short append: whole lines even from several processes
             ledger.write(f"{rung.folder.name} {int(metrics['epoch'])}\n")
@@ -121,7 +137,7 @@ def _train(rung: Rung, finished: Path, emit: Callable[[Metrics], None]) -> None:
 
     family = load(rung.family, rung.settings)
     if family.needs_scale and rung.features is not None:
-        family.scale = scale.load(rung.features)
+        family.scale = feature_network.load(rung.features)
     version = (rung.data / "meta.json").stat().st_mtime_ns
     state = _checkpoint(rung.folder, rung.span.start) / "state.npz" if rung.span.start else None
     rung.folder.mkdir(parents=True, exist_ok=True)
@@ -148,7 +164,7 @@ def _train(rung: Rung, finished: Path, emit: Callable[[Metrics], None]) -> None:
         latency = _latency_ms(fitted, _load_data(rung.data, version)) if rung.latency else None
         size = (partial / "state.npz").stat().st_size
         drawn = [f"{finished.name}/{_PICTURE}"] if fitted.draw(partial / _PICTURE) else []
-        trained = Trained(fitted.history, fitted.parameters, latency, size, drawn)
+        trained = TaskResult(fitted.history, fitted.parameters, latency, size, drawn)
         (partial / "trained.json").write_text(json.dumps(asdict(trained)))
 
 

@@ -1,6 +1,6 @@
 """A study as MLflow shows it: a parent run for the search, a child run for each trial.
 
-The study is the truth, and this its mirror: whatever a kill has left in MLflow, `Record.mirror` brings it in line.
+The study is the truth and MLflow its mirror: whatever a kill left there, `MlflowMirror.mirror` brings it in line.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _RUN_STATUS = {"COMPLETE": "FINISHED", "PRUNED": "FINISHED", "FAIL": "FAILED", "
 
 
 @dataclass
-class Record:
+class MlflowMirror:
     """Mirrors one study.
 
     Attributes:

@@ -40,7 +40,7 @@ class Nursery:
     def prepare(self) -> bool:
         """Begin to set up what workers are forked from, and return whether there is such a thing. Does not wait."""
         if self._forks:
-            multiprocessing.get_context("forkserver").set_forkserver_preload(["pipeline.executors.forked"])
+            multiprocessing.get_context("forkserver").set_forkserver_preload(["pipeline.executors.fork_server_preload"])
             forkserver.ensure_running()
         return self._forks
 

@@ -9,8 +9,8 @@ from collections.abc import Callable, Container
 from typing import TYPE_CHECKING, Any
 
 from pipeline.core.errors import ParamsError
-from pipeline.search.budget import Settings
-from pipeline.search.points import Suggest
+from pipeline.search.enqueued import Suggest
+from pipeline.search.settings import SearchSettings
 
 if TYPE_CHECKING:
     import optuna
@@ -21,7 +21,7 @@ _STARTUP_TRIALS = 5  # at random, before a sampler that learns has something to 
 _TRIED = 64  # random trials that show which dimensions a space has
 
 
-def sampler(settings: Settings, seed: int, seen: int, suggest: Suggest) -> optuna.samplers.BaseSampler:
+def sampler(settings: SearchSettings, seed: int, seen: int, suggest: Suggest) -> optuna.samplers.BaseSampler:
     """Return the sampler of a study.
 
     A resumed study must not be proposed its first points again. Samplers that draw get a seed that depends on the
@@ -43,7 +43,7 @@ def sampler(settings: Settings, seed: int, seen: int, suggest: Suggest) -> optun
         return _sampler(settings, seed, seed + seen, suggest)
 
 
-def _sampler(settings: Settings, seed: int, drawn: int, suggest: Suggest) -> optuna.samplers.BaseSampler:
+def _sampler(settings: SearchSettings, seed: int, drawn: int, suggest: Suggest) -> optuna.samplers.BaseSampler:
     import optuna
 
     if settings.sampler in ("random", "grid"):  # a grid's points are given, not sampled
@@ -55,12 +55,12 @@ def _sampler(settings: Settings, seed: int, drawn: int, suggest: Suggest) -> opt
     return _tpe(drawn)
 
 
-def pruner(settings: Settings, trial_epochs: int) -> optuna.pruners.BasePruner:
+def pruner(settings: SearchSettings, trial_epochs: int) -> optuna.pruners.BasePruner:
     """Return the pruner of a study; it is asked at the end of each rung."""
     from optuna import pruners
 
     by_name: dict[str, Callable[[], optuna.pruners.BasePruner]] = {
-        "halving": pruners.NopPruner,  # trials wait instead, see pipeline/search/halving.py
+        "halving": pruners.NopPruner,  # trials wait instead, see pipeline/search/asha.py
         "hyperband": lambda: pruners.HyperbandPruner(
             min_resource=1, max_resource=trial_epochs, reduction_factor=settings.reduction
         ),

@@ -13,7 +13,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.core.atomic import new_folder
+from pipeline.core.files import new_folder
 
 Files = dict[str, npt.NDArray[np.uint8]]  # content by path inside a folder
 

@@ -18,11 +18,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.backend import calls, feed
-from pipeline.core.atomic import new_folder
+from pipeline.backend import compile_options, input_pipeline
 from pipeline.core.errors import DataError
-from pipeline.datasets.base import Images, Labelled, Labels, Splits
-from pipeline.evaluation import distances
+from pipeline.core.files import new_folder
+from pipeline.datasets.arrays import Images, Labelled, Labels, Splits
+from pipeline.evaluation import generative_metrics
 
 if TYPE_CHECKING:
     import keras
@@ -36,7 +36,7 @@ _MOST = 5_000  # images per side of a distance in training: more change FID by l
 
 
 @dataclass(frozen=True)
-class Seen:
+class Embedding:
     """What the network sees in some images: features (N, D) and the class that it takes each for, (N,)."""
 
     features: Features
@@ -52,7 +52,7 @@ class Floor:
 
 
 @dataclass(frozen=True)
-class Scale:
+class FeatureNetwork:
     """A trained network and what it sees in the data that models learn from.
 
     Attributes:
@@ -66,12 +66,12 @@ class Scale:
 
     network: keras.Model
     digest: str
-    train: Seen
-    val: Seen
+    train: Embedding
+    val: Embedding
     floor: Floor
     classes: int
 
-    def see(self, images: Images) -> Seen:
+    def see(self, images: Images) -> Embedding:
         """Return what the network sees in images, uint8 (N, H, W, C)."""
         return _see(self.network, images)
 
@@ -93,13 +93,13 @@ def train(data: Splits, folder: Path, *, steps: int, seed: int) -> float:
     trained.compile(
         keras.optimizers.Adam(_RATE),
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-        **calls.options(),
+        **compile_options.options(),
     )
     orders = np.random.default_rng(seed)
     rounds = -(-steps * _BATCH // len(data.train))
     order = np.concatenate([orders.permutation(len(data.train)) for _ in range(rounds)])[: steps * _BATCH]
     shown = data.train.take(order)
-    trained.fit(**feed.batches((shown.images, shown.labels), _BATCH), verbose=0)
+    trained.fit(**input_pipeline.batches((shown.images, shown.labels), _BATCH), verbose=0)
     seen = {"train": _see(network, data.train.images), "val": _see(network, data.val.images)}
     accuracy = float((seen["val"].classes == data.val.labels).mean())
     with new_folder(folder) as partial:
@@ -107,7 +107,7 @@ def train(data: Splits, folder: Path, *, steps: int, seed: int) -> float:
     return accuracy
 
 
-def load(folder: Path) -> Scale:
+def load(folder: Path) -> FeatureNetwork:
     """Return the scale of a dataset.
 
     Raises:
@@ -124,8 +124,8 @@ def load(folder: Path) -> Scale:
         raise DataError(
             f"{folder} holds no scale", expected="written by features", found=error, next_step="dvc repro features"
         ) from None
-    train, val = (Seen(seen[f"{split}_features"], seen[f"{split}_classes"]) for split in ("train", "val"))
-    return Scale(network, told["digest"], train, val, Floor(**told["floor"]), told["classes"])
+    train, val = (Embedding(seen[f"{split}_features"], seen[f"{split}_classes"]) for split in ("train", "val"))
+    return FeatureNetwork(network, told["digest"], train, val, Floor(**told["floor"]), told["classes"])
 
 
 def not_needed(folder: Path) -> None:
@@ -137,7 +137,7 @@ def not_needed(folder: Path) -> None:
 def _save(
     folder: Path,
     network: keras.Model,
-    seen: dict[str, Seen],
+    seen: dict[str, Embedding],
     accuracy: float,
     classes: int,
     image_shape: tuple[int, int, int],
@@ -163,7 +163,7 @@ def _save(
         "classes": classes,
         "val_accuracy": accuracy,
         "images": len(val),
-        "floor": {"fid": distances.fid(real, val), "kid": distances.kid(real, val)},
+        "floor": {"fid": generative_metrics.fid(real, val), "kid": generative_metrics.kid(real, val)},
     }
     (folder / "scale.json").write_text(json.dumps(told, indent=2) + "\n")
 
@@ -185,9 +185,9 @@ def _network(image_shape: tuple[int, int, int], classes: int) -> keras.Model:
     return keras.Model(inputs, [features, layers.Dense(classes, dtype="float32")(features)], name="scale")
 
 
-def _see(network: keras.Model, images: Images) -> Seen:
-    features, logits = feed.predict(network, [np.asarray(images)], _PREDICTED)
-    return Seen(np.asarray(features, np.float32), np.asarray(logits).argmax(axis=1).astype(np.int64))
+def _see(network: keras.Model, images: Images) -> Embedding:
+    features, logits = input_pipeline.predict(network, [np.asarray(images)], _PREDICTED)
+    return Embedding(np.asarray(features, np.float32), np.asarray(logits).argmax(axis=1).astype(np.int64))
 
 
 def _arrays(path: Path) -> dict[str, npt.NDArray[Any]]:

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from pipeline.datasets.download import patience as limits
-from pipeline.datasets.download.patience import Broken, Pace, Patience, Unavailable
+from pipeline.datasets.download import timeouts as limits
+from pipeline.datasets.download.timeouts import Broken, Pace, Unavailable, WaitBudget
 
 if TYPE_CHECKING:
     import requests
@@ -26,7 +26,7 @@ _CHUNK = 1 << 16
 
 
 @dataclass(frozen=True)
-class Answer:
+class HttpResponse:
     """What a server sends: the file from `offset` on. Use as a context manager.
 
     `announced` is the size of the whole file as far as the server tells, `validator` what names this edition of it
@@ -38,9 +38,9 @@ class Answer:
     validator: str
     host: str
     response: requests.Response
-    patience: Patience
+    patience: WaitBudget
 
-    def __enter__(self) -> Answer:
+    def __enter__(self) -> HttpResponse:
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -71,7 +71,7 @@ class Answer:
         return Broken(why) if pace.total >= limits.WORTH_A_WAIT else self.patience.spent(self.host, pace.since, why)
 
 
-def ask(url: str, offset: int, validator: str, patience: Patience) -> Answer:
+def ask(url: str, offset: int, validator: str, patience: WaitBudget) -> HttpResponse:
     """Ask for a file from a byte on; the answer starts at 0 when the server cannot do that or has another edition.
 
     Args:
@@ -98,7 +98,7 @@ def ask(url: str, offset: int, validator: str, patience: Patience) -> Answer:
     start = offset if response.status_code == 206 else 0
     length = response.headers.get("Content-Length", "")
     announced = start + int(length) if length.isdigit() else 0
-    return Answer(start, announced, _validator(response), host, response, patience)
+    return HttpResponse(start, announced, _validator(response), host, response, patience)
 
 
 def retries() -> urllib3.Retry:
@@ -122,7 +122,7 @@ def _validator(response: requests.Response) -> str:
     return etag if etag.startswith('"') else str(response.headers.get("Last-Modified", ""))
 
 
-def _open(url: str, host: str, patience: Patience, headers: dict[str, str]) -> requests.Response:
+def _open(url: str, host: str, patience: WaitBudget, headers: dict[str, str]) -> requests.Response:
     """Return the response once its headers are there, or raise `Unavailable` at the latest after the allowed wait.
 
     In a thread, because `requests` bounds the wait per address: name resolution has no limit, and a host may have a

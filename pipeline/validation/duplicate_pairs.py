@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.core.atomic import write_text
 from pipeline.core.errors import DataError
+from pipeline.core.files import write_text
 
 HEADER = ("split", "index", "other_split", "other_index", "distance")
 

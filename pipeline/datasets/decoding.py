@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from pipeline.core.errors import DataError
-from pipeline.datasets.base import Images
+from pipeline.datasets.arrays import Images
 
 SUFFIXES = (".png", ".jpg", ".jpeg")
 MOST_BYTES = 64 << 20  # of one file

@@ -16,8 +16,8 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.core.errors import DataError
-from pipeline.datasets.base import Images
-from pipeline.validation.pairs import NONE, Indices, Pairs
+from pipeline.datasets.arrays import Images
+from pipeline.validation.duplicate_pairs import NONE, Indices, Pairs
 
 Floats = npt.NDArray[np.float32]
 

@@ -15,11 +15,12 @@ import pydantic
 
 from pipeline.core.errors import ParamsError
 from pipeline.core.params import Settings as BaseSettings
-from pipeline.datasets.base import Labelled
+from pipeline.datasets.arrays import Labelled
 from pipeline.validation import expectations as expect
-from pipeline.validation import neighbours, reference, table
+from pipeline.validation import near_duplicates as neighbours
+from pipeline.validation import reference, statistics
+from pipeline.validation.duplicate_pairs import NONE, Pairs
 from pipeline.validation.expectations import Outcome
-from pipeline.validation.pairs import NONE, Pairs
 from pipeline.validation.reference import Reference
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ class NearDuplicates(BaseSettings):
         return self
 
 
-class Settings(BaseSettings):
+class ValidateSettings(BaseSettings):
     """Section ``validate`` of params."""
 
     max_imbalance: Annotated[float, pydantic.Field(ge=1)]
@@ -71,7 +72,7 @@ class Settings(BaseSettings):
         return found
 
 
-def near_duplicates(parts: Mapping[str, Labelled], settings: Settings, dataset: str, since: int = 0) -> Pairs:
+def near_duplicates(parts: Mapping[str, Labelled], settings: ValidateSettings, dataset: str, since: int = 0) -> Pairs:
     """Return the pairs of images a third further apart than near duplicates may be, all splits in one row.
 
     Splits of other sizes of images than the first one's have no pairs: ``shape`` finds them.
@@ -91,16 +92,16 @@ def image_table(parts: Mapping[str, Labelled], near: Pairs = NONE) -> pd.DataFra
         parts: The splits.
         near: Their near duplicates: `near_duplicates(…).within(settings.distance_of(dataset))`.
     """
-    return table.image_table(parts, near)
+    return statistics.image_table(parts, near)
 
 
 def suites(
-    settings: Settings, scale: Reference, classes: int, splits: tuple[str, ...] = SPLITS
+    settings: ValidateSettings, scale: Reference, classes: int, splits: tuple[str, ...] = SPLITS
 ) -> dict[str, list[Any]]:
     """Return the named expectations on the table of images and on the table of classes."""
     shape = "×".join(map(str, scale.shape))
     images = [
-        expect.columns(table.image_columns(scale.shape[2])),
+        expect.columns(statistics.image_columns(scale.shape[2])),
         expect.among("split", list(splits)),
         expect.among("label", list(range(classes))),
         expect.among("shape", [shape]),
@@ -121,7 +122,7 @@ def suites(
 
 def check(
     images: pd.DataFrame,
-    settings: Settings,
+    settings: ValidateSettings,
     classes: int,
     docs_folder: Path | None,
     splits: tuple[str, ...] = SPLITS,
@@ -141,7 +142,7 @@ def check(
         DataError: There is no scale and no image of train to learn it from.
     """
     scale = scale or reference.learn(images)
-    tables = {"images": images, "classes": table.class_table(images, classes, splits, scale)}
+    tables = {"images": images, "classes": statistics.class_table(images, classes, splits, scale)}
     return expect.run(tables, suites(settings, scale, classes, splits), docs_folder)
 
 
@@ -149,7 +150,7 @@ def check_batch(
     batch: Labelled,
     test: Labelled,
     scale: Reference,
-    settings: Settings,
+    settings: ValidateSettings,
     dataset: str,
     classes: int,
     docs_folder: Path | None,
@@ -174,7 +175,7 @@ def check_batch(
     return check(images[images["split"] == BATCH], settings, classes, docs_folder, (BATCH,), scale)
 
 
-def _of_split(settings: Settings, scale: Reference, split: str) -> list[Any]:
+def _of_split(settings: ValidateSettings, scale: Reference, split: str) -> list[Any]:
     near, outliers = settings.near_duplicates, (split, settings.max_outliers)
     found = [expect.within(f"{name}-{split}", name, *bounds, outliers) for name, bounds in scale.bounds.items()]
     found.append(expect.rarely(f"repeats-{split}", "repeats", split, settings.max_duplicates))

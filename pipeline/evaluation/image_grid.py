@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 
-from pipeline.datasets.base import Images
+from pipeline.datasets.arrays import Images
 
 _LARGER = 2
 

@@ -24,7 +24,7 @@ from pipeline.core.errors import ParamsError
 Backend = Literal["tensorflow", "jax", "torch"]
 
 
-class Settings(params.Settings):
+class RuntimeSettings(params.Settings):
     """Section `runtime` of params.
 
     Attributes:
@@ -36,9 +36,9 @@ class Settings(params.Settings):
     workers: int = pydantic.Field(default=0, ge=0)
 
 
-def load_settings() -> Settings:
+def load_settings() -> RuntimeSettings:
     """Return the section `runtime`, after checking that the environment does not contradict it."""
-    settings = params.load("runtime", Settings)
+    settings = params.load("runtime", RuntimeSettings)
     check_backend(settings.backend)
     return settings
 

@@ -71,7 +71,7 @@ class Constraints(params.Settings):
         return {name: limit for name, limit in self.model_dump().items() if limit is not None}
 
 
-class Settings(params.Settings):
+class SearchSettings(params.Settings):
     """Section `search` of params; what the keys mean stands beside them there."""
 
     sampler: Annotated[Sampler, _one_of(get_args(Sampler))] = "tpe"

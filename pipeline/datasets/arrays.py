@@ -19,8 +19,8 @@ import numpy as np
 import numpy.typing as npt
 import pydantic
 
-from pipeline.core.atomic import new_folder
 from pipeline.core.errors import DataError, nearest
+from pipeline.core.files import new_folder
 from pipeline.core.params import Settings
 
 Images = npt.NDArray[np.uint8]

@@ -13,11 +13,11 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.datasets.base import Images, Labelled, RawImages
-from pipeline.validation import gate
+from pipeline.datasets.arrays import Images, Labelled, RawImages
+from pipeline.validation import suites
 from pipeline.validation.expectations import Outcome
-from pipeline.validation.gate import Settings
 from pipeline.validation.reference import Reference
+from pipeline.validation.suites import ValidateSettings
 
 _MOST_COMPARED = 10_000  # images of train; more make the likeness no sharper
 _MEANS = {  # expectations whose names do not say it
@@ -39,7 +39,7 @@ _SURPRISE = 1e-6  # a class is refused when labels as right as those of train wo
 
 
 @dataclass(frozen=True)
-class Verdict:
+class BatchDecision:
     """Why a batch is refused (nothing: it is accepted), and what the gate observed."""
 
     reasons: tuple[str, ...]
@@ -51,7 +51,9 @@ class Verdict:
         return tuple(outcome.name for outcome in self.outcomes if not outcome.passed and not outcome.stops)
 
 
-def judge(dataset: str, batch: Labelled, known: RawImages, scale: Reference, settings: Settings) -> Verdict:
+def judge(
+    dataset: str, batch: Labelled, known: RawImages, scale: Reference, settings: ValidateSettings
+) -> BatchDecision:
     """Return every reason against a batch.
 
     Args:
@@ -62,12 +64,12 @@ def judge(dataset: str, batch: Labelled, known: RawImages, scale: Reference, set
         settings: Section ``validate`` of params.
     """
     outcomes = tuple(
-        gate.check_batch(batch, known.test, scale, settings, dataset, len(known.class_names), docs_folder=None)
+        suites.check_batch(batch, known.test, scale, settings, dataset, len(known.class_names), docs_folder=None)
     )
     reasons = [_told(outcome) for outcome in outcomes if outcome.stops]
     if not reasons:  # so the batch has labels and a shape that can be compared
         reasons = [*_taken(batch.images, known.train.images, settings.max_duplicates), *_meanings(batch, known)]
-    return Verdict(tuple(reasons), outcomes)
+    return BatchDecision(tuple(reasons), outcomes)
 
 
 def _told(outcome: Outcome) -> str:

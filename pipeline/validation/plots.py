@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pipeline.datasets.base import Images, Labelled
+from pipeline.datasets.arrays import Images, Labelled
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

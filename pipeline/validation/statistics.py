@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pipeline.datasets.base import Images, Labelled
-from pipeline.validation.pairs import NONE, Pairs
+from pipeline.datasets.arrays import Images, Labelled
+from pipeline.validation.duplicate_pairs import NONE, Pairs
 
 if TYPE_CHECKING:
     import pandas as pd

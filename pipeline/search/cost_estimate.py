@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from pipeline.core.atomic import write_json
-from pipeline.search.budget import Budget, Settings
+from pipeline.core.files import write_json
+from pipeline.search.settings import Budget, SearchSettings
 
 _FILE = "cost.json"
 
@@ -36,7 +36,7 @@ def remembered(folders: Sequence[Path]) -> Measured | None:
     return None
 
 
-def expected_epochs(budget: Budget, settings: Settings, rungs: Sequence[int]) -> int:
+def expected_epochs(budget: Budget, settings: SearchSettings, rungs: Sequence[int]) -> int:
     """Return about how many epochs a search will train: pruners keep a share of the trials at each rung."""
     kept = {"none": 1.0, "median": 0.5}.get(settings.pruner, 1 / settings.reduction)
     lengths = [end - start for start, end in zip([0, *rungs], rungs, strict=False)]

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 import jinja2
 import numpy as np
 
-from pipeline.datasets.base import Images, Labelled
-from pipeline.validation.pairs import Pairs
-from pipeline.validation.pictures import shown
+from pipeline.datasets.arrays import Images, Labelled
+from pipeline.validation.duplicate_pairs import Pairs
+from pipeline.validation.plots import shown
 
 _MOST_PAIRS = 100
 

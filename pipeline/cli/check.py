@@ -1,0 +1,22 @@
+"""Check params.yaml as the stages will read it."""
+
+from __future__ import annotations
+
+import argparse
+
+HELP = "check params.yaml as the stages will read it"
+
+
+def declare(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments: there are none."""
+    del parser
+
+
+def main(arguments: argparse.Namespace) -> int:
+    """Check the file and print what it chooses."""
+    from pipeline.project import check
+
+    del arguments
+    content = check.check()
+    print(f"params.yaml is fine: datasets {', '.join(content['datasets'])}; families {', '.join(content['families'])}")
+    return 0

@@ -1,0 +1,89 @@
+"""Run the whole pipeline on a copy of the project in a folder of its own; the same command goes on after a break."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline.core import process
+
+if TYPE_CHECKING:
+    from pipeline.reporting.leaderboard import Row
+
+HELP = "run the whole pipeline on a copy of the project in a folder of its own"
+
+# Seconds that each stage takes beside the search itself, on 2 cores (measured with `pipeline run` on digits).
+_PER_DATASET_S = 30
+_PER_FAMILY_S = 45
+
+
+def declare(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    parser.add_argument(
+        "--workspace", required=True, type=Path, metavar="DIR", help="the folder; new, or of an earlier run"
+    )
+    parser.add_argument(
+        "-S", dest="settings", action="append", default=[], metavar="KEY=VALUE", help="a setting: 'datasets=[mnist]'"
+    )
+
+
+def main(arguments: argparse.Namespace) -> int:
+    """Prepare the workspace, reproduce its stages and print the leaderboard."""
+    from rich.console import Console
+
+    from pipeline.project import dvc, workspace
+    from pipeline.reporting import leaderboard
+
+    console = Console()
+    params = workspace.prepare(arguments.workspace, arguments.settings)
+    _announce(console, params, arguments.workspace)
+    if any((arguments.workspace / "data" / "incoming").glob("*/*")):  # else nothing is left to do: prepare has pinned
+        from pipeline.retraining import ingest
+
+        ingest.run(arguments.workspace, print)
+    code = dvc.reproduce(arguments.workspace)
+    if code != 0:
+        console.print(f"stopped (exit code {code}): what is finished is kept; the same command goes on from there")
+        return process.FAILED
+    found = leaderboard.rows(arguments.workspace / "reports", params["datasets"], params["families"])
+    console.print()
+    console.print(leaderboard.table(found))
+    _say_where_next(console, arguments.workspace, found)
+    return 0
+
+
+def _announce(console: Any, params: dict[str, Any], folder: Path) -> None:
+    """Say what a run will do and how long it may take: the budgets of its searches, and what the rest has taken."""
+    from pipeline.search.settings import SearchSettings
+
+    search = SearchSettings.model_validate(params["search"])
+    pairs = [(dataset, family) for dataset in params["datasets"] for family in params["families"]]
+    seconds = _PER_DATASET_S * len(params["datasets"])
+    for pair in pairs:
+        seconds += _PER_FAMILY_S + round(search.budget_for(*pair).minutes * 60)
+    console.print(
+        f"[bold]{' and '.join(params['datasets'])}[/bold]: download, validate, prepare; then for"
+        f" {' and '.join(params['families'])}: search hyperparameters, train, evaluate; then register the best.\n"
+        f"In {folder}, at most about {max(1, round(seconds / 60))} minutes of search and stages plus the training of"
+        " the best; finished stages are not run again. Ctrl-C is safe: the same command goes on.",
+        highlight=False,
+    )
+
+
+def _say_where_next(console: Any, folder: Path, found: list[Row]) -> None:
+    from pipeline.registry.versions import registered_name
+    from pipeline.tracking import runs as tracking
+
+    server = tracking.shown_uri()
+    runs = f"make ui WORKSPACE={folder}" if server == tracking.DEFAULT_URI else server
+    names = dict.fromkeys(registered_name(row.dataset, row.task) for row in found)
+    champions = ", ".join(f"models:/{name}@champion" for name in names)
+    console.print(
+        f"\nModel:    {champions}\n"
+        f"Report:   {folder / 'reports' / 'index.html'}\n"
+        f"Runs:     {runs}\n"
+        f"Again:    the same command; with -S search.seed=1 only what depends on it runs",
+        highlight=False,
+        soft_wrap=True,
+    )

@@ -1,0 +1,68 @@
+"""Changes in params.yaml that keep its comments and every other line."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from pipeline.core import params
+from pipeline.core.errors import ParamsError, nearest
+from pipeline.core.files import write_text
+
+
+def override(text: str, overrides: Iterable[str]) -> str:
+    """Return the text of a params file with some settings changed, comments kept.
+
+    Args:
+        text: A params file.
+        overrides: ``search.seed=1`` or ``datasets=[mnist]``: a dotted key, and a value as YAML.
+
+    Raises:
+        ParamsError: No ``=``, a value that is no YAML, or a key whose parents do not exist.
+    """
+    yaml = _round_trip()
+    content = yaml.load(text)
+    for told in overrides:
+        key, equals, value = told.partition("=")
+        if not equals:
+            raise ParamsError("-S", expected="key=value", found=repr(told))
+        *parents, last = key.strip().split(".")
+        place = content
+        for parent in parents:
+            if not isinstance(place, Mapping) or parent not in place:
+                known = [str(name) for name in place] if isinstance(place, Mapping) else []
+                raise ParamsError(f"-S {told}: no such section", expected=nearest(parent, known), found=repr(parent))
+            place = place[parent]
+        if not isinstance(place, Mapping):
+            raise ParamsError(f"-S {told}", expected=f"{'.'.join(parents)} to be a section", found=repr(place))
+        try:
+            place[last] = YAML(typ="safe").load(value)  # type: ignore[index]
+        except YAMLError as error:
+            raise ParamsError(f"-S {told}: not a value", expected="YAML", found=str(error)) from None
+    return _dump(yaml, content)
+
+
+def next_generation(path: Path = params.PARAMS_FILE) -> int:
+    """Raise ``search.generation`` in a params file by one, and return it."""
+    generation = int(params.section("search.generation", path)) + 1
+    write_text(path, override(path.read_text(), [f"search.generation={generation}"]))
+    return generation
+
+
+def _round_trip() -> YAML:
+    yaml = YAML()
+    yaml.width = 10_000  # never break a line that the author did not
+    yaml.preserve_quotes = True
+    yaml.indent(mapping=2, sequence=4, offset=2)
+    return yaml
+
+
+def _dump(yaml: YAML, content: Any) -> str:
+    buffer = StringIO()
+    yaml.dump(content, buffer)
+    return buffer.getvalue()
