@@ -43,7 +43,7 @@ def pinned(project: Path, **more: Any) -> dict[str, Any]:
     """Pin own images as `pipeline ingest` does, and return the section that comes of it."""
     from ruamel.yaml import YAML
 
-    from pipeline.project.workspace import override
+    from pipeline.project.params_edit import override
 
     section = {**SECTION, "path": "pets", **more}
     text = override("download: {}\ndatasets: [pets]\n", [f"download.pets={section!r}"])

@@ -156,8 +156,8 @@ def untouched(whatever: object) -> object:
 
 # (expectation, what is wrong) -> damage to the data, damage to the table
 DAMAGE: dict[tuple[str, str], tuple[Callable, Callable]] = {
-    ("columns", "one too many"): (untouched, lambda table: statistics.assign(more=1)),
-    ("columns", "other order"): (untouched, lambda table: statistics[statistics.columns[::-1]]),
+    ("columns", "one too many"): (untouched, lambda table: table.assign(more=1)),
+    ("columns", "other order"): (untouched, lambda table: table[table.columns[::-1]]),
     ("split", "unknown"): (untouched, cell("split", "val")),
     ("label", "unknown"): (with_label, untouched),
     ("shape", "another"): (untouched, cell("shape", "10×10×3")),
