@@ -6,6 +6,7 @@ that is listed but not loaded reruns a stage for nothing. Which package may impo
 """
 
 import ast
+import importlib.util
 import re
 import shutil
 import subprocess
@@ -187,3 +188,21 @@ def test_names_in_strings_are_followed(code: str, found: set[str]):
 def test_a_name_that_cannot_be_followed_is_refused():
     with pytest.raises(AssertionError, match="cannot tell which modules"):
         set(named("import importlib\nimportlib.import_module(f'{1}.x')", set()))
+
+
+def test_the_picture_of_the_architecture_is_what_the_imports_give():
+    spec = importlib.util.spec_from_file_location("draw_architecture", ROOT / "docs" / "draw_architecture.py")
+    assert spec is not None
+    assert spec.loader is not None
+    drawing = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(drawing)
+    assert drawing.draw() == drawing.PICTURE.read_text(encoding="utf-8"), "run python docs/draw_architecture.py"
+
+
+def test_the_map_in_contributing_leads_to_files_that_exist():
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    rows = [row for row in text.splitlines() if row.startswith("| W")]
+    assert len(rows) >= 20
+    missing = [name for row in rows for name in re.findall(r"`(pipeline/[\w/.]+)`", row) if not (ROOT / name).is_file()]
+    assert not missing
+    assert all(re.search(r"`pipeline/[\w/.]+\.py`", row) for row in rows)
