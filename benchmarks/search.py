@@ -7,7 +7,7 @@ examples: one process, `model.fit`, MedianPruner fed after each epoch. KerasTune
 `make bench` installs requirements/bench.txt.
 
     python benchmarks/search.py [--data data/prepared/mnist] [--seconds 300] [--seeds 0 1 2] [--systems ours optuna …]
-    python benchmarks/search.py --show benchmarks/results/search.json [--picture docs/search-benchmark.png]
+    python benchmarks/search.py --show benchmarks/results/search.json [--picture searches.png]
 
 Writes one row per system and seed, and prints, on medians over the seeds, when ours reached what each other ended with.
 `--show` prints that again of rows measured before, and `--picture` draws them.
