@@ -15,6 +15,7 @@ import grimp
 
 ROOT = Path(__file__).resolve().parents[1]
 PICTURE = ROOT / "docs" / "architecture.svg"
+ASIDE = 96
 BOX, HEIGHT, GAP, ROW, MARGIN, WIDTH = 138, 34, 14, 84, 24, 808
 MARKER = (
     '<defs><marker id="a" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="7" markerHeight="7" orient="auto">'
@@ -67,6 +68,8 @@ def draw() -> str:
     rows = floors()
     for row, packages in enumerate(rows):
         left = (WIDTH - len(packages) * BOX - (len(packages) - 1) * GAP) / 2
+        if len(packages) == 1:  # beside each other, so that no arrow hides behind a box
+            left += ASIDE if row % 2 else -ASIDE
         for column, package in enumerate(packages):
             places[package] = (left + column * (BOX + GAP), MARGIN + row * ROW)
     height = MARGIN * 2 + (len(rows) - 1) * ROW + HEIGHT
