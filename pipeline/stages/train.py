@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import importlib.metadata
-import importlib.util
 import json
 import shutil
 import statistics
@@ -18,7 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pydantic
 
 from pipeline.backend import configure
@@ -32,19 +29,9 @@ from pipeline.models import loading
 from pipeline.models.training import task
 from pipeline.models.training.seeds import Seeds, SeedsResult, last_loss
 from pipeline.models.training.task import TrainingTask, exported_model
-from pipeline.registry.versions import log_model
+from pipeline.registry import packaging
 from pipeline.tracking.provenance import code_tags, dvc_hash
-from pipeline.tracking.runs import Tracker, log_dataset
-
-_EXAMPLES = 4
-_MODEL_ID = "model_id"  # tag of a run whose model has been logged
-# How a family may be served: the module that MLflow stores, and what it needs beside the libraries of every model.
-_SERVING = {
-    "classifier": ("pipeline.serving.classifier", ("keras",)),
-    "neighbours": ("pipeline.serving.neighbours", ("scikit-learn",)),
-    "generator": ("pipeline.serving.generator", ("keras",)),
-    "completer": ("pipeline.serving.completer", ("keras",)),
-}
+from pipeline.tracking.runs import Tracker
 
 
 class TrainSettings(params.Settings):
@@ -68,66 +55,6 @@ class Best:
     epochs: int
     value: float
     study: str = ""
-
-
-def log(
-    tracker: Tracker,
-    run_id: str,
-    result: SeedsResult,
-    family: models.BaseFamily,
-    data: Splits,
-    backend: configure.Backend,
-    settings: Mapping[str, Any],
-) -> str:
-    """Write a finished training to its MLflow run and return the id of the logged model.
-
-    A run that has been written before stays as it is: the same training is the same model.
-    """
-    if known := tracker.tag_of(run_id, _MODEL_ID):
-        return known
-    tracker.log_params(run_id, {**result.rung.hyperparameters, "seed": result.rung.seed})
-    tracker.tag(run_id, {"dvc.params": json.dumps(settings), "parameters": str(result.trained.parameters)})
-    logged = max((run.epoch for run in tracker.runs(f"attributes.run_id = '{run_id}'").values()), default=0)
-    tracker.log_epochs(run_id, result.trained.epochs[logged:])
-    pictures = [result.rung.folder / name for name in result.trained.pictures]
-    tracker.log_pictures(run_id, pictures, len(result.trained.epochs))
-    for seed, value in result.values.items():
-        tracker.log_metrics(run_id, {f"seed_{seed}_value": value})
-    name, digest = tracker.experiment, data.digest
-    log_dataset(tracker, run_id, f"{name}-train", digest, data.train.images, data.train.labels, "training")
-    log_dataset(tracker, run_id, f"{name}-val", digest, data.val.images, data.val.labels, "validation")
-    model_id = log_model(
-        tracker,
-        run_id,
-        code=serving_code(family),
-        files={path.stem: path for path in sorted(exported_model(result.rung).iterdir())},
-        config={"class_names": list(data.class_names), "backend": backend},
-        task=family.task,
-        images=np.asarray(data.val.images[:_EXAMPLES]),
-        requirements=requirements(family, backend),
-    )
-    tracker.tag(run_id, {_MODEL_ID: model_id})
-    return model_id
-
-
-def serving_code(family: models.BaseFamily) -> Path:
-    """Return the file that MLflow stores and runs with the model. It is not imported here: that would load Keras."""
-    spec = importlib.util.find_spec(_SERVING[family.serving][0])
-    assert spec is not None
-    return Path(str(spec.origin))
-
-
-def requirements(family: models.BaseFamily, backend: configure.Backend) -> list[str]:
-    """Return what the served model needs, pinned to what is installed here."""
-    needed = _SERVING[family.serving][1]
-    builds = {"tensorflow": ("tensorflow-cpu", "tensorflow")}.get(backend, (backend,)) if "keras" in needed else ()
-    pinned = []
-    for name in ("mlflow", "numpy", "pandas", *needed, *builds):
-        try:
-            pinned.append(f"{name}=={importlib.metadata.version(name)}")
-        except importlib.metadata.PackageNotFoundError:
-            continue  # the other build of TensorFlow
-    return pinned
 
 
 def load_best(path: Path) -> Best:
@@ -215,7 +142,7 @@ def main() -> None:
         tracker = Tracker(arguments.dataset)  # importing MLflow takes seconds: workers start meanwhile
         with tracker.running(key, f"train {family.name}", tags) as run_id:
             result = seeds.finish(executor)
-            model_id = log(tracker, run_id, result, family, data, backend.backend, sections)
+            model_id = packaging.log(tracker, run_id, result, family, data, backend.backend, sections)
             ids = {"run_id": run_id, "model_id": model_id}
             save(result, family, data, backend.backend, ids, arguments.model, arguments.report)
     print(f"{arguments.dataset} {family.name}: {family.objective} {result.value:.4f}, seeds {result.values}")
