@@ -112,7 +112,7 @@ def distances(folder: Path) -> list[float]:
              "batch_size": 16}  # fmt: skip
     feature_network.train(data, folder.with_name("scale"), steps=20, seed=0)
     family = loading.load("gan", {})
-    family.scale = feature_network.load(folder.with_name("scale"))
+    family.feature_network = feature_network.load(folder.with_name("scale"))
     return [epoch["val_fid"] for _ in range(2) for epoch in fitted(family, point, data)]
 
 

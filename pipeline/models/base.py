@@ -128,8 +128,8 @@ class BaseFamily(ABC):
         objective: The epoch metric that a search maximises; always measured on validation data.
         task: What the family does, and so how evaluate scores it and what it competes with.
         serving: How it is served: the name of a module of `pipeline.serving`, which MLflow stores with the model.
-        needs_scale: Whether its epochs are scored on the scale that the stage `features` makes of the dataset.
-        scale: That scale, which whoever calls `fit` has loaded.
+        needs_feature_network: Whether epochs are scored in features of the network that the stage `features` trains.
+        feature_network: That network; the caller of `fit` sets it.
     """
 
     Settings: ClassVar[type[FamilySettings]] = FamilySettings
@@ -139,8 +139,8 @@ class BaseFamily(ABC):
     objective: ClassVar[str] = "val_accuracy"
     task: ClassVar[str] = "classify"
     serving: ClassVar[str] = "classifier"
-    needs_scale: ClassVar[bool] = False
-    scale: FeatureNetwork | None = None
+    needs_feature_network: ClassVar[bool] = False
+    feature_network: FeatureNetwork | None = None
 
     def __init__(self, name: str, settings: FamilySettings, dataset: str | None = None) -> None:
         self.name = name

@@ -136,8 +136,8 @@ def _train(rung: TrainingTask, finished: Path, emit: Callable[[Metrics], None]) 
         emit(metrics)
 
     family = load(rung.family, rung.settings)
-    if family.needs_scale and rung.features is not None:
-        family.scale = feature_network.load(rung.features)
+    if family.needs_feature_network and rung.features is not None:
+        family.feature_network = feature_network.load(rung.features)
     version = (rung.data / "meta.json").stat().st_mtime_ns
     state = _checkpoint(rung.folder, rung.span.start) / "state.npz" if rung.span.start else None
     rung.folder.mkdir(parents=True, exist_ok=True)
