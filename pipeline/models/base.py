@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pipeline.core import params
 from pipeline.core.errors import ParamsError, PipelineError, nearest
 from pipeline.datasets.arrays import Images, Splits
+from pipeline.models.epoch_metrics import EpochMetrics
 from pipeline.models.space import Hyperparameters, Space, Trial, override, sample
 
 if TYPE_CHECKING:
     from pipeline.evaluation.feature_network import FeatureNetwork
 
-Metrics = dict[str, float]
-OnEpoch = Callable[[Metrics], None]
+OnEpoch = Callable[[EpochMetrics], None]
 
 
 class TrainingError(PipelineError):
@@ -67,15 +67,14 @@ class Span:
 
 @dataclass(frozen=True)
 class Fitted(ABC):
-    """What a training has come to; `KerasFitted` is what Keras trains.
+    """The result of a training; `KerasFitted` is that of Keras.
 
     Attributes:
-        history: The metrics of each epoch trained now; ``epoch`` counts from 1, ``stopped`` marks a training that
-            ended before its time.
+        history: The metrics of each epoch trained now.
         parameters: Number of parameters of what is exported.
     """
 
-    history: list[Metrics]
+    history: list[EpochMetrics]
     parameters: int
 
     @abstractmethod

@@ -48,11 +48,11 @@ def log(
     """
     if known := tracker.tag_of(run_id, _MODEL_ID):
         return known
-    tracker.log_params(run_id, {**result.rung.hyperparameters, "seed": result.rung.seed})
+    tracker.log_params(run_id, {**result.task.hyperparameters, "seed": result.task.seed})
     tracker.tag(run_id, {"dvc.params": json.dumps(settings), "parameters": str(result.trained.parameters)})
     logged = max((run.epoch for run in tracker.runs(f"attributes.run_id = '{run_id}'").values()), default=0)
     tracker.log_epochs(run_id, result.trained.epochs[logged:])
-    pictures = [result.rung.folder / name for name in result.trained.pictures]
+    pictures = [result.task.folder / name for name in result.trained.pictures]
     tracker.log_pictures(run_id, pictures, len(result.trained.epochs))
     for seed, value in result.values.items():
         tracker.log_metrics(run_id, {f"seed_{seed}_value": value})
@@ -63,7 +63,7 @@ def log(
         tracker,
         run_id,
         code=serving_code(family),
-        files={path.stem: path for path in sorted(exported_model(result.rung).iterdir())},
+        files={path.stem: path for path in sorted(exported_model(result.task).iterdir())},
         config={"class_names": list(data.class_names), "backend": backend},
         task=family.task,
         images=np.asarray(data.val.images[:_EXAMPLES]),

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
+from pipeline.models.epoch_metrics import EpochMetrics
 from pipeline.search import cost_estimate
 from pipeline.search.settings import Budget
 
@@ -62,10 +63,10 @@ class SearchProgress:
     def __exit__(self, *exception: object) -> None:
         self._progress.stop()
 
-    def rung(self, epochs: Sequence[Mapping[str, float]], checkpoint_bytes: int) -> None:
+    def rung(self, epochs: Sequence[EpochMetrics], checkpoint_bytes: int) -> None:
         """Note what a finished rung took: the first one tells what the search will cost."""
         if self.measured is None and epochs:
-            seconds = sum(epoch["seconds"] for epoch in epochs) / len(epochs)
+            seconds = sum(epoch.seconds for epoch in epochs) / len(epochs)
             self.measured = cost_estimate.Measured(round(seconds, 3), checkpoint_bytes)
             if self._expected.measured is None:
                 self._tell_cost(self.measured)
@@ -93,7 +94,7 @@ class SearchProgress:
         if not self._console.is_terminal and now - self._told < _LINE_INTERVAL_S:
             return
         self._told = now
-        state = study.standing()
+        state = study.status()
         share = max(state.ended / budget.trials, state.epochs / budget.epochs, study.elapsed_s / (budget.minutes * 60))
         told = (  # what matters most comes first: a narrow terminal cuts the rest off
             f"best {'-' if state.best is None else f'{state.best.value:.4f}'},"

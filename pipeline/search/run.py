@@ -84,7 +84,7 @@ def run(
             if progress.measured:
                 cost_estimate.remember(folder, progress.measured)
         shutil.rmtree(folder / "checkpoints", ignore_errors=True)  # every trial has ended
-        end = study.standing()
+        end = study.status()
         result = SearchResult(definition.name, best, end.counts, end.epochs, study.elapsed_s, record.parent.run_id)
         return result, study, record
 

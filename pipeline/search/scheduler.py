@@ -47,7 +47,7 @@ class _Running:
             now: The time, on the clock that `since` was read from.
         """
         known = history(self.trial)
-        each = known[-1]["seconds"] if known else epoch_s
+        each = known[-1].seconds if known else epoch_s
         return max(0.0, self.epochs * each - (now - self.since))
 
 

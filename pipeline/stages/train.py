@@ -82,14 +82,14 @@ def save(
 ) -> None:
     """Write the model with what later stages need to know of it, and its curves."""
     with new_folder(model) as folder:
-        shutil.copytree(exported_model(result.rung), folder, dirs_exist_ok=True)
+        shutil.copytree(exported_model(result.task), folder, dirs_exist_ok=True)
         told = {
-            "family": result.rung.family,
+            "family": result.task.family,
             "task": family.task,
             "value": result.value,
             "loss": last_loss(result.trained),
             "parameters": result.trained.parameters,
-            "hyperparameters": result.rung.hyperparameters,
+            "hyperparameters": result.task.hyperparameters,
             "class_names": data.class_names,
             "image_shape": data.image_shape,
             "data_digest": data.digest,
@@ -97,10 +97,16 @@ def save(
             **ids,
         }
         (folder / "model.json").write_text(json.dumps(told, indent=2) + "\n")
-    names = [name for name in result.trained.epochs[0] if name not in ("at", "stopped")]
+    names = list(result.trained.epochs[0].values)
     # The last column is what the search maximised, under one name for every family: DVC plots it.
-    rows = [[*(epoch[name] for name in names), epoch[family.objective]] for epoch in result.trained.epochs]
-    lines = [",".join([*names, "value"]), *(",".join(f"{value:.6g}" for value in row) for row in rows)]
+    rows = [
+        [epoch.epoch, *(epoch[name] for name in names), epoch.seconds, epoch[family.objective]]
+        for epoch in result.trained.epochs
+    ]
+    lines = [
+        ",".join(["epoch", *names, "seconds", "value"]),
+        *(",".join(f"{value:.6g}" for value in row) for row in rows),
+    ]
     write_text(report / "curves.csv", "\n".join(lines) + "\n")
     summary = {
         "run": ids["run_id"],
@@ -109,7 +115,7 @@ def save(
         "seeds": {str(seed): value for seed, value in result.values.items()},
         "parameters": result.trained.parameters,
         "epochs": len(result.trained.epochs),
-        "seconds": round(sum(epoch["seconds"] for epoch in result.trained.epochs), 1),
+        "seconds": round(sum(epoch.seconds for epoch in result.trained.epochs), 1),
     }
     write_json(report / "summary.json", summary)
 
@@ -134,10 +140,10 @@ def main() -> None:
     sections = {"train": settings.model_dump(), family.name: family.settings.model_dump(mode="json")}
     tags = _tags(arguments, backend.backend, data, best)
     folder = _folder(best, family, data, backend.backend, arguments)
-    rungs = _rungs(best, settings, family, arguments, folder)
+    tasks = _tasks(best, settings, family, arguments, folder)
     key = f"train-{arguments.dataset}-{family.name}-{folder.name}-{settings.seed}-{settings.seeds}"
     with LocalExecutor(task.work(backend.backend), configure.worker_environments(backend.workers)) as executor:
-        seeds = Seeds(rungs, family.objective)
+        seeds = Seeds(tasks, family.objective)
         seeds.start(executor)
         tracker = Tracker(arguments.dataset)  # importing MLflow takes seconds: workers start meanwhile
         with tracker.running(key, f"train {family.name}", tags) as run_id:
@@ -180,7 +186,7 @@ def _folder(best: Best, family: models.BaseFamily, data: Splits, backend: str, a
     return trained / digest
 
 
-def _rungs(
+def _tasks(
     best: Best, settings: TrainSettings, family: models.BaseFamily, arguments: argparse.Namespace, folder: Path
 ) -> dict[int, TrainingTask]:
     """Return what is to be trained, by seed: each from the first epoch to the last."""

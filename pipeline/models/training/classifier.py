@@ -12,7 +12,8 @@ import pydantic
 from pipeline.backend import compile_options
 from pipeline.backend.mixed_precision import Precision, policy
 from pipeline.datasets.arrays import Images, Labelled, Labels, Splits
-from pipeline.models.base import FamilySettings, Metrics, Spec
+from pipeline.models.base import FamilySettings, Spec
+from pipeline.models.epoch_metrics import EpochMetrics
 from pipeline.models.space import Hyperparameters, Space
 from pipeline.models.training import recipe
 from pipeline.models.training.fitted import KerasFitted, trainable_parameters
@@ -83,7 +84,7 @@ class KerasClassifier(KerasFamily):
         return trainer
 
     def fitted(
-        self, model: Trainer, hyperparameters: Hyperparameters, data: Splits, history: list[Metrics]
+        self, model: Trainer, hyperparameters: Hyperparameters, data: Splits, history: list[EpochMetrics]
     ) -> KerasFitted:
         """Return the running average of the network, or the network where there is none."""
         exported = model.average or self._exported(model.network, hyperparameters, Spec.of(data))

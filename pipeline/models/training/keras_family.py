@@ -14,7 +14,8 @@ import numpy as np
 
 from pipeline.backend import input_pipeline
 from pipeline.datasets.arrays import Labelled, Splits
-from pipeline.models.base import BaseFamily, Fitted, Metrics, OnEpoch, Span, Spec, TrainingError
+from pipeline.models.base import BaseFamily, Fitted, OnEpoch, Span, Spec, TrainingError
+from pipeline.models.epoch_metrics import EpochMetrics
 from pipeline.models.space import Hyperparameters
 from pipeline.models.training import checkpoint
 
@@ -74,7 +75,7 @@ class KerasFamily(BaseFamily):
         """
 
     @abstractmethod
-    def fitted(self, model: Any, hyperparameters: Hyperparameters, data: Splits, history: list[Metrics]) -> Fitted:
+    def fitted(self, model: Any, hyperparameters: Hyperparameters, data: Splits, history: list[EpochMetrics]) -> Fitted:
         """Return the result of a training, with the network to export."""
 
     def fit(
@@ -100,7 +101,7 @@ class KerasFamily(BaseFamily):
             metrics = loop.train_epoch(epoch)
             history.append(metrics)
             on_epoch(metrics)
-            if metrics.get("stopped"):
+            if metrics.stopped:
                 break
         return self.fitted(model, hyperparameters, data, history)
 
@@ -114,7 +115,7 @@ class _Loop:
         validation = input_pipeline.validation(plan.arrays(data.val), _VALIDATION_BATCH) if plan.validates else {}
         self._arguments: dict[str, Any] = {**plan.arguments, **validation}
 
-    def train_epoch(self, epoch: int) -> Metrics:
+    def train_epoch(self, epoch: int) -> EpochMetrics:
         """Train an epoch, counted from 0, and return its metrics.
 
         The order of the images depends on (seed, epoch) alone, so that a resumed training repeats it.
@@ -135,5 +136,5 @@ class _Loop:
         if not math.isfinite(values["loss"] + values.get("val_loss", 0.0)):
             raise TrainingError(f"the loss diverged in epoch {epoch + 1}", found=f"loss {values['loss']}")
         values |= self._plan.score(self._model, values)
-        stopped = {"stopped": 1.0} if self._plan.stops(self._model, values) else {}
-        return {"epoch": epoch + 1, **values, "seconds": time.monotonic() - started, "at": time.time(), **stopped}
+        stopped = self._plan.stops(self._model, values)
+        return EpochMetrics(epoch + 1, values, time.monotonic() - started, time.time(), stopped)

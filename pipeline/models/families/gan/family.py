@@ -16,7 +16,8 @@ from pipeline.core.errors import DataError
 from pipeline.datasets.arrays import Images, Labelled, Labels, Splits
 from pipeline.evaluation import generative_metrics, image_grid
 from pipeline.evaluation.feature_network import FeatureNetwork, labels_like
-from pipeline.models.base import Metrics, Preset, Spec
+from pipeline.models.base import Preset, Spec
+from pipeline.models.epoch_metrics import EpochMetrics
 from pipeline.models.families.gan import networks
 from pipeline.models.families.gan.presets import PRESETS
 from pipeline.models.space import Choice, Hyperparameters, Range, Space
@@ -110,7 +111,7 @@ class Family(KerasFamily):
         return adversaries
 
     def fitted(
-        self, model: Adversaries, hyperparameters: Hyperparameters, data: Splits, history: list[Metrics]
+        self, model: Adversaries, hyperparameters: Hyperparameters, data: Splits, history: list[EpochMetrics]
     ) -> FittedGan:
         """Return the running average of the generator."""
         return FittedGan.of(model, self._exported(model.average, hyperparameters, Spec.of(data)), history)

@@ -15,7 +15,8 @@ import numpy as np
 from pipeline.backend import compile_options
 from pipeline.datasets.arrays import Images, Splits
 from pipeline.evaluation import image_grid
-from pipeline.models.base import Metrics, Spec
+from pipeline.models.base import Spec
+from pipeline.models.epoch_metrics import EpochMetrics
 from pipeline.models.space import Choice, Hyperparameters, Range, Space
 from pipeline.models.training import recipe
 from pipeline.models.training.fitted import KerasFitted, trainable_parameters
@@ -105,7 +106,7 @@ class Family(KerasFamily):
         return model
 
     def fitted(
-        self, model: keras.Model, hyperparameters: Hyperparameters, data: Splits, history: list[Metrics]
+        self, model: keras.Model, hyperparameters: Hyperparameters, data: Splits, history: list[EpochMetrics]
     ) -> Completed:
         """Return the network, with validation images to show."""
         del hyperparameters
