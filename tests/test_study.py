@@ -431,7 +431,7 @@ def test_beyond_its_budget_a_search_tells_how_long_what_it_started_will_take(
     study = opened(tmp_path, trial_epochs=9)
     trial = ask(study)
     study.record(trial, [epoch(1, 0.9, seconds=40.0)])
-    running = scheduler._Running(trial, rung=(), start=1, stop=3, since=0.0)  # type: ignore[arg-type]
+    running = scheduler._Running(trial, task=(), start=1, stop=3, since=0.0)  # type: ignore[arg-type]
     budget = params.parse("b", {"trials": 9, "epochs": 1, "minutes": 1, "trial_epochs": 1}, Budget)
     told = SearchProgress("fake", Expected(budget, 9, 2, None))
     told.update(study, budget, waiting=0, finishing_s=running.left_s(told.epoch_s, now=1.0))

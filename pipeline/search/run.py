@@ -1,6 +1,6 @@
-"""Runs a search: opens the study, schedules its trials on an executor, and writes what it found.
+"""Runs a search: opens the study, schedules its trials on an executor, and writes the result.
 
-A run that is killed is finished by the next: what the study and the checkpoints hold is enough to go on, and MLflow is
+The next run finishes a search that was killed: the study and the checkpoints hold enough to go on, and MLflow is
 brought in line with the study.
 """
 
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class SearchResult:
-    """What a search found and what it cost, over all runs that worked on it."""
+    """What a search found and what it cost, over all processes that worked on it."""
 
     study: str
     best: Best
@@ -47,51 +47,73 @@ class SearchResult:
     parent_run: str
 
 
+@dataclass(frozen=True)
+class Folders:
+    """Where a search reads and writes.
+
+    Attributes:
+        data: Folder written by prepare.
+        features: Folder written by features.
+        studies: Folder of all studies.
+    """
+
+    data: Path
+    features: Path
+    studies: Path
+
+
+@dataclass(frozen=True)
+class FinishedSearch:
+    """A search that met its budget: its result, its study, and the study's runs in MLflow."""
+
+    result: SearchResult
+    study: Study
+    mirror: MlflowMirror
+
+
 def run(
     definition: Definition,
     settings: SearchSettings,
     family: models.BaseFamily,
-    data: Path,
-    features: Path,
-    studies: Path,
+    folders: Folders,
     environments: list[dict[str, str]],
-) -> tuple[SearchResult, Study, MlflowMirror]:
+) -> FinishedSearch:
     """Search until the budget is met; go on where an earlier run of the same study ended.
 
     Raises:
         EngineError: Another process is at work on this study, or every trial failed.
     """
-    budget = settings.budget_for(definition.dataset, definition.family)
-    folder = studies / definition.name
-    with study_store.locked(folder), _engine(settings, task.work(definition.backend), environments) as executor:
+    folder = folders.studies / definition.name
+    with study_store.locked(folder), _executor(settings, task.work(definition.backend), environments) as executor:
         if not begun(folder):
             executor.warm_up()  # while this process imports Optuna: a new study has work for all
         study = Study(folder, definition, settings, family)
-        expected = _expected(definition, settings, study, studies, executor.slots)
-        rung = _rungs(
-            definition, data, features, folder, study.seed, latency=settings.constraints.latency_ms is not None
-        )
-
-        def discard(number: int) -> None:
-            shutil.rmtree(_checkpoints(folder, number), ignore_errors=True)
-
-        label = f"{definition.dataset} {definition.family}"
-        with SearchProgress(label, expected) as progress:
-            loop = TrialScheduler(study, budget, executor, lambda: _record(definition), rung, discard, progress)
-            with _told(loop):
-                record = loop.run()
+        expected = _expected(definition, settings, study, executor.slots)
+        make_task = _task_maker(definition, settings, folders, study)
+        with SearchProgress(f"{definition.dataset} {definition.family}", expected) as progress:
+            scheduler = TrialScheduler(
+                study,
+                settings.budget_for(definition.dataset, definition.family),
+                executor,
+                lambda: _mirror(definition),
+                make_task,
+                lambda number: shutil.rmtree(_checkpoints(folder, number), ignore_errors=True),
+                progress,
+            )
+            with _ending_runs(scheduler):
+                mirror = scheduler.run()
                 best = study.require_best()
             if progress.measured:
                 cost_estimate.remember(folder, progress.measured)
         shutil.rmtree(folder / "checkpoints", ignore_errors=True)  # every trial has ended
         end = study.status()
-        result = SearchResult(definition.name, best, end.counts, end.epochs, study.elapsed_s, record.parent.run_id)
-        return result, study, record
+        result = SearchResult(definition.name, best, end.counts, end.epochs, study.elapsed_s, mirror.parent.run_id)
+        return FinishedSearch(result, study, mirror)
 
 
-def _expected(definition: Definition, settings: SearchSettings, study: Study, studies: Path, slots: int) -> Expected:
-    """Return what is known of a search's cost before it begins, from this study or the latest other of its family."""
-    siblings = study_store.idle_siblings(studies, definition.dataset, definition.family, definition.name)
+def _expected(definition: Definition, settings: SearchSettings, study: Study, slots: int) -> Expected:
+    """Return the expected cost of a search, as measured in this study or the latest other of its family."""
+    siblings = study_store.idle_siblings(study.folder.parent, definition.dataset, definition.family, definition.name)
     budget = settings.budget_for(definition.dataset, definition.family)
     if study.points is not None:
         budget = budget.model_copy(update={"trials": min(budget.trials, study.points)})
@@ -100,20 +122,20 @@ def _expected(definition: Definition, settings: SearchSettings, study: Study, st
 
 
 @contextmanager
-def _told(loop: TrialScheduler) -> Iterator[None]:
+def _ending_runs(scheduler: TrialScheduler) -> Iterator[None]:
     """Leave no run RUNNING when a search is interrupted or fails."""
     try:
         yield
     except KeyboardInterrupt:
-        loop.interrupt("KILLED")
+        scheduler.interrupt("KILLED")
         raise
     except BaseException:
-        with suppress(Exception):  # what has failed is told, not that MLflow cannot be told of it: the disk may be full
-            loop.interrupt("FAILED")
+        with suppress(Exception):  # the first error is reported, not that MLflow fails, too: the disk may be full
+            scheduler.interrupt("FAILED")
         raise
 
 
-def _engine(settings: SearchSettings, work: Work, environments: list[dict[str, str]]) -> Executor:
+def _executor(settings: SearchSettings, work: Work, environments: list[dict[str, str]]) -> Executor:
     silence_s = settings.epoch_minutes * 60
     if settings.engine == "ray":
         from pipeline.executors.ray import RayExecutor
@@ -122,26 +144,26 @@ def _engine(settings: SearchSettings, work: Work, environments: list[dict[str, s
     return LocalExecutor(work, environments, silence_s=silence_s)
 
 
-def _rungs(
-    definition: Definition, data: Path, features: Path, folder: Path, seed: int, *, latency: bool
+def _task_maker(
+    definition: Definition, settings: SearchSettings, folders: Folders, study: Study
 ) -> Callable[[optuna.Trial, int, int], TrainingTask]:
-    """Return what makes the task that trains a trial from one epoch to another."""
+    """Return a function that makes the task to train a trial from one epoch to another."""
 
-    def rung(trial: optuna.Trial, start: int, stop: int) -> TrainingTask:
+    def make_task(trial: optuna.Trial, start: int, stop: int) -> TrainingTask:
         return TrainingTask(
             family=definition.family,
             settings=dict(definition.settings),
             hyperparameters=hyperparameters(trial),
-            data=data,
-            seed=seed + trial.number,
+            data=folders.data,
+            seed=study.seed + trial.number,
             span=models.Span(start, stop, definition.trial_epochs),
-            folder=_checkpoints(folder, trial.number),
-            ledger=folder / "epochs.log",
-            latency=latency,
-            features=features,
+            folder=_checkpoints(study.folder, trial.number),
+            ledger=study.folder / "epochs.log",
+            latency=settings.constraints.latency_ms is not None,
+            features=folders.features,
         )
 
-    return rung
+    return make_task
 
 
 def _checkpoints(folder: Path, number: int) -> Path:
@@ -149,7 +171,7 @@ def _checkpoints(folder: Path, number: int) -> Path:
     return folder / "checkpoints" / f"trial-{number:05d}"
 
 
-def _record(definition: Definition) -> MlflowMirror:
+def _mirror(definition: Definition) -> MlflowMirror:
     tags = {
         "stage": "search",
         "dataset": definition.dataset,
@@ -166,7 +188,7 @@ def _record(definition: Definition) -> MlflowMirror:
 def save(result: SearchResult, study: Study, definition: Definition, output: Path) -> list[Path]:
     """Write what train needs, the summary and the table of trials.
 
-    All of it is what the study holds, so a rerun that finds the budget met writes the same bytes.
+    All of it is stored in the study, so a rerun that finds the budget met writes the same bytes.
     """
     best = {
         "family": definition.family,
@@ -195,9 +217,9 @@ def save(result: SearchResult, study: Study, definition: Definition, output: Pat
 
 
 def tidy(definition: Definition, studies: Path, keep: int, tracker: Tracker) -> None:
-    """Say of runs that a killed search has left behind that they ended, and remove old studies.
+    """End the runs that a killed search left RUNNING, and remove old studies.
 
-    Only what lies in this folder and nobody works on is touched: on a shared server, others search, too.
+    Only studies of this folder that no process works on are touched: on a shared server, others search, too.
     """
     siblings = study_store.idle_siblings(studies, definition.dataset, definition.family, definition.name)
     running = tracker.runs("tags.stage = 'search' and attributes.status = 'RUNNING'")

@@ -26,10 +26,10 @@ _PRESETS = 10  # reference models get one epoch in so many, at most (chosen)
 
 @dataclass
 class _Running:
-    """A rung that a worker has been given."""
+    """A task that a worker trains."""
 
     trial: optuna.Trial
-    rung: TrainingTask
+    task: TrainingTask
     start: int
     stop: int
     since: float
@@ -66,7 +66,7 @@ class TrialScheduler:
         executor: Trains rungs.
         record: Opens what is told of every trial that changes. That takes seconds, so workers are given something to
             do first.
-        rung: Makes the task for a trial, from and to an epoch.
+        make_task: Makes the task for a trial, from and to an epoch.
         discard: Removes the checkpoints of a trial that has ended, by number.
         progress: Is told what happens.
         clock: Returns the time in seconds.
@@ -78,7 +78,7 @@ class TrialScheduler:
         budget: Budget,
         executor: Executor,
         record: Callable[[], MlflowMirror],
-        rung: Callable[[optuna.Trial, int, int], TrainingTask],
+        make_task: Callable[[optuna.Trial, int, int], TrainingTask],
         discard: Callable[[int], None],
         progress: SearchProgress,
         clock: Callable[[], float] = time.monotonic,
@@ -88,7 +88,7 @@ class TrialScheduler:
         self._executor = executor
         self._open = record
         self._record: MlflowMirror | None = None
-        self._rung = rung
+        self._make_task = make_task
         self._discard = discard
         self._progress = progress
         self._running: dict[int, _Running] = {}
@@ -215,7 +215,7 @@ class TrialScheduler:
         elif history(trial) and (reason := self._stops(trial)):
             self._end(trial, "pruned", reason)
         else:
-            task = self._rung(trial, *rung)
+            task = self._make_task(trial, *rung)
             self._running[trial.number] = _Running(trial, task, *rung, since=self._now())
             self._executor.submit(trial.number, task)
             self._mirror(trial.number)
@@ -233,13 +233,13 @@ class TrialScheduler:
         if isinstance(event, Progress):
             return
         running = self._running.pop(event.key)
-        trial, rung = running.trial, running.rung
+        trial, task = running.trial, running.task
         if isinstance(event, Done):
-            told = {"worker": event.worker, **event.result.measured()}
-            for name, value in told.items():
+            measured = {"worker": event.worker, **event.result.measured()}
+            for name, value in measured.items():
                 trial.set_user_attr(name, value)
             self._study.record(trial, event.result.epochs)
-            record.show(trial.number, len(history(trial)), [rung.folder / name for name in event.result.pictures])
+            record.show(trial.number, len(history(trial)), [task.folder / name for name in event.result.pictures])
             self._progress.rung(event.result.epochs, event.result.checkpoint_bytes)
             self._tick()
             self._advance(trial)

@@ -45,8 +45,8 @@ def main() -> None:
         registered = registered_name(arguments.dataset, name)
         decided = promotion.register(tracker, registered, scores.load(name), candidate, settings.alpha)
         report[name] = decided
-        told = f"{decided['decision']}, because {decided['reason']}"
-        print(f"{registered} version {decided['version']} ({candidate.family}): {told}")
+        text = f"{decided['decision']}, because {decided['reason']}"
+        print(f"{registered} version {decided['version']} ({candidate.family}): {text}")
     write_json(arguments.report, report)
 
 

@@ -13,6 +13,7 @@ from pipeline.backend import configure
 from pipeline.core import params, process
 from pipeline.datasets.arrays import load_splits
 from pipeline.models import loading
+from pipeline.models.base import BaseFamily
 from pipeline.search import run as search
 from pipeline.search.settings import SearchSettings
 from pipeline.search.study_definition import Definition
@@ -20,6 +21,25 @@ from pipeline.search.study_definition import Definition
 
 def main() -> None:
     """Run the stage from the command line."""
+    arguments = _parse()
+    backend = configure.load_settings()
+    settings = params.load("search", SearchSettings)
+    family = loading.load(arguments.family, dataset=arguments.dataset)
+    definition = _definition(arguments, family, settings, backend.backend)
+    folders = search.Folders(arguments.data, arguments.features, arguments.studies)
+    finished = search.run(definition, settings, family, folders, configure.worker_environments(backend.workers))
+    result, mirror = finished.result, finished.mirror
+    search.tidy(definition, arguments.studies, settings.keep_studies, mirror.tracker)
+    files = search.save(result, finished.study, definition, arguments.output)
+    mirror.close(result.best, result.counts, result.epochs, files)
+    counts = ", ".join(f"{count} {state}" for state, count in result.counts.items() if count)
+    print(
+        f"{arguments.dataset} {arguments.family}: best {family.objective} {result.best.value:.4f} (trial"
+        f" {result.best.number}); {counts}; {result.epochs} epochs in {result.seconds:.0f} s"
+    )
+
+
+def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m pipeline.stages.search", description=__doc__)
     parser.add_argument("--dataset", required=True)
     parser.add_argument("--family", required=True)
@@ -27,31 +47,22 @@ def main() -> None:
     parser.add_argument("--features", required=True, type=Path, help="folder written by features")
     parser.add_argument("--studies", required=True, type=Path, help="folder of all studies")
     parser.add_argument("--output", required=True, type=Path, help="folder for best.json, summary.json, trials.csv")
-    arguments = parser.parse_args()
-    backend = configure.load_settings()
-    settings = params.load("search", SearchSettings)
-    family = loading.load(arguments.family, dataset=arguments.dataset)
-    budget = settings.budget_for(arguments.dataset, arguments.family)
-    definition = Definition(
+    return parser.parse_args()
+
+
+def _definition(
+    arguments: argparse.Namespace, family: BaseFamily, settings: SearchSettings, backend: configure.Backend
+) -> Definition:
+    """Return everything that decides the result of the search."""
+    return Definition(
         dataset=arguments.dataset,
         family=arguments.family,
         data=load_splits(arguments.data).digest,
         code=loading.training_digest(family),
         settings=family.settings.model_dump(mode="json"),
         search=settings.defining(),
-        trial_epochs=budget.trial_epochs,
-        backend=backend.backend,
-    )
-    environments = configure.worker_environments(backend.workers)
-    result, study, record = search.run(
-        definition, settings, family, arguments.data, arguments.features, arguments.studies, environments
-    )
-    search.tidy(definition, arguments.studies, settings.keep_studies, record.tracker)
-    record.close(result.best, result.counts, result.epochs, search.save(result, study, definition, arguments.output))
-    counts = ", ".join(f"{count} {state}" for state, count in result.counts.items() if count)
-    print(
-        f"{arguments.dataset} {arguments.family}: best {family.objective} {result.best.value:.4f} (trial"
-        f" {result.best.number}); {counts}; {result.epochs} epochs in {result.seconds:.0f} s"
+        trial_epochs=settings.budget_for(arguments.dataset, arguments.family).trial_epochs,
+        backend=backend,
     )
 
 

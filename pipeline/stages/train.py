@@ -27,9 +27,10 @@ from pipeline.executors.local import LocalExecutor
 from pipeline.models import base as models
 from pipeline.models import loading
 from pipeline.models.training import task
-from pipeline.models.training.seeds import Seeds, SeedsResult, last_loss
+from pipeline.models.training.seeds import Seeds, last_loss
 from pipeline.models.training.task import TrainingTask, exported_model
 from pipeline.registry import packaging
+from pipeline.registry.packaging import TrainedModel
 from pipeline.tracking.provenance import code_tags, dvc_hash
 from pipeline.tracking.runs import Tracker
 
@@ -71,19 +72,12 @@ def load_best(path: Path) -> Best:
         ) from None
 
 
-def save(
-    result: SeedsResult,
-    family: models.BaseFamily,
-    data: Splits,
-    backend: str,
-    ids: Mapping[str, str],
-    model: Path,
-    report: Path,
-) -> None:
+def save(trained: TrainedModel, ids: Mapping[str, str], model: Path, report: Path) -> None:
     """Write the model with what later stages need to know of it, and its curves."""
+    result, family, data, backend = trained.result, trained.family, trained.data, trained.backend
     with new_folder(model) as folder:
         shutil.copytree(exported_model(result.task), folder, dirs_exist_ok=True)
-        told = {
+        info = {
             "family": result.task.family,
             "task": family.task,
             "value": result.value,
@@ -96,7 +90,7 @@ def save(
             "backend": backend,
             **ids,
         }
-        (folder / "model.json").write_text(json.dumps(told, indent=2) + "\n")
+        (folder / "model.json").write_text(json.dumps(info, indent=2) + "\n")
     names = list(result.trained.epochs[0].values)
     # The last column is what the search maximised, under one name for every family: DVC plots it.
     rows = [
@@ -122,16 +116,7 @@ def save(
 
 def main() -> None:
     """Run the stage from the command line."""
-    parser = argparse.ArgumentParser(prog="python -m pipeline.stages.train", description=__doc__)
-    parser.add_argument("--dataset", required=True)
-    parser.add_argument("--family", required=True)
-    parser.add_argument("--data", required=True, type=Path, help="folder written by prepare")
-    parser.add_argument("--features", required=True, type=Path, help="folder written by features")
-    parser.add_argument("--studies", required=True, type=Path, help="folder of all studies")
-    parser.add_argument("--best", required=True, type=Path, help="best.json written by search")
-    parser.add_argument("--model", required=True, type=Path, help="folder for the model")
-    parser.add_argument("--report", required=True, type=Path, help="folder for curves and summary")
-    arguments = parser.parse_args()
+    arguments = _parse()
     backend = configure.load_settings()
     settings = params.load("train", TrainSettings)
     family = loading.load(arguments.family)
@@ -148,14 +133,27 @@ def main() -> None:
         tracker = Tracker(arguments.dataset)  # importing MLflow takes seconds: workers start meanwhile
         with tracker.running(key, f"train {family.name}", tags) as run_id:
             result = seeds.finish(executor)
-            model_id = packaging.log(tracker, run_id, result, family, data, backend.backend, sections)
-            ids = {"run_id": run_id, "model_id": model_id}
-            save(result, family, data, backend.backend, ids, arguments.model, arguments.report)
+            trained = TrainedModel(result, family, data, backend.backend)
+            ids = {"run_id": run_id, "model_id": packaging.log(tracker, run_id, trained, sections)}
+            save(trained, ids, arguments.model, arguments.report)
     print(f"{arguments.dataset} {family.name}: {family.objective} {result.value:.4f}, seeds {result.values}")
 
 
+def _parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m pipeline.stages.train", description=__doc__)
+    parser.add_argument("--dataset", required=True)
+    parser.add_argument("--family", required=True)
+    parser.add_argument("--data", required=True, type=Path, help="folder written by prepare")
+    parser.add_argument("--features", required=True, type=Path, help="folder written by features")
+    parser.add_argument("--studies", required=True, type=Path, help="folder of all studies")
+    parser.add_argument("--best", required=True, type=Path, help="best.json written by search")
+    parser.add_argument("--model", required=True, type=Path, help="folder for the model")
+    parser.add_argument("--report", required=True, type=Path, help="folder for curves and summary")
+    return parser.parse_args()
+
+
 def _tags(arguments: argparse.Namespace, backend: str, data: Splits, best: Best) -> dict[str, str]:
-    """Return what a run tells of where it comes from."""
+    """Return the tags of a run that say where it comes from."""
     return {
         "stage": "train",
         "dataset": arguments.dataset,
