@@ -1,4 +1,4 @@
-"""The loop of a search: what is trained next, and what becomes of what was trained."""
+"""The trial scheduler: which trial trains next, which waits, and which ends."""
 
 from __future__ import annotations
 
@@ -63,12 +63,11 @@ class TrialScheduler:
     Args:
         study: The study to work on.
         budget: When to end.
-        executor: Trains rungs.
-        record: Opens what is told of every trial that changes. That takes seconds, so workers are given something to
-            do first.
+        executor: Trains tasks.
+        record: Creates the MLflow record. That takes seconds, so workers get tasks first.
         make_task: Makes the task for a trial, from and to an epoch.
         discard: Removes the checkpoints of a trial that has ended, by number.
-        progress: Is told what happens.
+        progress: Shows how far the search is.
         clock: Returns the time in seconds.
     """
 
@@ -122,7 +121,7 @@ class TrialScheduler:
         return record
 
     def interrupt(self, status: Literal["KILLED", "FAILED"]) -> None:
-        """Say of every run that it does not go on now."""
+        """End every run that is RUNNING with a status."""
         if self._record is not None:
             self._record.interrupt(status)
 
@@ -240,7 +239,7 @@ class TrialScheduler:
                 trial.set_user_attr(name, value)
             self._study.record(trial, event.result.epochs)
             record.show(trial.number, len(history(trial)), [task.folder / name for name in event.result.pictures])
-            self._progress.rung(event.result.epochs, event.result.checkpoint_bytes)
+            self._progress.task_done(event.result.epochs, event.result.checkpoint_bytes)
             self._tick()
             self._advance(trial)
         elif isinstance(event, Failed):
@@ -260,7 +259,7 @@ class TrialScheduler:
         self._mirror(trial.number)
 
     def _mirror(self, number: int) -> None:
-        if self._record is not None:  # else it is told of all trials when it is open
+        if self._record is not None:  # else it mirrors all trials once it is open
             self._record.mirror(self._study.trials[number])
 
     def _tick(self) -> None:

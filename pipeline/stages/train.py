@@ -1,6 +1,6 @@
 """Stage train: the best hyperparameters at full budget, from several seeds in parallel; the best on validation is kept.
 
-Training is the same task that the search runs, on the same engine. This process never loads Keras: workers train and
+Training is the same task that the search runs, on local workers. This process never loads Keras: workers train and
 export, it writes to MLflow.
 """
 

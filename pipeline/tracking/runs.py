@@ -147,7 +147,7 @@ class Tracker:
         self.finish(run.run_id)
 
     def resume(self, run_id: str) -> None:
-        """Say of a run that ended, or was interrupted, that it goes on."""
+        """Set the run's status to RUNNING."""
         self.client.update_run(run_id, status="RUNNING")
 
     def log_params(self, run_id: str, params: Mapping[str, Any]) -> None:

@@ -67,8 +67,8 @@ class Neighbours(Fitted):
 
     def export(self, folder: Path) -> None:
         """Write ``model.npz``."""
-        told = {"metric": np.array(_METRICS[self.metric]), "votes": np.array(self.k)}
-        np.savez(folder / "model.npz", allow_pickle=False, images=self.known.images, labels=self.known.labels, **told)
+        vote = {"metric": np.array(_METRICS[self.metric]), "votes": np.array(self.k)}
+        np.savez(folder / "model.npz", allow_pickle=False, images=self.known.images, labels=self.known.labels, **vote)
 
     def answer(self, images: Images) -> object:
         """Return the labels of the images."""
