@@ -1,4 +1,4 @@
-"""The reference GAN as it was published against ours, at equal training time, on one scale.
+"""The reference GAN as it was published against ours, at equal training time, in the features of one network.
 
 The published loop asks `predict` for fakes and calls `train_on_batch` twice, for every batch. Ours is one model and
 plain `fit()`. Three trainings: the published loop; its networks (preset R19) in our model, for as many steps, to
@@ -106,13 +106,13 @@ def ours(
     Args:
         hyperparameters: A point of its space.
         data: Train and validation splits.
-        fixed: The scale.
+        fixed: The feature network.
         epochs: How many epochs to train in one go; 0: one after the other, as long as there is time. Then building
             the model anew for each counts as training, too.
         seconds: How much time there is.
     """
     family = loading.load("gan", {})
-    family.scale = fixed
+    family.feature_network = fixed
     spent, epoch, fitted = 0.0, 0, None
     with tempfile.TemporaryDirectory() as folder, patch.object(gan, "score", Timed(score)) as scoring:
         state = Path(folder) / "state.npz"

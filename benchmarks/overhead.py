@@ -76,7 +76,7 @@ def searched(folder: Path, data: Path) -> float:
         started = time.monotonic()
         TrialScheduler(study, limits, executor, lambda: record, task, discard, progress).run()
         taken = time.monotonic() - started
-    assert study.standing().counts["complete"] == len(TRIALS), study.standing()
+    assert study.status().counts["complete"] == len(TRIALS), study.status()
     return taken
 
 

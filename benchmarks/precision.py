@@ -36,7 +36,7 @@ def images_per_second(space: dict[str, Any], precision: str, data: Splits) -> fl
     family = loading.load("cnn", {"space": space, "precision": precision})
     point = centre(family.suggest)
     fitted = family.fit(point, data, Span(0, EPOCHS, EPOCHS), seed=0, state=None, on_epoch=lambda _: None)
-    return len(data.train) / min(epoch["seconds"] for epoch in fitted.history[1:])
+    return len(data.train) / min(epoch.seconds for epoch in fitted.history[1:])
 
 
 def main() -> None:

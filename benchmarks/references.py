@@ -24,6 +24,7 @@ from pipeline.executors.base import Done, Failed
 from pipeline.executors.local import LocalExecutor
 from pipeline.models import loading
 from pipeline.models.base import Preset, Span
+from pipeline.models.epoch_metrics import EpochMetrics
 from pipeline.models.training import task
 from pipeline.models.training.task import TrainingTask
 
@@ -66,7 +67,7 @@ def train(names: list[str], data: Path, epochs: int | None, scratch: Path) -> It
                     yield row(names[event.key], *known[names[event.key]], event.result.epochs)
 
 
-def row(name: str, family: str, preset: Preset, epochs: list[dict[str, float]]) -> dict[str, Any]:
+def row(name: str, family: str, preset: Preset, epochs: list[EpochMetrics]) -> dict[str, Any]:
     """Return what is told of a reference."""
     return {
         "name": name,
@@ -76,7 +77,7 @@ def row(name: str, family: str, preset: Preset, epochs: list[dict[str, float]]) 
         "epochs": len(epochs),
         "val_accuracy": epochs[-1]["val_accuracy"],
         "first_epoch": epochs[0]["val_accuracy"],
-        "seconds": round(sum(epoch["seconds"] for epoch in epochs), 1),
+        "seconds": round(sum(epoch.seconds for epoch in epochs), 1),
     }
 
 

@@ -16,6 +16,7 @@ import numpy as np
 from pipeline.backend import configure
 from pipeline.datasets.arrays import Splits, load_splits
 from pipeline.models import base, loading
+from pipeline.models.epoch_metrics import EpochMetrics
 
 INPUT = [[0, 1, 1, 0, 0], [0, 1, 1, 0, 0], [0, 1, 1, 0, 0], [0, 0, 0, 0, 0], [0, 0, 0, 0, 0]]
 KERNEL = [[1, 0, 1], [0, 1, 0], [1, 0, 1]]
@@ -112,11 +113,11 @@ def distances(folder: Path) -> list[float]:
              "batch_size": 16}  # fmt: skip
     feature_network.train(data, folder.with_name("scale"), steps=20, seed=0)
     family = loading.load("gan", {})
-    family.scale = feature_network.load(folder.with_name("scale"))
+    family.feature_network = feature_network.load(folder.with_name("scale"))
     return [epoch["val_fid"] for _ in range(2) for epoch in fitted(family, point, data)]
 
 
-def fitted(family: base.BaseFamily, point: dict[str, Any], data: Splits) -> list[dict[str, float]]:
+def fitted(family: base.BaseFamily, point: dict[str, Any], data: Splits) -> list[EpochMetrics]:
     """Return the metrics of two epochs."""
     return family.fit(point, data, base.Span(0, 2, 2), seed=1, state=None, on_epoch=lambda _: None).history
 

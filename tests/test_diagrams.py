@@ -98,11 +98,11 @@ def test_the_cost_of_a_search_is_told_from_budget_and_first_rung() -> None:
     settings = params.parse("search", {"budget": {"default": budget.model_dump()}}, SearchSettings)
     epochs = cost_estimate.expected_epochs(budget, settings, rungs(9, 3))
     assert epochs == 9 * 1 + 3 * 2 + 1 * 6  # halving keeps a third of the trials at each rung
-    unknown = cost_estimate.told(budget, epochs, 2, None)
+    unknown = cost_estimate.describe(budget, epochs, 2, None)
     assert (
         unknown == "at most 9 trials, 999 epochs and 5 min on 2 workers; the first rung will tell how long that takes"
     )
-    known = cost_estimate.told(budget, epochs, 2, cost_estimate.Measured(2.0, 1_500_000))
+    known = cost_estimate.describe(budget, epochs, 2, cost_estimate.Measured(2.0, 1_500_000))
     assert "about 21 epochs of 2.0 s each are expected: 21 s, 6.0 MB of checkpoints" in known
-    slow = cost_estimate.told(budget, epochs, 2, cost_estimate.Measured(600.0, 0))
+    slow = cost_estimate.describe(budget, epochs, 2, cost_estimate.Measured(600.0, 0))
     assert "expected: 5.0 min" in slow  # time is a limit, too

@@ -78,7 +78,7 @@ def test_every_point_of_the_searched_space_builds() -> None:
 
 def test_generated_digits_come_nearer_to_real_ones_and_the_label_decides_which(data: Splits, features: Path) -> None:
     family = loading.load("gan", {})
-    family.scale = feature_network.load(features)
+    family.feature_network = feature_network.load(features)
     seen: list[float] = []
     eager = {**POINT, "penalty": 0.1, "learning_rate": 2e-3}
     fitted = family.fit(
@@ -90,7 +90,7 @@ def test_generated_digits_come_nearer_to_real_ones_and_the_label_decides_which(d
     assert last["floor_fid"] < last["val_fid"] < first["val_fid"] / 2
     assert last["val_coverage"] > 0.5
     labels = np.repeat(np.arange(10), 8)
-    drawn = family.scale.see(generate(fitted.network, labels, 0)).classes
+    drawn = family.feature_network.embed(generate(fitted.network, labels, 0)).classes
     assert (drawn == labels).mean() > 0.3  # chance is 0.1
 
 
@@ -187,12 +187,12 @@ def test_what_is_kept_is_the_running_average_of_the_generator(data: Splits) -> N
     assert not model.average.trainable_variables
 
 
-def test_without_a_scale_it_says_which_stage_is_missing(data: Splits) -> None:
+def test_without_a_feature_network_it_says_which_stage_is_missing(data: Splits) -> None:
     with pytest.raises(DataError, match="dvc repro features"):
         loading.load("gan", {}).fit(POINT, data, Span(0, 1, 1), seed=0, state=None, on_epoch=lambda _: None)
 
 
-class TestScale:
+class TestFeatureNetwork:
     def test_it_is_the_reference_network_and_the_seed_decides_all_of_it(self, data: Splits, tmp_path: Path) -> None:
         for name, seed in (("a", 0), ("b", 0), ("c", 1)):
             feature_network.train(data, tmp_path / name, steps=2, seed=seed)
@@ -204,5 +204,5 @@ class TestScale:
 
     def test_a_folder_for_another_family_is_refused(self, tmp_path: Path) -> None:
         feature_network.not_needed(tmp_path / "none")
-        with pytest.raises(DataError, match="holds no scale"):
+        with pytest.raises(DataError, match="holds no feature network"):
             feature_network.load(tmp_path / "none")

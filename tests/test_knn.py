@@ -54,7 +54,7 @@ def test_the_number_of_neighbours_is_cross_validated_on_training_images_alone(da
     fitted = family.fit({"metric": "l2"}, data, Span(0, 8, 8), seed=0, state=None, on_epoch=told.append)
     (epoch,) = fitted.history
     assert told == [epoch]
-    assert epoch["stopped"] == 1.0
+    assert epoch.stopped
     assert epoch["neighbours"] in (1, 3)
     assert epoch["accuracy_600"] < 0.3 < 0.9 < epoch["accuracy"]
     assert epoch["val_accuracy"] > 0.9

@@ -79,7 +79,7 @@ def test_the_loss_falls_and_unseen_digits_are_recognised(name: str, data: Splits
     assert seen == losses
     assert losses[-1] < losses[0] / 2
     assert fitted.history[-1][family.objective] > 0.6  # chance is 0.1
-    assert [epoch["epoch"] for epoch in fitted.history] == [1, 2, 3, 4]
+    assert [epoch.epoch for epoch in fitted.history] == [1, 2, 3, 4]
 
 
 @pytest.mark.parametrize("name", NETWORKS)

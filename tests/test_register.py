@@ -11,8 +11,8 @@ import pytest
 from pipeline.core.errors import DataError
 from pipeline.evaluation import base as scores
 from pipeline.evaluation.classify import compare
+from pipeline.registry.promotion import decide, find_candidates
 from pipeline.registry.versions import Version, registered_name
-from pipeline.stages.register import decide, find_candidates
 
 OLD, NEW = (Version("digits-classifier", number, "run", {}) for number in ("1", "2"))
 CLASSIFY = scores.load("classify")

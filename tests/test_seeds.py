@@ -74,8 +74,8 @@ def test_a_killed_training_goes_on_and_comes_to_the_same(prepared_digits: Path, 
     cut = train(prepared_digits, tmp_path / "cut")
     assert cut.values == whole.values
     assert [epoch["loss"] for epoch in cut.trained.epochs] == [epoch["loss"] for epoch in whole.trained.epochs]
-    assert [epoch["epoch"] for epoch in cut.trained.epochs] == list(range(1, EPOCHS + 1))
-    assert exported_model(cut.rung).is_dir()
+    assert [epoch.epoch for epoch in cut.trained.epochs] == list(range(1, EPOCHS + 1))
+    assert exported_model(cut.task).is_dir()
     computed = sorted((tmp_path / "cut" / "epochs.log").read_text().split("\n")[:-1])
     assert computed == sorted(f"seed-{seed} {epoch}" for seed in SEEDS for epoch in range(1, EPOCHS + 1))
 
@@ -89,7 +89,7 @@ def test_a_training_whose_model_is_gone_is_done_again(prepared_digits: Path, tmp
     import shutil
 
     first = train(prepared_digits, tmp_path / "t")
-    shutil.rmtree(first.rung.folder / f"epoch-{EPOCHS:04d}")
+    shutil.rmtree(first.task.folder / f"epoch-{EPOCHS:04d}")
     again = train(prepared_digits, tmp_path / "t")
     assert again.values == first.values
-    assert exported_model(again.rung).is_dir()
+    assert exported_model(again.task).is_dir()

@@ -17,7 +17,7 @@ from pipeline.evaluation import base as scores
 from pipeline.evaluation import feature_network
 from pipeline.models import loading
 from pipeline.models.base import Spec
-from pipeline.registry.versions import _interface
+from pipeline.registry.packaging import _interface
 
 NAMES = tuple("0123456789")
 POINT = {"architecture": "dcgan", "width": 16, "latent": 32, "conditional": True}

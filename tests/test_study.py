@@ -19,6 +19,7 @@ from pipeline.core import params
 from pipeline.core.errors import EngineError, ParamsError
 from pipeline.executors.base import Done, Event
 from pipeline.models.base import BaseFamily, FamilySettings
+from pipeline.models.epoch_metrics import EpochMetrics
 from pipeline.models.space import Choice, Hyperparameters, Range, Space, Trial
 from pipeline.models.training.task import TaskResult
 from pipeline.search import enqueued, progress, samplers, scheduler, study_store
@@ -66,8 +67,8 @@ def opened(folder: Path, trial_epochs: int = 3, **search: Any) -> Study:
     return Study(folder, definition, settings, Family("fake", FamilySettings()))
 
 
-def epoch(number: int, value: float, seconds: float = 1.0) -> dict[str, float]:
-    return {"epoch": number, "val_accuracy": value, "seconds": seconds, "at": 0.0}
+def epoch(number: int, value: float, seconds: float = 1.0, *, stopped: bool = False) -> EpochMetrics:
+    return EpochMetrics(number, {"val_accuracy": value}, seconds, at=0.0, stopped=stopped)
 
 
 def end(study: Study, trial: optuna.Trial, value: float | None = None) -> Hyperparameters:
@@ -318,7 +319,7 @@ def test_a_kill_between_giving_a_point_and_starting_its_trial_loses_neither(tmp_
     again = opened(tmp_path)
     assert again.trials == []
     assert [hyperparameters(trial) for trial in (again.ask_preset(), again.ask_preset()) if trial] == [INSIDE, OUTSIDE]
-    assert again.standing().counts["running"] == 2
+    assert again.status().counts["running"] == 2
 
 
 def grown(study: Study, values: list[float], state: Any = "pruned") -> int:
@@ -359,7 +360,7 @@ def test_one_short_rung_does_not_beat_what_was_trained_further(tmp_path: Path) -
     assert study.require_best().number == third  # after three epochs it was better
     grown(study, [0.7, 0.7, 0.88, *[0.98] * 6], "complete")
     assert study.require_best().number == complete  # what was better still after three epochs ended below
-    stopped = [epoch(1, 0.7), {**epoch(2, 0.991), "stopped": 1.0}]
+    stopped = [epoch(1, 0.7), epoch(2, 0.991, stopped=True)]
     trial = ask(study)
     study.record(trial, stopped)
     study.tell(trial, "complete")
@@ -430,7 +431,7 @@ def test_beyond_its_budget_a_search_tells_how_long_what_it_started_will_take(
     study = opened(tmp_path, trial_epochs=9)
     trial = ask(study)
     study.record(trial, [epoch(1, 0.9, seconds=40.0)])
-    running = scheduler._Running(trial, rung=(), start=1, stop=3, since=0.0)  # type: ignore[arg-type]
+    running = scheduler._Running(trial, task=(), start=1, stop=3, since=0.0)  # type: ignore[arg-type]
     budget = params.parse("b", {"trials": 9, "epochs": 1, "minutes": 1, "trial_epochs": 1}, Budget)
     told = SearchProgress("fake", Expected(budget, 9, 2, None))
     told.update(study, budget, waiting=0, finishing_s=running.left_s(told.epoch_s, now=1.0))
@@ -459,7 +460,7 @@ def test_a_budget_of_trials_or_epochs_is_met_and_not_exceeded(trials: int, epoch
     search(study, trials, epochs, tmp_path / "checkpoints")
     assert study.epochs() <= epochs
     assert len(study.trials) == trials or study.epochs() > epochs - 3  # no more whole trials fit
-    assert study.standing().counts["running"] == 0
+    assert study.status().counts["running"] == 0
 
 
 def test_a_budget_without_room_for_one_whole_trial_is_refused() -> None:

@@ -19,7 +19,7 @@ import numpy.typing as npt
 from pipeline.core.errors import ParamsError, nearest
 from pipeline.datasets.arrays import TestSplit
 
-_NOT_TASKS = frozenset({"__init__", "base", "distances", "pictures", "scale"})
+_NOT_TASKS = frozenset({"__init__", "base", "feature_network", "generative_metrics", "image_grid"})
 
 Arrays = Mapping[str, npt.NDArray[Any]]
 

@@ -1,10 +1,9 @@
-"""The scale on which generated images are measured: what a small fixed network sees in them.
+"""The feature network: a small fixed classifier in whose features generated and real images are compared.
 
-A distance between images and other images is a distance between the features that a network finds in both. The usual
-network is Inception, trained on photographs of another size; here it is the reference model R11 (one channel) or R5
-(more), trained on the dataset itself. It is spelled out here, so that no change of a family moves the scale, and it is
-trained once per dataset by the stage `features`, whose digest goes with every figure: figures of two scales do not
-compare.
+A distance between two sets of images is a distance between their features. The usual network is Inception, trained on
+photographs of another size; here it is the reference model R11 (one channel) or R5 (more), trained on the dataset
+itself. Its layers are written out here, so that no change of a family changes it. The stage `features` trains it once
+per dataset, and its digest goes with every figure: figures of two networks do not compare.
 """
 
 from __future__ import annotations
@@ -37,7 +36,7 @@ _MOST = 5_000  # images per side of a distance in training: more change FID by l
 
 @dataclass(frozen=True)
 class Embedding:
-    """What the network sees in some images: features (N, D) and the class that it takes each for, (N,)."""
+    """Features of some images, (N, D), and the class that the network predicts for each, (N,)."""
 
     features: Features
     classes: Labels
@@ -45,7 +44,7 @@ class Embedding:
 
 @dataclass(frozen=True)
 class Floor:
-    """What real images score against other real images: nothing generated can be expected to do better."""
+    """The distances between real images and other real images: no generator can be expected to do better."""
 
     fid: float
     kid: float
@@ -53,14 +52,14 @@ class Floor:
 
 @dataclass(frozen=True)
 class FeatureNetwork:
-    """A trained network and what it sees in the data that models learn from.
+    """A trained network and the embeddings of the data that models learn from.
 
     Attributes:
         network: Images, uint8 (N, H, W, C), to their features and logits.
         digest: Of the network's weights: figures compare where it is the same.
-        train: What it sees in the training images.
-        val: What it sees in validation images: those that epochs are scored against.
-        floor: What as many training images score against them.
+        train: Embedding of the training images.
+        val: Embedding of the validation images that epochs are scored against.
+        floor: The distances of as many training images from them.
         classes: Number of classes.
     """
 
@@ -71,13 +70,13 @@ class FeatureNetwork:
     floor: Floor
     classes: int
 
-    def see(self, images: Images) -> Embedding:
-        """Return what the network sees in images, uint8 (N, H, W, C)."""
-        return _see(self.network, images)
+    def embed(self, images: Images) -> Embedding:
+        """Return the embedding of images, uint8 (N, H, W, C)."""
+        return _embed(self.network, images)
 
 
 def train(data: Splits, folder: Path, *, steps: int, seed: int) -> float:
-    """Train the network of a dataset, and write it with what it sees; return its validation accuracy.
+    """Train the network of a dataset and write it with its embeddings; return its validation accuracy.
 
     Args:
         data: Train and validation splits.
@@ -100,36 +99,39 @@ def train(data: Splits, folder: Path, *, steps: int, seed: int) -> float:
     order = np.concatenate([orders.permutation(len(data.train)) for _ in range(rounds)])[: steps * _BATCH]
     shown = data.train.take(order)
     trained.fit(**input_pipeline.batches((shown.images, shown.labels), _BATCH), verbose=0)
-    seen = {"train": _see(network, data.train.images), "val": _see(network, data.val.images)}
-    accuracy = float((seen["val"].classes == data.val.labels).mean())
+    embeddings = {"train": _embed(network, data.train.images), "val": _embed(network, data.val.images)}
+    accuracy = float((embeddings["val"].classes == data.val.labels).mean())
     with new_folder(folder) as partial:
-        _save(partial, network, seen, accuracy, len(data.class_names), data.image_shape)
+        _save(partial, network, embeddings, accuracy, len(data.class_names), data.image_shape)
     return accuracy
 
 
 def load(folder: Path) -> FeatureNetwork:
-    """Return the scale of a dataset.
+    """Return the feature network of a dataset.
 
     Raises:
         DataError: The folder is missing, damaged, or written for a family that needs none.
     """
     try:
-        told = json.loads((folder / "scale.json").read_text())
-        if not told["needed"]:
-            raise ValueError("written for a family that needs no scale")
-        network = _network(tuple(told["image_shape"]), told["classes"])
+        info = json.loads((folder / "scale.json").read_text())
+        if not info["needed"]:
+            raise ValueError("written for a family that needs none")
+        network = _network(tuple(info["image_shape"]), info["classes"])
         network.set_weights(list(_arrays(folder / "network.npz").values()))
-        seen = _arrays(folder / "seen.npz")
+        arrays = _arrays(folder / "seen.npz")
     except (OSError, ValueError, KeyError) as error:
         raise DataError(
-            f"{folder} holds no scale", expected="written by features", found=error, next_step="dvc repro features"
+            f"{folder} holds no feature network",
+            expected="written by features",
+            found=error,
+            next_step="dvc repro features",
         ) from None
-    train, val = (Embedding(seen[f"{split}_features"], seen[f"{split}_classes"]) for split in ("train", "val"))
-    return FeatureNetwork(network, told["digest"], train, val, Floor(**told["floor"]), told["classes"])
+    train, val = (Embedding(arrays[f"{split}_features"], arrays[f"{split}_classes"]) for split in ("train", "val"))
+    return FeatureNetwork(network, info["digest"], train, val, Floor(**info["floor"]), info["classes"])
 
 
 def not_needed(folder: Path) -> None:
-    """Write that a family needs no scale."""
+    """Write that a family needs no feature network."""
     with new_folder(folder) as partial:
         (partial / "scale.json").write_text(json.dumps({"needed": False}) + "\n")
 
@@ -137,7 +139,7 @@ def not_needed(folder: Path) -> None:
 def _save(
     folder: Path,
     network: keras.Model,
-    seen: dict[str, Embedding],
+    embeddings: dict[str, Embedding],
     accuracy: float,
     classes: int,
     image_shape: tuple[int, int, int],
@@ -149,14 +151,14 @@ def _save(
         sha.update(np.ascontiguousarray(array).data)
     np.savez(folder / "network.npz", allow_pickle=False, **{f"{place:04d}": a for place, a in enumerate(weights)})
     arrays: dict[str, npt.NDArray[Any]] = {}
-    for split, of in seen.items():
+    for split, of in embeddings.items():
         some = slice(None) if split == "train" else slice(_MOST)
         arrays |= {f"{split}_features": of.features[some], f"{split}_classes": of.classes[some]}
     np.savez(folder / "seen.npz", allow_pickle=False, **arrays)
     val = arrays["val_features"]
     chosen = np.random.default_rng(0).permutation(len(arrays["train_features"]))[: len(val)]
     real = arrays["train_features"][chosen]
-    told = {
+    info = {
         "needed": True,
         "digest": sha.hexdigest(),
         "image_shape": image_shape,
@@ -165,7 +167,7 @@ def _save(
         "images": len(val),
         "floor": {"fid": generative_metrics.fid(real, val), "kid": generative_metrics.kid(real, val)},
     }
-    (folder / "scale.json").write_text(json.dumps(told, indent=2) + "\n")
+    (folder / "scale.json").write_text(json.dumps(info, indent=2) + "\n")
 
 
 def _network(image_shape: tuple[int, int, int], classes: int) -> keras.Model:
@@ -185,7 +187,7 @@ def _network(image_shape: tuple[int, int, int], classes: int) -> keras.Model:
     return keras.Model(inputs, [features, layers.Dense(classes, dtype="float32")(features)], name="scale")
 
 
-def _see(network: keras.Model, images: Images) -> Embedding:
+def _embed(network: keras.Model, images: Images) -> Embedding:
     features, logits = input_pipeline.predict(network, [np.asarray(images)], _PREDICTED)
     return Embedding(np.asarray(features, np.float32), np.asarray(logits).argmax(axis=1).astype(np.int64))
 

@@ -1,4 +1,4 @@
-"""Generators: how far what they draw is from the test images, on the dataset's scale; a paired bootstrap compares two.
+"""Generators: how far their images are from the test images, in network features; a paired bootstrap compares two.
 
 Beside every figure stands the floor: what as many training images score against the same test images.
 """
@@ -28,13 +28,13 @@ class Task(base.Task):
     """Draws images that are not there."""
 
     def score(self, model: Any, split: TestSplit, features: Path, confidence: float) -> Scored:
-        """Score a generator; kept is what the network sees in what it draws and in the test images."""
+        """Score a generator; kept are the features of generated and of test images."""
         del confidence
         fixed = feature_network.load(features)
         chosen = np.sort(np.random.default_rng(0).permutation(len(split.test))[:_MOST])
         test = split.test.take(chosen)
         drawn = draw(model, np.bincount(test.labels, minlength=len(split.class_names)))
-        seen, real = fixed.see(drawn), fixed.see(test.images)
+        seen, real = fixed.embed(drawn), fixed.embed(test.images)
         figures = {**_distances(seen.features, real.features, fixed), **_memory(seen.features, real.features, fixed)}
         classes = generative_metrics.covered(seen.classes, real.classes, fixed.classes)
         return Scored(
@@ -59,7 +59,7 @@ class Task(base.Task):
         if not np.array_equal(real, champion["real"]):
             raise DataError(
                 "generators do not compare",
-                expected="the same test images on the same scale",
+                expected="the same test images and feature network",
                 found="others",
                 next_step="dvc repro --force evaluate",
             )
@@ -79,7 +79,7 @@ class Task(base.Task):
         }
 
     def key(self, split: TestSplit, features: Path) -> str:
-        """Return the digest of test split and scale together: figures of two scales do not compare."""
+        """Return the digest of test split and feature network: figures of two networks do not compare."""
         told = json.loads((features / "scale.json").read_text())
         return hashlib.sha256(f"{split.digest} {told['digest']}".encode()).hexdigest()
 

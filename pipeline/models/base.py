@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pipeline.core import params
 from pipeline.core.errors import ParamsError, PipelineError, nearest
 from pipeline.datasets.arrays import Images, Splits
+from pipeline.models.epoch_metrics import EpochMetrics
 from pipeline.models.space import Hyperparameters, Space, Trial, override, sample
 
 if TYPE_CHECKING:
     from pipeline.evaluation.feature_network import FeatureNetwork
 
-Metrics = dict[str, float]
-OnEpoch = Callable[[Metrics], None]
+OnEpoch = Callable[[EpochMetrics], None]
 
 
 class TrainingError(PipelineError):
@@ -67,15 +67,14 @@ class Span:
 
 @dataclass(frozen=True)
 class Fitted(ABC):
-    """What a training has come to; `KerasFitted` is what Keras trains.
+    """The result of a training; `KerasFitted` is that of Keras.
 
     Attributes:
-        history: The metrics of each epoch trained now; ``epoch`` counts from 1, ``stopped`` marks a training that
-            ended before its time.
+        history: The metrics of each epoch trained now.
         parameters: Number of parameters of what is exported.
     """
 
-    history: list[Metrics]
+    history: list[EpochMetrics]
     parameters: int
 
     @abstractmethod
@@ -128,8 +127,8 @@ class BaseFamily(ABC):
         objective: The epoch metric that a search maximises; always measured on validation data.
         task: What the family does, and so how evaluate scores it and what it competes with.
         serving: How it is served: the name of a module of `pipeline.serving`, which MLflow stores with the model.
-        needs_scale: Whether its epochs are scored on the scale that the stage `features` makes of the dataset.
-        scale: That scale, which whoever calls `fit` has loaded.
+        needs_feature_network: Whether epochs are scored in features of the network that the stage `features` trains.
+        feature_network: That network; the caller of `fit` sets it.
     """
 
     Settings: ClassVar[type[FamilySettings]] = FamilySettings
@@ -139,8 +138,8 @@ class BaseFamily(ABC):
     objective: ClassVar[str] = "val_accuracy"
     task: ClassVar[str] = "classify"
     serving: ClassVar[str] = "classifier"
-    needs_scale: ClassVar[bool] = False
-    scale: FeatureNetwork | None = None
+    needs_feature_network: ClassVar[bool] = False
+    feature_network: FeatureNetwork | None = None
 
     def __init__(self, name: str, settings: FamilySettings, dataset: str | None = None) -> None:
         self.name = name

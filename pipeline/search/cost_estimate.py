@@ -27,7 +27,7 @@ def remember(folder: Path, measured: Measured) -> None:
 
 
 def remembered(folders: Sequence[Path]) -> Measured | None:
-    """Return what training took in the first of some studies that tells."""
+    """Return what training took in the first of some studies that knows."""
     for path in (folder / _FILE for folder in folders):
         try:
             return Measured(**json.loads(path.read_text()))
@@ -44,14 +44,14 @@ def expected_epochs(budget: Budget, settings: SearchSettings, rungs: Sequence[in
     return min(budget.epochs, round(budget.trials * per_trial))
 
 
-def told(budget: Budget, epochs: int, slots: int, measured: Measured | None) -> str:
-    """Return what a search will cost, in words.
+def describe(budget: Budget, epochs: int, slots: int, measured: Measured | None) -> str:
+    """Return the expected cost of a search, in words.
 
     Args:
         budget: Its limits.
         epochs: What it will train; see `expected_epochs`.
         slots: Workers.
-        measured: What an epoch takes; None where nobody knows yet.
+        measured: What an epoch takes; None where it is not known yet.
     """
     limits = f"at most {budget.trials} trials, {budget.epochs} epochs and {budget.minutes:g} min on {slots} workers"
     if measured is None:

@@ -23,7 +23,8 @@ def reached(trial: optuna.Trial | FrozenTrial, total: int) -> int:
 
 def value_after(trial: optuna.Trial | FrozenTrial, epochs: int, objective: str) -> float:
     """Return the objective after a number of epochs; of a trial that stopped before, the last one."""
-    return history(trial)[:epochs][-1][objective]
+    trained = history(trial)
+    return trained[min(epochs, len(trained)) - 1][objective]
 
 
 def unbeaten(contenders: Sequence[FrozenTrial], total: int, objective: str) -> list[FrozenTrial]:

@@ -17,7 +17,7 @@ from pipeline.tracking.runs import PARENT, Run, Tracker
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
-_TOLD = ("worker", "parameters", "latency_ms")
+_TAGGED = ("worker", "parameters", "latency_ms")
 _RUN_STATUS = {"COMPLETE": "FINISHED", "PRUNED": "FINISHED", "FAIL": "FAILED", "RUNNING": "RUNNING"}
 
 
@@ -67,8 +67,8 @@ class MlflowMirror:
             self.tracker.log_epochs(run.run_id, epochs[logged:])
         if wanted != "RUNNING":
             reason = {"reason": str(trial.user_attrs["reason"])} if "reason" in trial.user_attrs else {}
-            told = {f"trial.{name}": str(trial.user_attrs[name]) for name in _TOLD if name in trial.user_attrs}
-            self.tracker.tag(run.run_id, {"trial.state": trial.state.name.lower(), **told, **reason})
+            measured = {f"trial.{name}": str(trial.user_attrs[name]) for name in _TAGGED if name in trial.user_attrs}
+            self.tracker.tag(run.run_id, {"trial.state": trial.state.name.lower(), **measured, **reason})
             ended = trial.datetime_complete.timestamp() if trial.datetime_complete else None
             self.tracker.finish(run.run_id, wanted, ended)
         self._children[key] = Run(run.run_id, wanted, len(epochs))
@@ -80,16 +80,16 @@ class MlflowMirror:
             self.tracker.log_pictures(self._children[f"{self.study_name}-{number}"].run_id, pictures, epoch)
 
     def interrupt(self, status: Literal["KILLED", "FAILED"]) -> None:
-        """Say of the runs that are going on that they do not any more; the next search resumes them."""
+        """End the runs that are RUNNING with a status; the next search resumes them."""
         for run in (*self._children.values(), self.parent):
             if run.status == "RUNNING":
                 self.tracker.finish(run.run_id, status)
 
     def close(self, best: Best, counts: Mapping[str, int], epochs: int, files: list[Path]) -> None:
         """Put the summary on the parent run, with the files that a search writes, and end it."""
-        told = {f"best.{name}": str(value) for name, value in best.hyperparameters.items()}
+        point = {f"best.{name}": str(value) for name, value in best.hyperparameters.items()}
         trials = {f"trials_{state}": float(count) for state, count in counts.items()}
-        self.tracker.tag(self.parent.run_id, {"best.trial": str(best.number), **told})
+        self.tracker.tag(self.parent.run_id, {"best.trial": str(best.number), **point})
         self.tracker.log_metrics(self.parent.run_id, {"best_value": best.value, "epochs": epochs, **trials})
         self.tracker.log_artifacts(self.parent.run_id, [file for file in files if file.suffix != ".png"])
         self.tracker.log_artifacts(self.parent.run_id, [file for file in files if file.suffix == ".png"], "plots")

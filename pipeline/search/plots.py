@@ -91,7 +91,7 @@ def _curves(points: Sequence[_Point], objective: str, best: int) -> Figure:
         is_best = point.trial.number == best
         colour = _BEST if is_best else _STATES[point.trial.state.name][1]
         axes.plot(
-            [epoch["epoch"] for epoch in epochs],
+            [epoch.epoch for epoch in epochs],
             [epoch[objective] for epoch in epochs],
             color=colour,
             lw=2.2 if is_best else 1.1,
@@ -201,7 +201,7 @@ def _timeline(trials: Sequence[FrozenTrial], best: int) -> Figure:
 
 def _trained(trial: FrozenTrial, began: float) -> list[tuple[float, float]]:
     """Return when each epoch of a trial began and how long it took, in seconds after a moment."""
-    return [(epoch["at"] - epoch["seconds"] - began, epoch["seconds"]) for epoch in history(trial)]
+    return [(epoch.at - epoch.seconds - began, epoch.seconds) for epoch in history(trial)]
 
 
 def _weightiest(names: Sequence[str], importances: Mapping[str, float], most: int) -> list[str]:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
+from pipeline.models.epoch_metrics import EpochMetrics
 from pipeline.search import cost_estimate
 from pipeline.search.settings import Budget
 
@@ -34,7 +35,7 @@ class SearchProgress:
 
     Args:
         label: What is searched.
-        expected: What it may cost; told at once, and again when the first rung has shown how long an epoch takes.
+        expected: What it may cost; printed at once, and again when the first task has shown how long an epoch takes.
     """
 
     def __init__(self, label: str, expected: Expected) -> None:
@@ -45,34 +46,34 @@ class SearchProgress:
         self._progress = Progress(
             TextColumn("[bold]{task.description}"),
             BarColumn(bar_width=16),
-            TextColumn("{task.fields[told]}"),
+            TextColumn("{task.fields[state]}"),
             console=self._console,
             disable=not self._console.is_terminal,
             transient=True,
         )
-        self._task: TaskID = self._progress.add_task(label, total=1.0, told="starting workers (some seconds)")
+        self._task: TaskID = self._progress.add_task(label, total=1.0, state="starting workers (some seconds)")
         self._began = time.monotonic()
-        self._told = self._began
+        self._printed = self._began
 
     def __enter__(self) -> SearchProgress:
         self._progress.start()
-        self._tell_cost(self._expected.measured)
+        self._print_cost(self._expected.measured)
         return self
 
     def __exit__(self, *exception: object) -> None:
         self._progress.stop()
 
-    def rung(self, epochs: Sequence[Mapping[str, float]], checkpoint_bytes: int) -> None:
-        """Note what a finished rung took: the first one tells what the search will cost."""
+    def task_done(self, epochs: Sequence[EpochMetrics], checkpoint_bytes: int) -> None:
+        """Note the cost of a finished task; the first one gives an estimate of the whole search."""
         if self.measured is None and epochs:
-            seconds = sum(epoch["seconds"] for epoch in epochs) / len(epochs)
+            seconds = sum(epoch.seconds for epoch in epochs) / len(epochs)
             self.measured = cost_estimate.Measured(round(seconds, 3), checkpoint_bytes)
             if self._expected.measured is None:
-                self._tell_cost(self.measured)
+                self._print_cost(self.measured)
 
-    def _tell_cost(self, measured: cost_estimate.Measured | None) -> None:
-        told = cost_estimate.told(self._expected.budget, self._expected.epochs, self._expected.slots, measured)
-        self._console.print(f"{self._label}: {told}", highlight=False, soft_wrap=True)
+    def _print_cost(self, measured: cost_estimate.Measured | None) -> None:
+        text = cost_estimate.describe(self._expected.budget, self._expected.epochs, self._expected.slots, measured)
+        self._console.print(f"{self._label}: {text}", highlight=False, soft_wrap=True)
 
     @property
     def epoch_s(self) -> float:
@@ -87,24 +88,26 @@ class SearchProgress:
             study: The study.
             budget: When it ends.
             waiting: How many trials wait at a rung.
-            finishing_s: About how many seconds the rungs will take that workers have been given.
+            finishing_s: About how many seconds the running tasks will take.
         """
         now = time.monotonic()
-        if not self._console.is_terminal and now - self._told < _LINE_INTERVAL_S:
+        if not self._console.is_terminal and now - self._printed < _LINE_INTERVAL_S:
             return
-        self._told = now
-        state = study.standing()
-        share = max(state.ended / budget.trials, state.epochs / budget.epochs, study.elapsed_s / (budget.minutes * 60))
-        told = (  # what matters most comes first: a narrow terminal cuts the rest off
-            f"best {'-' if state.best is None else f'{state.best.value:.4f}'},"
-            f" {_left(study.elapsed_s, share, budget, finishing_s)}, {state.ended}/{budget.trials} trials"
-            f" ({state.counts['running'] - waiting} running, {waiting} waiting, {state.counts['pruned']} pruned,"
-            f" {state.counts['failed']} failed),"
-            f" {state.epochs}/{budget.epochs} epochs"
+        self._printed = now
+        status = study.status()
+        share = max(
+            status.ended / budget.trials, status.epochs / budget.epochs, study.elapsed_s / (budget.minutes * 60)
         )
-        self._progress.update(self._task, completed=min(share, 1.0), told=told)
+        text = (  # what matters most comes first: a narrow terminal cuts the rest off
+            f"best {'-' if status.best is None else f'{status.best.value:.4f}'},"
+            f" {_left(study.elapsed_s, share, budget, finishing_s)}, {status.ended}/{budget.trials} trials"
+            f" ({status.counts['running'] - waiting} running, {waiting} waiting, {status.counts['pruned']} pruned,"
+            f" {status.counts['failed']} failed),"
+            f" {status.epochs}/{budget.epochs} epochs"
+        )
+        self._progress.update(self._task, completed=min(share, 1.0), state=text)
         if not self._console.is_terminal:
-            self._console.print(f"{self._label}: {told}", highlight=False, soft_wrap=True)
+            self._console.print(f"{self._label}: {text}", highlight=False, soft_wrap=True)
 
 
 def _left(elapsed_s: float, share: float, budget: Budget, finishing_s: float) -> str:

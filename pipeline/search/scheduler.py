@@ -1,4 +1,4 @@
-"""The loop of a search: what is trained next, and what becomes of what was trained."""
+"""The trial scheduler: which trial trains next, which waits, and which ends."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ _PRESETS = 10  # reference models get one epoch in so many, at most (chosen)
 
 @dataclass
 class _Running:
-    """A rung that a worker has been given."""
+    """A task that a worker trains."""
 
     trial: optuna.Trial
-    rung: TrainingTask
+    task: TrainingTask
     start: int
     stop: int
     since: float
@@ -47,7 +47,7 @@ class _Running:
             now: The time, on the clock that `since` was read from.
         """
         known = history(self.trial)
-        each = known[-1]["seconds"] if known else epoch_s
+        each = known[-1].seconds if known else epoch_s
         return max(0.0, self.epochs * each - (now - self.since))
 
 
@@ -63,12 +63,11 @@ class TrialScheduler:
     Args:
         study: The study to work on.
         budget: When to end.
-        executor: Trains rungs.
-        record: Opens what is told of every trial that changes. That takes seconds, so workers are given something to
-            do first.
-        rung: Makes the task for a trial, from and to an epoch.
+        executor: Trains tasks.
+        record: Creates the MLflow record. That takes seconds, so workers get tasks first.
+        make_task: Makes the task for a trial, from and to an epoch.
         discard: Removes the checkpoints of a trial that has ended, by number.
-        progress: Is told what happens.
+        progress: Shows how far the search is.
         clock: Returns the time in seconds.
     """
 
@@ -78,7 +77,7 @@ class TrialScheduler:
         budget: Budget,
         executor: Executor,
         record: Callable[[], MlflowMirror],
-        rung: Callable[[optuna.Trial, int, int], TrainingTask],
+        make_task: Callable[[optuna.Trial, int, int], TrainingTask],
         discard: Callable[[int], None],
         progress: SearchProgress,
         clock: Callable[[], float] = time.monotonic,
@@ -88,7 +87,7 @@ class TrialScheduler:
         self._executor = executor
         self._open = record
         self._record: MlflowMirror | None = None
-        self._rung = rung
+        self._make_task = make_task
         self._discard = discard
         self._progress = progress
         self._running: dict[int, _Running] = {}
@@ -122,7 +121,7 @@ class TrialScheduler:
         return record
 
     def interrupt(self, status: Literal["KILLED", "FAILED"]) -> None:
-        """Say of every run that it does not go on now."""
+        """End every run that is RUNNING with a status."""
         if self._record is not None:
             self._record.interrupt(status)
 
@@ -215,7 +214,7 @@ class TrialScheduler:
         elif history(trial) and (reason := self._stops(trial)):
             self._end(trial, "pruned", reason)
         else:
-            task = self._rung(trial, *rung)
+            task = self._make_task(trial, *rung)
             self._running[trial.number] = _Running(trial, task, *rung, since=self._now())
             self._executor.submit(trial.number, task)
             self._mirror(trial.number)
@@ -233,14 +232,14 @@ class TrialScheduler:
         if isinstance(event, Progress):
             return
         running = self._running.pop(event.key)
-        trial, rung = running.trial, running.rung
+        trial, task = running.trial, running.task
         if isinstance(event, Done):
-            told = {"worker": event.worker, **event.result.measured()}
-            for name, value in told.items():
+            measured = {"worker": event.worker, **event.result.measured()}
+            for name, value in measured.items():
                 trial.set_user_attr(name, value)
             self._study.record(trial, event.result.epochs)
-            record.show(trial.number, len(history(trial)), [rung.folder / name for name in event.result.pictures])
-            self._progress.rung(event.result.epochs, event.result.checkpoint_bytes)
+            record.show(trial.number, len(history(trial)), [task.folder / name for name in event.result.pictures])
+            self._progress.task_done(event.result.epochs, event.result.checkpoint_bytes)
             self._tick()
             self._advance(trial)
         elif isinstance(event, Failed):
@@ -260,7 +259,7 @@ class TrialScheduler:
         self._mirror(trial.number)
 
     def _mirror(self, number: int) -> None:
-        if self._record is not None:  # else it is told of all trials when it is open
+        if self._record is not None:  # else it mirrors all trials once it is open
             self._record.mirror(self._study.trials[number])
 
     def _tick(self) -> None:

@@ -18,13 +18,14 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pipeline.core.errors import EngineError
 from pipeline.models.base import BaseFamily
+from pipeline.models.epoch_metrics import EpochMetrics
 from pipeline.models.space import Choice, Dimension, Hyperparameters
 from pipeline.search import enqueued, samplers
 from pipeline.search.asha import Halving
 from pipeline.search.leader import leader, unbeaten
 from pipeline.search.settings import SearchSettings
 from pipeline.search.study_definition import Definition
-from pipeline.search.trials import Metrics, history, hyperparameters, preset, stopped, table
+from pipeline.search.trials import add_epochs, history, hyperparameters, preset, stopped, table
 
 if TYPE_CHECKING:
     import optuna
@@ -218,26 +219,25 @@ class Study:
 
     def epoch_s(self, trial: optuna.Trial | FrozenTrial | None = None) -> float:
         """Return the seconds that an epoch of a trial takes; of one that has shown none, as others; 0: unknown."""
-        own = history(trial) if trial is not None else []
-        known = own[-1:] or [history(other)[-1] for other in self.trials if history(other) and not preset(other)]
-        return statistics.median(epoch["seconds"] for epoch in known) if known else 0.0
+        own: Sequence[EpochMetrics] = history(trial) if trial is not None else ()
+        known = list(own[-1:]) or [history(other)[-1] for other in self.trials if history(other) and not preset(other)]
+        return statistics.median(epoch.seconds for epoch in known) if known else 0.0
 
-    def record(self, trial: optuna.Trial, epochs: Sequence[Metrics]) -> None:
+    def record(self, trial: optuna.Trial, epochs: Sequence[EpochMetrics]) -> None:
         """Add the epochs of a finished rung to a trial, and report them to the pruner.
 
         The history is written first and in one piece: what the pruner sees is made from it, and made again if a kill
         falls between.
         """
-        complete = history(trial) + list(epochs)
-        trial.set_user_attr("history", complete)
+        add_epochs(trial, epochs)
         self.report(trial)
 
     def report(self, trial: optuna.Trial) -> None:
         """Report what pruner and sampler do not know yet of a trial: its history, and how it stands to the limits."""
         known = self._study._storage.get_trial(trial._trial_id).intermediate_values
         for epoch in history(trial):
-            if int(epoch["epoch"]) not in known:
-                trial.report(epoch[self.objective], int(epoch["epoch"]))
+            if epoch.epoch not in known:
+                trial.report(epoch[self.objective], epoch.epoch)
         for name, limit in self._limits.items():
             if name in trial.user_attrs and name not in trial.constraints:
                 trial.set_constraint(name, trial.user_attrs[name] / limit - 1)
@@ -267,7 +267,7 @@ class Study:
         self.elapsed_s += seconds
         self._study.set_user_attr("elapsed_s", round(self.elapsed_s, 1))
 
-    def standing(self) -> StudyStatus:
+    def status(self) -> StudyStatus:
         """Return how far the study is. It reads every trial: not for each event."""
         trials = self.trials
         names = {"COMPLETE": "complete", "PRUNED": "pruned", "FAIL": "failed", "RUNNING": "running"}

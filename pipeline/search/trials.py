@@ -1,10 +1,11 @@
-"""What a study remembers of its trials, beside what Optuna does."""
+"""What a study stores of its trials, beside what Optuna does."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, overload
 
+from pipeline.models.epoch_metrics import EpochMetrics
 from pipeline.models.space import Hyperparameters
 
 if TYPE_CHECKING:
@@ -12,19 +13,44 @@ if TYPE_CHECKING:
     import pandas as pd
     from optuna.trial import FrozenTrial
 
-Metrics = dict[str, float]
+HISTORY = "history"  # attribute of a trial: the metrics of its epochs, in their flat form
 
 
-def history(trial: optuna.Trial | FrozenTrial) -> list[Metrics]:
+class History(Sequence[EpochMetrics]):
+    """The epochs of a trial. Each is parsed when it is read: a search often needs their number or the last one only."""
+
+    def __init__(self, flat: Sequence[Mapping[str, float]]) -> None:
+        self._flat = flat
+
+    def __len__(self) -> int:
+        return len(self._flat)
+
+    @overload
+    def __getitem__(self, index: int) -> EpochMetrics: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> History: ...
+
+    def __getitem__(self, index: int | slice) -> EpochMetrics | History:
+        if isinstance(index, slice):
+            return History(self._flat[index])
+        return EpochMetrics.from_flat(self._flat[index])
+
+
+def history(trial: optuna.Trial | FrozenTrial) -> History:
     """Return the metrics of every epoch that a trial has reported."""
-    epochs: list[Metrics] = trial.user_attrs.get("history", [])
-    return epochs
+    return History(trial.user_attrs.get(HISTORY, ()))
+
+
+def add_epochs(trial: optuna.Trial, epochs: Sequence[EpochMetrics]) -> None:
+    """Add epochs to a trial's history, in one write."""
+    trial.set_user_attr(HISTORY, [*trial.user_attrs.get(HISTORY, ()), *(epoch.flat() for epoch in epochs)])
 
 
 def stopped(trial: optuna.Trial | FrozenTrial) -> bool:
     """Tell whether a trial's training ended before its time, and well: there is nothing left for it to gain."""
     epochs = history(trial)
-    return bool(epochs and epochs[-1].get("stopped"))
+    return bool(epochs) and epochs[-1].stopped
 
 
 def hyperparameters(trial: optuna.Trial | FrozenTrial) -> Hyperparameters:
@@ -47,7 +73,7 @@ def table(trials: Sequence[FrozenTrial], objective: str) -> pd.DataFrame:
             "state": trial.state.name.lower(),
             "value": history(trial)[-1][objective] if history(trial) else None,
             "epochs": len(history(trial)),
-            "seconds": round(sum(epoch["seconds"] for epoch in history(trial)), 1),
+            "seconds": round(sum(epoch.seconds for epoch in history(trial)), 1),
             "reason": trial.user_attrs.get("reason", ""),
             "preset": preset(trial),
             **hyperparameters(trial),

@@ -39,7 +39,7 @@ def main() -> None:
     parser.add_argument("--output", required=True, type=Path, help="folder for the network and what it sees")
     arguments = parser.parse_args()
     settings = params.load("features", FeaturesSettings)
-    if not loading.load(arguments.family, {}).needs_scale:  # its settings do not matter, and do not rerun this
+    if not loading.load(arguments.family, {}).needs_feature_network:  # no settings: they rerun nothing here
         feature_network.not_needed(arguments.output)
         print(f"{arguments.dataset} {arguments.family}: scored without features")
         return

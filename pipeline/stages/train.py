@@ -1,6 +1,6 @@
 """Stage train: the best hyperparameters at full budget, from several seeds in parallel; the best on validation is kept.
 
-Training is the same task that the search runs, on the same engine. This process never loads Keras: workers train and
+Training is the same task that the search runs, on local workers. This process never loads Keras: workers train and
 export, it writes to MLflow.
 """
 
@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import importlib.metadata
-import importlib.util
 import json
 import shutil
 import statistics
@@ -18,7 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pydantic
 
 from pipeline.backend import configure
@@ -30,21 +27,12 @@ from pipeline.executors.local import LocalExecutor
 from pipeline.models import base as models
 from pipeline.models import loading
 from pipeline.models.training import task
-from pipeline.models.training.seeds import Seeds, SeedsResult, last_loss
+from pipeline.models.training.seeds import Seeds, last_loss
 from pipeline.models.training.task import TrainingTask, exported_model
-from pipeline.registry.versions import log_model
+from pipeline.registry import packaging
+from pipeline.registry.packaging import TrainedModel
 from pipeline.tracking.provenance import code_tags, dvc_hash
-from pipeline.tracking.runs import Tracker, log_dataset
-
-_EXAMPLES = 4
-_MODEL_ID = "model_id"  # tag of a run whose model has been logged
-# How a family may be served: the module that MLflow stores, and what it needs beside the libraries of every model.
-_SERVING = {
-    "classifier": ("pipeline.serving.classifier", ("keras",)),
-    "neighbours": ("pipeline.serving.neighbours", ("scikit-learn",)),
-    "generator": ("pipeline.serving.generator", ("keras",)),
-    "completer": ("pipeline.serving.completer", ("keras",)),
-}
+from pipeline.tracking.runs import Tracker
 
 
 class TrainSettings(params.Settings):
@@ -70,66 +58,6 @@ class Best:
     study: str = ""
 
 
-def log(
-    tracker: Tracker,
-    run_id: str,
-    result: SeedsResult,
-    family: models.BaseFamily,
-    data: Splits,
-    backend: configure.Backend,
-    settings: Mapping[str, Any],
-) -> str:
-    """Write a finished training to its MLflow run and return the id of the logged model.
-
-    A run that has been written before stays as it is: the same training is the same model.
-    """
-    if known := tracker.tag_of(run_id, _MODEL_ID):
-        return known
-    tracker.log_params(run_id, {**result.rung.hyperparameters, "seed": result.rung.seed})
-    tracker.tag(run_id, {"dvc.params": json.dumps(settings), "parameters": str(result.trained.parameters)})
-    logged = max((run.epoch for run in tracker.runs(f"attributes.run_id = '{run_id}'").values()), default=0)
-    tracker.log_epochs(run_id, result.trained.epochs[logged:])
-    pictures = [result.rung.folder / name for name in result.trained.pictures]
-    tracker.log_pictures(run_id, pictures, len(result.trained.epochs))
-    for seed, value in result.values.items():
-        tracker.log_metrics(run_id, {f"seed_{seed}_value": value})
-    name, digest = tracker.experiment, data.digest
-    log_dataset(tracker, run_id, f"{name}-train", digest, data.train.images, data.train.labels, "training")
-    log_dataset(tracker, run_id, f"{name}-val", digest, data.val.images, data.val.labels, "validation")
-    model_id = log_model(
-        tracker,
-        run_id,
-        code=serving_code(family),
-        files={path.stem: path for path in sorted(exported_model(result.rung).iterdir())},
-        config={"class_names": list(data.class_names), "backend": backend},
-        task=family.task,
-        images=np.asarray(data.val.images[:_EXAMPLES]),
-        requirements=requirements(family, backend),
-    )
-    tracker.tag(run_id, {_MODEL_ID: model_id})
-    return model_id
-
-
-def serving_code(family: models.BaseFamily) -> Path:
-    """Return the file that MLflow stores and runs with the model. It is not imported here: that would load Keras."""
-    spec = importlib.util.find_spec(_SERVING[family.serving][0])
-    assert spec is not None
-    return Path(str(spec.origin))
-
-
-def requirements(family: models.BaseFamily, backend: configure.Backend) -> list[str]:
-    """Return what the served model needs, pinned to what is installed here."""
-    needed = _SERVING[family.serving][1]
-    builds = {"tensorflow": ("tensorflow-cpu", "tensorflow")}.get(backend, (backend,)) if "keras" in needed else ()
-    pinned = []
-    for name in ("mlflow", "numpy", "pandas", *needed, *builds):
-        try:
-            pinned.append(f"{name}=={importlib.metadata.version(name)}")
-        except importlib.metadata.PackageNotFoundError:
-            continue  # the other build of TensorFlow
-    return pinned
-
-
 def load_best(path: Path) -> Best:
     """Return what the search found.
 
@@ -144,36 +72,35 @@ def load_best(path: Path) -> Best:
         ) from None
 
 
-def save(
-    result: SeedsResult,
-    family: models.BaseFamily,
-    data: Splits,
-    backend: str,
-    ids: Mapping[str, str],
-    model: Path,
-    report: Path,
-) -> None:
+def save(trained: TrainedModel, ids: Mapping[str, str], model: Path, report: Path) -> None:
     """Write the model with what later stages need to know of it, and its curves."""
+    result, family, data, backend = trained.result, trained.family, trained.data, trained.backend
     with new_folder(model) as folder:
-        shutil.copytree(exported_model(result.rung), folder, dirs_exist_ok=True)
-        told = {
-            "family": result.rung.family,
+        shutil.copytree(exported_model(result.task), folder, dirs_exist_ok=True)
+        info = {
+            "family": result.task.family,
             "task": family.task,
             "value": result.value,
             "loss": last_loss(result.trained),
             "parameters": result.trained.parameters,
-            "hyperparameters": result.rung.hyperparameters,
+            "hyperparameters": result.task.hyperparameters,
             "class_names": data.class_names,
             "image_shape": data.image_shape,
             "data_digest": data.digest,
             "backend": backend,
             **ids,
         }
-        (folder / "model.json").write_text(json.dumps(told, indent=2) + "\n")
-    names = [name for name in result.trained.epochs[0] if name not in ("at", "stopped")]
+        (folder / "model.json").write_text(json.dumps(info, indent=2) + "\n")
+    names = list(result.trained.epochs[0].values)
     # The last column is what the search maximised, under one name for every family: DVC plots it.
-    rows = [[*(epoch[name] for name in names), epoch[family.objective]] for epoch in result.trained.epochs]
-    lines = [",".join([*names, "value"]), *(",".join(f"{value:.6g}" for value in row) for row in rows)]
+    rows = [
+        [epoch.epoch, *(epoch[name] for name in names), epoch.seconds, epoch[family.objective]]
+        for epoch in result.trained.epochs
+    ]
+    lines = [
+        ",".join(["epoch", *names, "seconds", "value"]),
+        *(",".join(f"{value:.6g}" for value in row) for row in rows),
+    ]
     write_text(report / "curves.csv", "\n".join(lines) + "\n")
     summary = {
         "run": ids["run_id"],
@@ -182,13 +109,37 @@ def save(
         "seeds": {str(seed): value for seed, value in result.values.items()},
         "parameters": result.trained.parameters,
         "epochs": len(result.trained.epochs),
-        "seconds": round(sum(epoch["seconds"] for epoch in result.trained.epochs), 1),
+        "seconds": round(sum(epoch.seconds for epoch in result.trained.epochs), 1),
     }
     write_json(report / "summary.json", summary)
 
 
 def main() -> None:
     """Run the stage from the command line."""
+    arguments = _parse()
+    backend = configure.load_settings()
+    settings = params.load("train", TrainSettings)
+    family = loading.load(arguments.family)
+    best = load_best(arguments.best)
+    data = load_splits(arguments.data)
+    sections = {"train": settings.model_dump(), family.name: family.settings.model_dump(mode="json")}
+    tags = _tags(arguments, backend.backend, data, best)
+    folder = _folder(best, family, data, backend.backend, arguments)
+    tasks = _tasks(best, settings, family, arguments, folder)
+    key = f"train-{arguments.dataset}-{family.name}-{folder.name}-{settings.seed}-{settings.seeds}"
+    with LocalExecutor(task.work(backend.backend), configure.worker_environments(backend.workers)) as executor:
+        seeds = Seeds(tasks, family.objective)
+        seeds.start(executor)
+        tracker = Tracker(arguments.dataset)  # importing MLflow takes seconds: workers start meanwhile
+        with tracker.running(key, f"train {family.name}", tags) as run_id:
+            result = seeds.finish(executor)
+            trained = TrainedModel(result, family, data, backend.backend)
+            ids = {"run_id": run_id, "model_id": packaging.log(tracker, run_id, trained, sections)}
+            save(trained, ids, arguments.model, arguments.report)
+    print(f"{arguments.dataset} {family.name}: {family.objective} {result.value:.4f}, seeds {result.values}")
+
+
+def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m pipeline.stages.train", description=__doc__)
     parser.add_argument("--dataset", required=True)
     parser.add_argument("--family", required=True)
@@ -198,31 +149,11 @@ def main() -> None:
     parser.add_argument("--best", required=True, type=Path, help="best.json written by search")
     parser.add_argument("--model", required=True, type=Path, help="folder for the model")
     parser.add_argument("--report", required=True, type=Path, help="folder for curves and summary")
-    arguments = parser.parse_args()
-    backend = configure.load_settings()
-    settings = params.load("train", TrainSettings)
-    family = loading.load(arguments.family)
-    best = load_best(arguments.best)
-    data = load_splits(arguments.data)
-    sections = {"train": settings.model_dump(), family.name: family.settings.model_dump(mode="json")}
-    tags = _tags(arguments, backend.backend, data, best)
-    folder = _folder(best, family, data, backend.backend, arguments)
-    rungs = _rungs(best, settings, family, arguments, folder)
-    key = f"train-{arguments.dataset}-{family.name}-{folder.name}-{settings.seed}-{settings.seeds}"
-    with LocalExecutor(task.work(backend.backend), configure.worker_environments(backend.workers)) as executor:
-        seeds = Seeds(rungs, family.objective)
-        seeds.start(executor)
-        tracker = Tracker(arguments.dataset)  # importing MLflow takes seconds: workers start meanwhile
-        with tracker.running(key, f"train {family.name}", tags) as run_id:
-            result = seeds.finish(executor)
-            model_id = log(tracker, run_id, result, family, data, backend.backend, sections)
-            ids = {"run_id": run_id, "model_id": model_id}
-            save(result, family, data, backend.backend, ids, arguments.model, arguments.report)
-    print(f"{arguments.dataset} {family.name}: {family.objective} {result.value:.4f}, seeds {result.values}")
+    return parser.parse_args()
 
 
 def _tags(arguments: argparse.Namespace, backend: str, data: Splits, best: Best) -> dict[str, str]:
-    """Return what a run tells of where it comes from."""
+    """Return the tags of a run that say where it comes from."""
     return {
         "stage": "train",
         "dataset": arguments.dataset,
@@ -253,7 +184,7 @@ def _folder(best: Best, family: models.BaseFamily, data: Splits, backend: str, a
     return trained / digest
 
 
-def _rungs(
+def _tasks(
     best: Best, settings: TrainSettings, family: models.BaseFamily, arguments: argparse.Namespace, folder: Path
 ) -> dict[int, TrainingTask]:
     """Return what is to be trained, by seed: each from the first epoch to the last."""

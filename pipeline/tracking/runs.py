@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import urlsplit
 
 from pipeline.core.errors import TrackingError
@@ -41,6 +41,18 @@ class Run:
     run_id: str
     status: str
     epoch: int
+
+
+class LoggedEpoch(Protocol):
+    """The part of an epoch's metrics that logging needs; `EpochMetrics` has it."""
+
+    @property
+    def epoch(self) -> int: ...
+
+    @property
+    def at(self) -> float: ...
+
+    def flat(self) -> dict[str, float]: ...
 
 
 def predictions_path(test_digest: str) -> str:
@@ -135,7 +147,7 @@ class Tracker:
         self.finish(run.run_id)
 
     def resume(self, run_id: str) -> None:
-        """Say of a run that ended, or was interrupted, that it goes on."""
+        """Set the run's status to RUNNING."""
         self.client.update_run(run_id, status="RUNNING")
 
     def log_params(self, run_id: str, params: Mapping[str, Any]) -> None:
@@ -144,8 +156,8 @@ class Tracker:
 
         self.client.log_batch(run_id, params=[Param(name, str(value)) for name, value in params.items()])
 
-    def log_epochs(self, run_id: str, history: Iterable[Mapping[str, float]]) -> None:
-        """Log the metrics of some epochs: dicts with ``epoch`` (from 1) and ``at`` (seconds since the epoch)."""
+    def log_epochs(self, run_id: str, history: Iterable[LoggedEpoch]) -> None:
+        """Log the metrics of some epochs, each with its number as the step."""
         metrics = [metric for epoch in history for metric in _epoch_metrics(epoch)]
         for first in range(0, len(metrics), _METRICS_PER_CALL):
             self.client.log_batch(run_id, metrics=metrics[first : first + _METRICS_PER_CALL])
@@ -278,8 +290,8 @@ def _artifacts_beside_database() -> str | None:
     return (database.resolve().parent / "mlartifacts").as_uri()
 
 
-def _epoch_metrics(epoch: Mapping[str, float]) -> list[Metric]:
+def _epoch_metrics(epoch: LoggedEpoch) -> list[Metric]:
     from mlflow.entities import Metric
 
-    step, at = int(epoch["epoch"]), int(epoch["at"] * 1000)
-    return [Metric(name, float(value), at, step) for name, value in epoch.items() if name != "at"]
+    at = int(epoch.at * 1000)
+    return [Metric(name, float(value), at, epoch.epoch) for name, value in epoch.flat().items() if name != "at"]

@@ -1,31 +1,28 @@
-"""How every Keras classifier trains: the loop that families share. Families only say what they build."""
+"""How every Keras classifier trains. Its family only builds the network."""
 
 from __future__ import annotations
 
-import math
-import time
 from abc import abstractmethod
 from collections.abc import Mapping
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 import pydantic
 
-from pipeline.backend import compile_options, input_pipeline
+from pipeline.backend import compile_options
 from pipeline.backend.mixed_precision import Precision, policy
-from pipeline.datasets.arrays import Labels, Splits
-from pipeline.models.base import BaseFamily, FamilySettings, Fitted, Metrics, OnEpoch, Span, Spec, TrainingError
+from pipeline.datasets.arrays import Images, Labelled, Labels, Splits
+from pipeline.models.base import FamilySettings, Spec
+from pipeline.models.epoch_metrics import EpochMetrics
 from pipeline.models.space import Hyperparameters, Space
-from pipeline.models.training import checkpoint, recipe
+from pipeline.models.training import recipe
 from pipeline.models.training.fitted import KerasFitted, trainable_parameters
+from pipeline.models.training.keras_family import KerasFamily, TrainingPlan, Values
 
 if TYPE_CHECKING:
     import keras
 
     from pipeline.models.training.trainer import Trainer
-
-_VALIDATION_BATCH = 512
 
 
 class ClassifierSettings(FamilySettings):
@@ -42,7 +39,7 @@ class ClassifierSettings(FamilySettings):
     patience: int = pydantic.Field(default=0, ge=0)
 
 
-class KerasClassifier(BaseFamily):
+class KerasClassifier(KerasFamily):
     """A family whose `build` gives logits, trained by cross-entropy as `recipe` says."""
 
     Settings: ClassVar[type[FamilySettings]] = ClassifierSettings
@@ -63,49 +60,38 @@ class KerasClassifier(BaseFamily):
         """Return how many numbers training changes in the network that `build` gives."""
         return trainable_parameters(self.build(hyperparameters, spec))
 
-    def fit(
-        self,
-        hyperparameters: Hyperparameters,
-        data: Splits,
-        span: Span,
-        *,
-        seed: int,
-        state: Path | None,
-        on_epoch: OnEpoch,
-    ) -> Fitted:
-        """Train some epochs; see `BaseFamily.fit`. On a CPU, a training cut into spans gives identical weights."""
+    def plan(self, data: Splits) -> TrainingPlan:
+        """Return how a classifier trains: on images and labels, the classes weighed as params say."""
+        balanced = self.settings.class_weights == "balanced"
+        weights = _balanced(data.train.labels, len(data.class_names)) if balanced else None
+        return TrainingPlan(arrays=_labelled, arguments={"class_weight": weights}, stops=self._out_of_patience)
+
+    def compiled(self, hyperparameters: Hyperparameters, spec: Spec, *, steps: int, seed: int) -> Trainer:
+        """Return a new network in its `Trainer`; see `KerasFamily.compiled`."""
         import keras
 
         from pipeline.models.training.trainer import Trainer
 
-        spec = Spec.of(data)
-        batch_size = min(int(hyperparameters["batch_size"]), len(data.train))
+        with policy(self.settings.precision, heavy=self.heavy(hyperparameters)):
+            network = self.build(hyperparameters, spec)
+        average = self._single(hyperparameters, spec) if hyperparameters["average"] else None
+        trainer = Trainer(network, average, hyperparameters, seed)
+        trainer.compile(
+            optimizer=recipe.optimizer(hyperparameters, steps),
+            metrics=[keras.metrics.SparseCategoricalAccuracy(name="accuracy")],
+            **compile_options.options(),
+        )
+        return trainer
 
-        def build() -> Trainer:
-            with policy(self.settings.precision, heavy=self.heavy(hyperparameters)):
-                network = self.build(hyperparameters, spec)
-            average = self._single(hyperparameters, spec) if hyperparameters["average"] else None
-            trainer = Trainer(network, average, hyperparameters, seed)
-            trainer.compile(
-                optimizer=recipe.optimizer(hyperparameters, span.total * math.ceil(len(data.train) / batch_size)),
-                metrics=[keras.metrics.SparseCategoricalAccuracy(name="accuracy")],
-                **compile_options.options(),
-            )
-            return trainer
+    def fitted(
+        self, model: Trainer, hyperparameters: Hyperparameters, data: Splits, history: list[EpochMetrics]
+    ) -> KerasFitted:
+        """Return the running average of the network, or the network where there is none."""
+        exported = model.average or self._exported(model.network, hyperparameters, Spec.of(data))
+        return KerasFitted.of(model, exported, history)
 
-        model = cast("Trainer", checkpoint.begin(build, state, seed))
-        weights = _balanced(data.train.labels, spec.classes) if self.settings.class_weights == "balanced" else None
-        history = []
-        for epoch in range(span.start, span.stop):
-            metrics = _train_epoch(model, data, batch_size, seed, epoch, weights)
-            if not math.isfinite(metrics["loss"] + metrics["val_loss"]):
-                raise TrainingError(f"the loss diverged in epoch {epoch + 1}", found=f"loss {metrics['loss']}")
-            stop = 0 < self.settings.patience <= model.waited(metrics["val_loss"])
-            history.append({**metrics, "stopped": 1.0} if stop else metrics)
-            on_epoch(history[-1])
-            if stop:
-                break
-        return KerasFitted.of(model, model.average or self._exported(model.network, hyperparameters, spec), history)
+    def _out_of_patience(self, model: Trainer, values: Values) -> bool:
+        return 0 < self.settings.patience <= model.waited(values["val_loss"])
 
     def _exported(self, network: keras.Model, hyperparameters: Hyperparameters, spec: Spec) -> keras.Model:
         """Return the network in single precision, as machines may serve it that gain nothing from less."""
@@ -128,20 +114,5 @@ def _balanced(labels: Labels, classes: int) -> dict[int, float]:
     return {label: len(labels) / (present * int(count)) if count else 1.0 for label, count in enumerate(counts)}
 
 
-def _train_epoch(
-    model: Trainer, data: Splits, batch_size: int, seed: int, epoch: int, weights: dict[int, float] | None
-) -> Metrics:
-    """Train one epoch in an order that depends on (seed, epoch) alone, so that a resumed training repeats it."""
-    started = time.monotonic()
-    order = np.random.default_rng([seed, epoch]).permutation(len(data.train))
-    shuffled = data.train.take(order)
-    history = model.fit(
-        **input_pipeline.batches((shuffled.images, shuffled.labels), batch_size),
-        **input_pipeline.validation((np.asarray(data.val.images), np.asarray(data.val.labels)), _VALIDATION_BATCH),
-        initial_epoch=epoch,
-        epochs=epoch + 1,
-        class_weight=weights,
-        verbose=0,
-    ).history
-    metrics = {name: float(values[0]) for name, values in history.items()}
-    return {"epoch": epoch + 1, **metrics, "seconds": time.monotonic() - started, "at": time.time()}
+def _labelled(part: Labelled) -> tuple[Images, Labels]:
+    return np.asarray(part.images), np.asarray(part.labels)

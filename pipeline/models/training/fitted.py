@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from pipeline.datasets.arrays import Images
-from pipeline.models.base import Fitted, Metrics
+from pipeline.models.base import Fitted
+from pipeline.models.epoch_metrics import EpochMetrics
 from pipeline.models.training import checkpoint
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ class KerasFitted(Fitted):
     network: keras.Model
 
     @classmethod
-    def of(cls, model: keras.Model, network: keras.Model, history: list[Metrics]) -> Self:
+    def of(cls, model: keras.Model, network: keras.Model, history: list[EpochMetrics]) -> Self:
         """Return a training's result; its parameters are those of the network."""
         return cls(history, int(network.count_params()), model, network)
 

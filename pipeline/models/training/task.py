@@ -1,7 +1,7 @@
-"""A rung: some epochs of one training, as a task that any engine can run, anywhere, more than once.
+"""A training task: some epochs of one training, which any executor can run, anywhere, more than once.
 
-Its result lies on disk beside its checkpoint, and both appear together or not at all. So a rung that was finished is
-never computed again: not when the worker dies before it could answer, not when the parent dies before it listened.
+Its result lies on disk beside its checkpoint, and both appear together or not at all. So a finished task is never
+computed again, whether the worker dies before it answers or the parent before it reads the answer.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ import shutil
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -22,7 +22,8 @@ from pipeline.core.files import new_folder
 from pipeline.datasets.arrays import Splits, load_splits
 from pipeline.evaluation import feature_network
 from pipeline.executors.base import Work
-from pipeline.models.base import Fitted, Metrics, Span, TrainingError
+from pipeline.models.base import Fitted, Span, TrainingError
+from pipeline.models.epoch_metrics import EpochMetrics
 from pipeline.models.loading import load
 from pipeline.models.space import Hyperparameters
 
@@ -41,7 +42,7 @@ class TrainingTask:
         data: Folder of the prepared dataset.
         seed: Seed of the training.
         span: Epochs to train now.
-        folder: Where the checkpoints of this training lie, one folder per rung.
+        folder: Where the checkpoints of this training lie, one folder per task.
         ledger: File that gets a line ``training epoch`` for every epoch computed: what the search really cost.
         export: Whether to leave a folder ``model`` beside the checkpoint; see `exported_model`.
         latency: Whether to measure how long the model takes to label one image.
@@ -66,25 +67,25 @@ class TrainingTask:
         return (self.data,) if self.features is None else (self.data, self.features)
 
     def placed(self, inputs: Sequence[Path], folder: Path, ledger: Path) -> TrainingTask:
-        """Return the same rung with its files elsewhere: an engine may carry it to another machine."""
+        """Return the same task with its files elsewhere: an executor may carry it to another machine."""
         features = None if self.features is None else inputs[1]
         return replace(self, data=inputs[0], features=features, folder=folder, ledger=ledger)
 
 
 @dataclass(frozen=True)
 class TaskResult:
-    """What became of a rung.
+    """The result of a task.
 
     Attributes:
         epochs: Their metrics.
         parameters: Of the model.
         latency_ms: Of its answer for one image, where it was to be measured.
         checkpoint_bytes: Size of its checkpoint.
-        pictures: Files in the rung's folder that show what the model gives after its last epoch; there until the next
-            rung is finished.
+        pictures: Files in the task's folder that show what the model gives after its last epoch; there until the next
+            task is finished.
     """
 
-    epochs: list[Metrics]
+    epochs: list[EpochMetrics]
     parameters: int
     latency_ms: float | None = None
     checkpoint_bytes: int = 0
@@ -94,6 +95,21 @@ class TaskResult:
         """Return what is known of the model, by name."""
         known = {"parameters": self.parameters, "latency_ms": self.latency_ms}
         return {name: value for name, value in known.items() if value is not None}
+
+    def plain(self) -> dict[str, Any]:
+        """Return the result in the form of its JSON file, ``trained.json``."""
+        return {**vars(self), "epochs": [epoch.flat() for epoch in self.epochs]}
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """Return the result that a file holds.
+
+        Raises:
+            OSError: The file cannot be read.
+            ValueError, KeyError, TypeError: It holds something else.
+        """
+        plain = json.loads(path.read_text(encoding="utf-8"))
+        return cls(**{**plain, "epochs": [EpochMetrics.from_flat(epoch) for epoch in plain["epochs"]]})
 
 
 def work(backend: str) -> Work:
@@ -110,43 +126,43 @@ def work(backend: str) -> Work:
     )
 
 
-def run(rung: TrainingTask, emit: Callable[[Metrics], None]) -> TaskResult:
-    """Train a rung, or find it trained already, and return its metrics.
+def run(task: TrainingTask, emit: Callable[[EpochMetrics], None]) -> TaskResult:
+    """Train a task, or find it trained already, and return its result.
 
     Raises:
         TrainingError: These hyperparameters cannot be trained.
     """
-    finished = _checkpoint(rung.folder, rung.span.stop)
+    finished = _checkpoint(task.folder, task.span.stop)
     if not finished.exists():
-        _train(rung, finished, emit)
-    trained = TaskResult(**json.loads((finished / "trained.json").read_text()))
-    _remove_older(rung.folder, finished)
+        _train(task, finished, emit)
+    trained = TaskResult.read(finished / "trained.json")
+    _remove_older(task.folder, finished)
     return trained
 
 
-def exported_model(rung: TrainingTask) -> Path:
-    """Return the folder of files that a rung with `export` leaves: what the family's serving code loads."""
-    return _checkpoint(rung.folder, rung.span.stop) / "model"
+def exported_model(task: TrainingTask) -> Path:
+    """Return the folder of files that a task with `export` leaves: what the family's serving code loads."""
+    return _checkpoint(task.folder, task.span.stop) / "model"
 
 
-def _train(rung: TrainingTask, finished: Path, emit: Callable[[Metrics], None]) -> None:
-    def on_epoch(metrics: Metrics) -> None:
-        with rung.ledger.open("a") as ledger:  # one short append: whole lines even from several processes
-            ledger.write(f"{rung.folder.name} {int(metrics['epoch'])}\n")
+def _train(task: TrainingTask, finished: Path, emit: Callable[[EpochMetrics], None]) -> None:
+    def on_epoch(metrics: EpochMetrics) -> None:
+        with task.ledger.open("a") as ledger:  # one short append: whole lines even from several processes
+            ledger.write(f"{task.folder.name} {metrics.epoch}\n")
         emit(metrics)
 
-    family = load(rung.family, rung.settings)
-    if family.needs_scale and rung.features is not None:
-        family.scale = feature_network.load(rung.features)
-    version = (rung.data / "meta.json").stat().st_mtime_ns
-    state = _checkpoint(rung.folder, rung.span.start) / "state.npz" if rung.span.start else None
-    rung.folder.mkdir(parents=True, exist_ok=True)
+    family = load(task.family, task.settings)
+    if family.needs_feature_network and task.features is not None:
+        family.feature_network = feature_network.load(task.features)
+    version = (task.data / "meta.json").stat().st_mtime_ns
+    state = _checkpoint(task.folder, task.span.start) / "state.npz" if task.span.start else None
+    task.folder.mkdir(parents=True, exist_ok=True)
     try:
         fitted = family.fit(
-            rung.hyperparameters,
-            _load_data(rung.data, version),
-            rung.span,
-            seed=rung.seed,
+            task.hyperparameters,
+            _load_data(task.data, version),
+            task.span,
+            seed=task.seed,
             state=state,
             on_epoch=on_epoch,
         )
@@ -158,14 +174,14 @@ def _train(rung: TrainingTask, finished: Path, emit: Callable[[Metrics], None]) 
         raise
     with new_folder(finished) as partial:
         fitted.save_state(partial / "state.npz")
-        if rung.export:
+        if task.export:
             (partial / "model").mkdir()
             fitted.export(partial / "model")
-        latency = _latency_ms(fitted, _load_data(rung.data, version)) if rung.latency else None
+        latency = _latency_ms(fitted, _load_data(task.data, version)) if task.latency else None
         size = (partial / "state.npz").stat().st_size
         drawn = [f"{finished.name}/{_PICTURE}"] if fitted.draw(partial / _PICTURE) else []
         trained = TaskResult(fitted.history, fitted.parameters, latency, size, drawn)
-        (partial / "trained.json").write_text(json.dumps(asdict(trained)))
+        (partial / "trained.json").write_text(json.dumps(trained.plain()))
 
 
 def _out_of_memory(error: Exception) -> bool:

@@ -1,4 +1,4 @@
-"""A network in training: what it is shown, and what it is told. Import it where Keras is loaded anyway.
+"""A network in training: its augmented inputs and its loss. Import it where Keras is loaded anyway.
 
 Only what Keras does the same on every backend is used: `call` and `compute_loss`. The network itself knows nothing of
 this, so what is exported consists of Keras's own layers and loads anywhere, in safe mode.

@@ -1,28 +1,28 @@
-"""Generative adversarial networks, scored by how far their images are from validation images on the dataset's scale."""
+"""Generative adversarial networks, scored by the distance of their images from validation images."""
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
 from pipeline.backend import compile_options, input_pipeline
 from pipeline.backend.mixed_precision import policy
 from pipeline.core.errors import DataError
-from pipeline.datasets.arrays import Images, Labels, Splits
+from pipeline.datasets.arrays import Images, Labelled, Labels, Splits
 from pipeline.evaluation import generative_metrics, image_grid
 from pipeline.evaluation.feature_network import FeatureNetwork, labels_like
-from pipeline.models.base import BaseFamily, Fitted, Metrics, OnEpoch, Preset, Span, Spec, TrainingError
+from pipeline.models.base import Preset, Spec
+from pipeline.models.epoch_metrics import EpochMetrics
 from pipeline.models.families.gan import networks
 from pipeline.models.families.gan.presets import PRESETS
 from pipeline.models.space import Choice, Hyperparameters, Range, Space
-from pipeline.models.training import checkpoint
 from pipeline.models.training.fitted import KerasFitted, trainable_parameters
+from pipeline.models.training.keras_family import KerasFamily, TrainingPlan, Values
 
 if TYPE_CHECKING:
     import keras
@@ -34,7 +34,7 @@ _SEED = 0  # of the noise that scores and pictures are made from: the same for e
 _SIDE = 10  # of the picture, in images
 
 
-class Family(BaseFamily):
+class Family(KerasFamily):
     """A generator against a discriminator; what is kept is the running average of the generator."""
 
     space: ClassVar[Space] = {
@@ -67,7 +67,7 @@ class Family(BaseFamily):
     objective: ClassVar[str] = "val_score"
     task: ClassVar[str] = "generate"
     serving: ClassVar[str] = "generator"
-    needs_scale: ClassVar[bool] = True
+    needs_feature_network: ClassVar[bool] = True
 
     def build(self, hyperparameters: Hyperparameters, spec: Spec) -> keras.Model:
         """Return a new generator; see `networks.generator`."""
@@ -79,41 +79,41 @@ class Family(BaseFamily):
             networks.generator(hyperparameters, spec), networks.discriminator(hyperparameters, spec)
         )
 
-    def fit(
-        self,
-        hyperparameters: Hyperparameters,
-        data: Splits,
-        span: Span,
-        *,
-        seed: int,
-        state: Path | None,
-        on_epoch: OnEpoch,
-    ) -> Fitted:
-        """Train some epochs; see `BaseFamily.fit`. On a CPU, a training cut into spans gives identical weights."""
+    def plan(self, data: Splits) -> TrainingPlan:
+        """Return how both networks train: on images and labels, scored in the features of a fixed network.
+
+        Raises:
+            DataError: There is no such network.
+        """
+        del data
+        fixed = self.feature_network
+        if fixed is None:
+            raise DataError(
+                "gan: no feature network", expected="that of the stage features", next_step="dvc repro features"
+            )
+
+        def timed_score(model: Adversaries, values: Values) -> Values:
+            del values
+            started = time.monotonic()
+            found = score(model.average, fixed)
+            return {**found, "scoring_seconds": time.monotonic() - started}
+
+        return TrainingPlan(arrays=_labelled, validates=False, score=timed_score)
+
+    def compiled(self, hyperparameters: Hyperparameters, spec: Spec, *, steps: int, seed: int) -> Adversaries:
+        """Return both networks with their optimizer; see `KerasFamily.compiled`."""
         import keras
 
-        if self.scale is None:
-            raise DataError("gan: no scale", expected="that of the stage features", next_step="dvc repro features")
-        batch_size = min(int(hyperparameters["batch_size"]), len(data.train))
+        del steps  # the rate is constant
+        adversaries = self._adversaries(hyperparameters, spec, seed)
+        rate, *means = (float(hyperparameters[name]) for name in ("learning_rate", "beta_1", "beta_2"))
+        adversaries.compile(optimizer=keras.optimizers.Adam(rate, *means), **compile_options.options())
+        return adversaries
 
-        def build() -> Adversaries:
-            adversaries = self._adversaries(hyperparameters, Spec.of(data), seed)
-            rate, *means = (float(hyperparameters[name]) for name in ("learning_rate", "beta_1", "beta_2"))
-            adversaries.compile(optimizer=keras.optimizers.Adam(rate, *means), **compile_options.options())
-            return adversaries
-
-        model = cast("Adversaries", checkpoint.begin(build, state, seed))
-        history = []
-        for epoch in range(span.start, span.stop):
-            metrics = _train_epoch(model, data, batch_size, seed, epoch)
-            if not math.isfinite(metrics["loss"]):
-                raise TrainingError(f"the loss diverged in epoch {epoch + 1}", found=f"loss {metrics['loss']}")
-            started = time.monotonic()
-            metrics |= score(model.average, self.scale)
-            scoring = time.monotonic() - started
-            metrics |= {"seconds": metrics["seconds"] + scoring, "scoring_seconds": scoring, "at": time.time()}
-            history.append(metrics)
-            on_epoch(metrics)
+    def fitted(
+        self, model: Adversaries, hyperparameters: Hyperparameters, data: Splits, history: list[EpochMetrics]
+    ) -> FittedGan:
+        """Return the running average of the generator."""
         return FittedGan.of(model, self._exported(model.average, hyperparameters, Spec.of(data)), history)
 
     def _adversaries(self, hyperparameters: Hyperparameters, spec: Spec, seed: int) -> Adversaries:
@@ -141,18 +141,18 @@ class FittedGan(KerasFitted):
         return True
 
 
-def score(generator: keras.Model, scale: FeatureNetwork) -> Metrics:
-    """Return how near generated images are to validation images, from the same noise whenever it is asked."""
-    count = len(scale.val.features)
-    seen = scale.see(generate(generator, labels_like(scale.val.classes, count, _SEED), _SEED))
-    fid = generative_metrics.fid(seen.features, scale.val.features)
+def score(generator: keras.Model, fixed: FeatureNetwork) -> Values:
+    """Return how near generated images are to validation images, from the same noise at every call."""
+    count = len(fixed.val.features)
+    drawn = fixed.embed(generate(generator, labels_like(fixed.val.classes, count, _SEED), _SEED))
+    fid = generative_metrics.fid(drawn.features, fixed.val.features)
     return {
         "val_score": -fid,  # a search maximises
         "val_fid": fid,
-        "val_kid": generative_metrics.kid(seen.features, scale.val.features),
-        "val_coverage": generative_metrics.covered(seen.classes, scale.val.classes, scale.classes) / scale.classes,
-        "floor_fid": scale.floor.fid,
-        "floor_kid": scale.floor.kid,
+        "val_kid": generative_metrics.kid(drawn.features, fixed.val.features),
+        "val_coverage": generative_metrics.covered(drawn.classes, fixed.val.classes, fixed.classes) / fixed.classes,
+        "floor_fid": fixed.floor.fid,
+        "floor_kid": fixed.floor.kid,
     }
 
 
@@ -171,17 +171,5 @@ def _classes(generator: keras.Model) -> int:
     return int(embeddings[0].input_dim) if embeddings else 1
 
 
-def _train_epoch(model: Adversaries, data: Splits, batch_size: int, seed: int, epoch: int) -> Metrics:
-    """Train one epoch in an order that depends on (seed, epoch) alone, so that a resumed training repeats it."""
-    started = time.monotonic()
-    shuffled = data.train.take(np.random.default_rng([seed, epoch]).permutation(len(data.train)))
-    history = model.fit(
-        **input_pipeline.batches(
-            ({"images": shuffled.images, "labels": shuffled.labels.astype(np.int32)},), batch_size
-        ),
-        initial_epoch=epoch,
-        epochs=epoch + 1,
-        verbose=0,
-    ).history
-    metrics = {name: float(values[0]) for name, values in history.items()}
-    return {"epoch": epoch + 1, **metrics, "seconds": time.monotonic() - started}
+def _labelled(part: Labelled) -> tuple[dict[str, Any]]:
+    return ({"images": part.images, "labels": part.labels.astype(np.int32)},)

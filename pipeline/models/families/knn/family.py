@@ -18,6 +18,7 @@ import pydantic
 
 from pipeline.datasets.arrays import Images, Labelled, Labels, Splits
 from pipeline.models.base import BaseFamily, FamilySettings, Fitted, OnEpoch, Span
+from pipeline.models.epoch_metrics import EpochMetrics
 from pipeline.models.space import Choice, Hyperparameters, Space
 
 Floats = npt.NDArray[np.float32]
@@ -66,8 +67,8 @@ class Neighbours(Fitted):
 
     def export(self, folder: Path) -> None:
         """Write ``model.npz``."""
-        told = {"metric": np.array(_METRICS[self.metric]), "votes": np.array(self.k)}
-        np.savez(folder / "model.npz", allow_pickle=False, images=self.known.images, labels=self.known.labels, **told)
+        vote = {"metric": np.array(_METRICS[self.metric]), "votes": np.array(self.k)}
+        np.savez(folder / "model.npz", allow_pickle=False, images=self.known.images, labels=self.known.labels, **vote)
 
     def answer(self, images: Images) -> object:
         """Return the labels of the images."""
@@ -103,18 +104,15 @@ class Family(BaseFamily):
         known = data.train.take(np.sort(order[: self.settings.images.get(metric, 0) or None]))
         val = data.val.take(np.arange(len(data.val)))
         scored = score(votes(known, val.images, metric, [k], len(data.class_names))[k], val.labels)
-        metrics = {
-            "epoch": 1.0,
+        values = {
             "loss": scores[k].loss,
             "accuracy": scores[k].accuracy,
             "val_loss": scored.loss,
             "val_accuracy": scored.accuracy,
             "neighbours": float(k),
             **{f"accuracy_{number}": found.accuracy for number, found in scores.items()},
-            "seconds": time.monotonic() - started,
-            "at": time.time(),
-            "stopped": 1.0,
         }
+        metrics = EpochMetrics(1, values, time.monotonic() - started, time.time(), stopped=True)
         on_epoch(metrics)
         return Neighbours([metrics], 0, known, metric, k, len(data.class_names))
 

@@ -5,8 +5,6 @@ Scored by the squared error of what it writes. Beside it stands that of repeatin
 
 from __future__ import annotations
 
-import math
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,22 +12,23 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from pipeline.backend import compile_options, input_pipeline
+from pipeline.backend import compile_options
 from pipeline.datasets.arrays import Images, Splits
 from pipeline.evaluation import image_grid
-from pipeline.models.base import BaseFamily, Fitted, Metrics, OnEpoch, Span, Spec, TrainingError
+from pipeline.models.base import Spec
+from pipeline.models.epoch_metrics import EpochMetrics
 from pipeline.models.space import Choice, Hyperparameters, Range, Space
-from pipeline.models.training import checkpoint, recipe
+from pipeline.models.training import recipe
 from pipeline.models.training.fitted import KerasFitted, trainable_parameters
+from pipeline.models.training.keras_family import KerasFamily, TrainingPlan, Values
 
 if TYPE_CHECKING:
     import keras
 
-_VALIDATION_BATCH = 512
 _SHOWN = 10  # images in the picture
 
 
-class Family(BaseFamily):
+class Family(KerasFamily):
     """Stacked recurrent layers on both sides; each of the decoder's begins with what the encoder's ended with."""
 
     space: ClassVar[Space] = {
@@ -74,8 +73,8 @@ class Family(BaseFamily):
             x, *state = kind(units, return_sequences=True, return_state=True)(x)
             x = layers.Dropout(float(hyperparameters["dropout"]))(x)
             states.append(state)
-        # The decoder is told the same at every step: the last row that is known. What has been written so far is in
-        # its state, so that a row takes one step, in training as in use.
+        # The decoder gets the same input at every step: the last known row. What it has written so far is in its state,
+        # so that a row takes one step, in training as in use.
         last = layers.Flatten()(layers.Cropping1D((known - 1, 0))(rows))
         x = layers.RepeatVector(height - known)(last)
         for state in states:
@@ -89,35 +88,29 @@ class Family(BaseFamily):
         """Return how many numbers training changes in the network that `build` gives."""
         return trainable_parameters(self.build(hyperparameters, spec))
 
-    def fit(
-        self,
-        hyperparameters: Hyperparameters,
-        data: Splits,
-        span: Span,
-        *,
-        seed: int,
-        state: Path | None,
-        on_epoch: OnEpoch,
-    ) -> Fitted:
-        """Train some epochs; see `BaseFamily.fit`. On a CPU, a training cut into spans gives identical weights."""
-        batch_size = min(int(hyperparameters["batch_size"]), len(data.train))
-
-        def build() -> keras.Model:
-            model = self.build(hyperparameters, Spec.of(data))
-            optimizer = recipe.optimizer(hyperparameters, span.total * math.ceil(len(data.train) / batch_size))
-            model.compile(optimizer, "mse", **compile_options.options())
-            return model
-
-        network = checkpoint.begin(build, state, seed)
+    def plan(self, data: Splits) -> TrainingPlan:
+        """Return how a completer trains: on both halves of images, beside the error of repeating the last row."""
         baseline = _baseline(data.val.images)
-        history = []
-        for epoch in range(span.start, span.stop):
-            metrics = _train_epoch(network, data, batch_size, seed, epoch)
-            if not math.isfinite(metrics["loss"] + metrics["val_loss"]):
-                raise TrainingError(f"the loss diverged in epoch {epoch + 1}", found=f"loss {metrics['loss']}")
-            history.append({**metrics, "baseline_mse": baseline})
-            on_epoch(history[-1])
-        return Completed.of(network, network, history).showing(np.asarray(data.val.images[:_SHOWN]))
+
+        def score(model: keras.Model, values: Values) -> Values:
+            del model
+            return {"val_score": -values["val_loss"], "val_mse": values["val_loss"], "baseline_mse": baseline}
+
+        return TrainingPlan(arrays=lambda part: _halves(np.asarray(part.images)), score=score)
+
+    def compiled(self, hyperparameters: Hyperparameters, spec: Spec, *, steps: int, seed: int) -> keras.Model:
+        """Return a new network to train by squared error; see `KerasFamily.compiled`."""
+        del seed  # nothing is drawn beside the layers
+        model = self.build(hyperparameters, spec)
+        model.compile(recipe.optimizer(hyperparameters, steps), "mse", **compile_options.options())
+        return model
+
+    def fitted(
+        self, model: keras.Model, hyperparameters: Hyperparameters, data: Splits, history: list[EpochMetrics]
+    ) -> Completed:
+        """Return the network, with validation images to show."""
+        del hyperparameters
+        return Completed.of(model, model, history).showing(np.asarray(data.val.images[:_SHOWN]))
 
 
 @dataclass(frozen=True)
@@ -151,19 +144,3 @@ def _baseline(images: Images) -> float:
     """Return the squared error of repeating the last row that is known."""
     upper, lower = _halves(np.asarray(images))
     return float(np.square(upper[:, -1:].astype(np.float32) / 255 - lower).mean())
-
-
-def _train_epoch(network: keras.Model, data: Splits, batch_size: int, seed: int, epoch: int) -> Metrics:
-    """Train one epoch in an order that depends on (seed, epoch) alone, so that a resumed training repeats it."""
-    started = time.monotonic()
-    order = np.random.default_rng([seed, epoch]).permutation(len(data.train))
-    history = network.fit(
-        **input_pipeline.batches(_halves(data.train.take(order).images), batch_size),
-        **input_pipeline.validation(_halves(np.asarray(data.val.images)), _VALIDATION_BATCH),
-        initial_epoch=epoch,
-        epochs=epoch + 1,
-        verbose=0,
-    ).history
-    metrics = {name: float(values[0]) for name, values in history.items()}
-    told = {"val_score": -metrics["val_loss"], "val_mse": metrics["val_loss"]}
-    return {"epoch": epoch + 1, **metrics, **told, "seconds": time.monotonic() - started, "at": time.time()}

@@ -1,0 +1,195 @@
+"""Packages a trained model for MLflow: its run, the code that serves it, its signature and its pinned requirements."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import json
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pipeline.backend import configure
+from pipeline.datasets.arrays import Images, Splits
+from pipeline.models import base as models
+from pipeline.models.training.seeds import SeedsResult
+from pipeline.models.training.task import exported_model
+from pipeline.tracking.runs import Tracker, load_mlflow, log_dataset
+
+if TYPE_CHECKING:
+    from mlflow.models import ModelSignature
+
+_EXAMPLES = 4
+_MODEL_ID = "model_id"  # tag of a run whose model has been logged
+# How a family may be served: the module that MLflow stores, and what it needs beside the libraries of every model.
+_SERVING = {
+    "classifier": ("pipeline.serving.classifier", ("keras",)),
+    "neighbours": ("pipeline.serving.neighbours", ("scikit-learn",)),
+    "generator": ("pipeline.serving.generator", ("keras",)),
+    "completer": ("pipeline.serving.completer", ("keras",)),
+}
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """A finished training, what was trained, and on what.
+
+    Attributes:
+        result: The kept model, and the values of all seeds.
+        family: Its family.
+        data: Train and validation splits.
+        backend: The backend of Keras.
+    """
+
+    result: SeedsResult
+    family: models.BaseFamily
+    data: Splits
+    backend: configure.Backend
+
+
+@dataclass(frozen=True)
+class Package:
+    """What MLflow stores of a model.
+
+    Attributes:
+        code: Python file that calls `mlflow.models.set_model`.
+        files: Artifacts by name; the code finds them in its context.
+        config: What the code gets as ``context.model_config``.
+        task: The task, which decides the signature.
+        images: A few images, uint8 (n, H, W, C): the input example is made of them.
+        requirements: What the model needs, pinned.
+    """
+
+    code: Path
+    files: Mapping[str, Path]
+    config: Mapping[str, Any]
+    task: str
+    images: Images
+    requirements: Sequence[str]
+
+
+def log(tracker: Tracker, run_id: str, trained: TrainedModel, settings: Mapping[str, Any]) -> str:
+    """Write a finished training to its MLflow run and return the id of the logged model.
+
+    A run that has been written before stays as it is: the same training is the same model.
+    """
+    if known := tracker.tag_of(run_id, _MODEL_ID):
+        return known
+    _log_training(tracker, run_id, trained.result, settings)
+    data = trained.data
+    for name, part, context in (("train", data.train, "training"), ("val", data.val, "validation")):
+        log_dataset(tracker, run_id, f"{tracker.experiment}-{name}", data.digest, part.images, part.labels, context)
+    model_id = log_model(tracker, run_id, package(trained))
+    tracker.tag(run_id, {_MODEL_ID: model_id})
+    return model_id
+
+
+def _log_training(tracker: Tracker, run_id: str, result: SeedsResult, settings: Mapping[str, Any]) -> None:
+    """Log hyperparameters, settings, epochs, pictures and the values of all seeds."""
+    tracker.log_params(run_id, {**result.task.hyperparameters, "seed": result.task.seed})
+    tracker.tag(run_id, {"dvc.params": json.dumps(settings), "parameters": str(result.trained.parameters)})
+    logged = max((run.epoch for run in tracker.runs(f"attributes.run_id = '{run_id}'").values()), default=0)
+    tracker.log_epochs(run_id, result.trained.epochs[logged:])
+    pictures = [result.task.folder / name for name in result.trained.pictures]
+    tracker.log_pictures(run_id, pictures, len(result.trained.epochs))
+    for seed, value in result.values.items():
+        tracker.log_metrics(run_id, {f"seed_{seed}_value": value})
+
+
+def package(trained: TrainedModel) -> Package:
+    """Return what MLflow stores of a trained model."""
+    data, family = trained.data, trained.family
+    return Package(
+        code=serving_code(family),
+        files={path.stem: path for path in sorted(exported_model(trained.result.task).iterdir())},
+        config={"class_names": list(data.class_names), "backend": trained.backend},
+        task=family.task,
+        images=np.asarray(data.val.images[:_EXAMPLES]),
+        requirements=requirements(family, trained.backend),
+    )
+
+
+def serving_code(family: models.BaseFamily) -> Path:
+    """Return the file that MLflow stores and runs with the model. It is not imported here: that would load Keras."""
+    spec = importlib.util.find_spec(_SERVING[family.serving][0])
+    assert spec is not None
+    return Path(str(spec.origin))
+
+
+def requirements(family: models.BaseFamily, backend: configure.Backend) -> list[str]:
+    """Return what the served model needs, pinned to what is installed here."""
+    needed = _SERVING[family.serving][1]
+    builds = {"tensorflow": ("tensorflow-cpu", "tensorflow")}.get(backend, (backend,)) if "keras" in needed else ()
+    pinned = []
+    for name in ("mlflow", "numpy", "pandas", *needed, *builds):
+        try:
+            pinned.append(f"{name}=={importlib.metadata.version(name)}")
+        except importlib.metadata.PackageNotFoundError:
+            continue  # the other build of TensorFlow
+    return pinned
+
+
+def log_model(tracker: Tracker, run_id: str, packed: Package) -> str:
+    """Log a model as code that loads files, with the signature of its task; return its model id.
+
+    `mlflow.pyfunc.log_model` would load the model to try the example, and Keras with it: 8 s that evaluate, which runs
+    the logged model on the whole test split, makes needless. Naming the requirements saves another 11 s.
+    """
+    from mlflow.entities import LoggedModelOutput
+    from mlflow.models import Model
+
+    mlflow = load_mlflow()
+    signature, example = _interface(packed.task, packed.images)
+    logged = tracker.client.create_logged_model(tracker.experiment_id, name="model", source_run_id=run_id)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model"
+        mlflow.pyfunc.save_model(
+            path,
+            mlflow_model=Model(run_id=run_id, model_id=logged.model_id),
+            python_model=str(packed.code),
+            artifacts={name: str(file) for name, file in packed.files.items()},
+            model_config=dict(packed.config),
+            signature=signature,
+            input_example=example,
+            pip_requirements=list(packed.requirements),
+        )
+        tracker.client.log_model_artifacts(logged.model_id, str(path))
+    tracker.client.finalize_logged_model(logged.model_id, "READY")
+    tracker.client.log_outputs(run_id, [LoggedModelOutput(logged.model_id, step=0)])
+    return str(logged.model_id)
+
+
+def _interface(task: str, images: Any) -> tuple[ModelSignature, Any]:
+    """Return what models of a task take and give, and an example of what they take.
+
+    Args:
+        task: What they do.
+        images: A few raw images, uint8 (n, H, W, C).
+    """
+    import numpy as np
+    import pandas as pd
+    from mlflow.models import ModelSignature
+    from mlflow.types import ColSpec, DataType, Schema, TensorSpec
+    from mlflow.types.schema import Array
+
+    def raw(some: Any) -> Schema:
+        return Schema([TensorSpec(np.dtype("uint8"), (-1, *some.shape[1:]))])
+
+    if task == "generate":
+        asked = [ColSpec(DataType.long, name, required=name != "label") for name in ("n", "seed", "label")]
+        return ModelSignature(Schema(asked), raw(images)), pd.DataFrame(
+            {"n": [len(images)], "seed": [0], "label": [-1]}
+        )
+    if task == "complete":
+        upper = images[:, : images.shape[1] // 2]
+        return ModelSignature(raw(upper), raw(images)), upper
+    answers = [
+        ColSpec(DataType.long, "label"),
+        ColSpec(DataType.string, "class_name"),
+        ColSpec(Array(DataType.double), "probabilities"),
+    ]
+    return ModelSignature(raw(images), Schema(answers)), images

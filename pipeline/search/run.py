@@ -1,0 +1,231 @@
+"""Runs a search: opens the study, schedules its trials on an executor, and writes the result.
+
+The next run finishes a search that was killed: the study and the checkpoints hold enough to go on, and MLflow is
+brought in line with the study.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pipeline.core.files import new_folder, write_json, write_text
+from pipeline.executors.base import Executor, Work
+from pipeline.executors.local import LocalExecutor
+from pipeline.models import base as models
+from pipeline.models.training import task
+from pipeline.models.training.task import TrainingTask
+from pipeline.registry.versions import Registry, registered_name
+from pipeline.search import cost_estimate, plots, study_store
+from pipeline.search.mlflow_mirror import MlflowMirror
+from pipeline.search.progress import Expected, SearchProgress
+from pipeline.search.scheduler import TrialScheduler
+from pipeline.search.settings import SearchSettings
+from pipeline.search.study import Best, Study, begun
+from pipeline.search.study_definition import Definition
+from pipeline.search.trials import hyperparameters
+from pipeline.tracking.provenance import code_tags
+from pipeline.tracking.runs import Tracker
+
+if TYPE_CHECKING:
+    import optuna
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """What a search found and what it cost, over all processes that worked on it."""
+
+    study: str
+    best: Best
+    counts: Mapping[str, int]
+    epochs: int
+    seconds: float
+    parent_run: str
+
+
+@dataclass(frozen=True)
+class Folders:
+    """Where a search reads and writes.
+
+    Attributes:
+        data: Folder written by prepare.
+        features: Folder written by features.
+        studies: Folder of all studies.
+    """
+
+    data: Path
+    features: Path
+    studies: Path
+
+
+@dataclass(frozen=True)
+class FinishedSearch:
+    """A search that met its budget: its result, its study, and the study's runs in MLflow."""
+
+    result: SearchResult
+    study: Study
+    mirror: MlflowMirror
+
+
+def run(
+    definition: Definition,
+    settings: SearchSettings,
+    family: models.BaseFamily,
+    folders: Folders,
+    environments: list[dict[str, str]],
+) -> FinishedSearch:
+    """Search until the budget is met; go on where an earlier run of the same study ended.
+
+    Raises:
+        EngineError: Another process is at work on this study, or every trial failed.
+    """
+    folder = folders.studies / definition.name
+    with study_store.locked(folder), _executor(settings, task.work(definition.backend), environments) as executor:
+        if not begun(folder):
+            executor.warm_up()  # while this process imports Optuna: a new study has work for all
+        study = Study(folder, definition, settings, family)
+        expected = _expected(definition, settings, study, executor.slots)
+        make_task = _task_maker(definition, settings, folders, study)
+        with SearchProgress(f"{definition.dataset} {definition.family}", expected) as progress:
+            scheduler = TrialScheduler(
+                study,
+                settings.budget_for(definition.dataset, definition.family),
+                executor,
+                lambda: _mirror(definition),
+                make_task,
+                lambda number: shutil.rmtree(_checkpoints(folder, number), ignore_errors=True),
+                progress,
+            )
+            with _ending_runs(scheduler):
+                mirror = scheduler.run()
+                best = study.require_best()
+            if progress.measured:
+                cost_estimate.remember(folder, progress.measured)
+        shutil.rmtree(folder / "checkpoints", ignore_errors=True)  # every trial has ended
+        end = study.status()
+        result = SearchResult(definition.name, best, end.counts, end.epochs, study.elapsed_s, mirror.parent.run_id)
+        return FinishedSearch(result, study, mirror)
+
+
+def _expected(definition: Definition, settings: SearchSettings, study: Study, slots: int) -> Expected:
+    """Return the expected cost of a search, as measured in this study or the latest other of its family."""
+    siblings = study_store.idle_siblings(study.folder.parent, definition.dataset, definition.family, definition.name)
+    budget = settings.budget_for(definition.dataset, definition.family)
+    if study.points is not None:
+        budget = budget.model_copy(update={"trials": min(budget.trials, study.points)})
+    epochs = cost_estimate.expected_epochs(budget, settings, study.rungs)
+    return Expected(budget, epochs, slots, cost_estimate.remembered([study.folder, *siblings]))
+
+
+@contextmanager
+def _ending_runs(scheduler: TrialScheduler) -> Iterator[None]:
+    """Leave no run RUNNING when a search is interrupted or fails."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        scheduler.interrupt("KILLED")
+        raise
+    except BaseException:
+        with suppress(Exception):  # the first error is reported, not that MLflow fails, too: the disk may be full
+            scheduler.interrupt("FAILED")
+        raise
+
+
+def _executor(settings: SearchSettings, work: Work, environments: list[dict[str, str]]) -> Executor:
+    silence_s = settings.epoch_minutes * 60
+    if settings.engine == "ray":
+        from pipeline.executors.ray import RayExecutor
+
+        return RayExecutor(work, settings.ray, silence_s=silence_s)
+    return LocalExecutor(work, environments, silence_s=silence_s)
+
+
+def _task_maker(
+    definition: Definition, settings: SearchSettings, folders: Folders, study: Study
+) -> Callable[[optuna.Trial, int, int], TrainingTask]:
+    """Return a function that makes the task to train a trial from one epoch to another."""
+
+    def make_task(trial: optuna.Trial, start: int, stop: int) -> TrainingTask:
+        return TrainingTask(
+            family=definition.family,
+            settings=dict(definition.settings),
+            hyperparameters=hyperparameters(trial),
+            data=folders.data,
+            seed=study.seed + trial.number,
+            span=models.Span(start, stop, definition.trial_epochs),
+            folder=_checkpoints(study.folder, trial.number),
+            ledger=study.folder / "epochs.log",
+            latency=settings.constraints.latency_ms is not None,
+            features=folders.features,
+        )
+
+    return make_task
+
+
+def _checkpoints(folder: Path, number: int) -> Path:
+    """Return where the checkpoints of a trial lie."""
+    return folder / "checkpoints" / f"trial-{number:05d}"
+
+
+def _mirror(definition: Definition) -> MlflowMirror:
+    tags = {
+        "stage": "search",
+        "dataset": definition.dataset,
+        "family": definition.family,
+        "generation": str(definition.search["generation"]),
+        "backend": definition.backend,
+        "data.digest": definition.data,
+        **code_tags(),
+    }
+    label = f"{definition.family} g{definition.search['generation']}"
+    return MlflowMirror(Tracker(definition.dataset), definition.name, label, tags)
+
+
+def save(result: SearchResult, study: Study, definition: Definition, output: Path) -> list[Path]:
+    """Write what train needs, the summary and the table of trials.
+
+    All of it is stored in the study, so a rerun that finds the budget met writes the same bytes.
+    """
+    best = {
+        "family": definition.family,
+        "hyperparameters": result.best.hyperparameters,
+        "epochs": definition.trial_epochs,
+        "value": result.best.value,
+        "study": definition.name,
+    }
+    summary = {
+        "study": result.study,
+        "run": result.parent_run,
+        "value": result.best.value,
+        "best_trial": result.best.number,
+        "trials": {state: count for state, count in result.counts.items() if state != "running"},
+        "epochs": result.epochs,
+        "seconds": round(result.seconds, 1),
+    }
+    write_text(output / "trials.csv", study.table().to_csv(index=False))
+    pictures = plots.draw(study.trials, study.objective, result.best.number, study.importances())
+    with new_folder(output / "plots") as folder:
+        for name, content in pictures.items():
+            (folder / f"{name}.png").write_bytes(content)
+    write_json(output / "summary.json", summary)
+    write_json(output / "best.json", best)
+    return [output / "trials.csv", output / "best.json", *sorted((output / "plots").iterdir())]
+
+
+def tidy(definition: Definition, studies: Path, keep: int, tracker: Tracker) -> None:
+    """End the runs that a killed search left RUNNING, and remove old studies.
+
+    Only studies of this folder that no process works on are touched: on a shared server, others search, too.
+    """
+    siblings = study_store.idle_siblings(studies, definition.dataset, definition.family, definition.name)
+    running = tracker.runs("tags.stage = 'search' and attributes.status = 'RUNNING'")
+    for key, run in running.items():
+        if any(key == path.name or key.startswith(f"{path.name}-") for path in siblings):
+            tracker.finish(run.run_id, "KILLED")
+    protected = Registry(tracker).studies(registered_name(definition.dataset))
+    for name in study_store.sweep(siblings, keep, protected):
+        print(f"removed the old study {name}: search.keep_studies is {keep}")
