@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -34,10 +34,11 @@ class SearchProgress:
 
     Args:
         label: What is searched.
-        expected: What it may cost; told at once, and again when the first rung has shown how long an epoch takes.
+        expected: What it may cost: printed at once, and again when the first rung has shown how long an epoch takes.
+        clock: Returns the time in seconds.
     """
 
-    def __init__(self, label: str, expected: Expected) -> None:
+    def __init__(self, label: str, expected: Expected, clock: Callable[[], float] = time.monotonic) -> None:
         self._label = label
         self._expected = expected
         self.measured: cost_estimate.Measured | None = None
@@ -51,8 +52,8 @@ class SearchProgress:
             transient=True,
         )
         self._task: TaskID = self._progress.add_task(label, total=1.0, told="starting workers (some seconds)")
-        self._began = time.monotonic()
-        self._told = self._began
+        self._now = clock
+        self._printed_at = clock()
 
     def __enter__(self) -> SearchProgress:
         self._progress.start()
@@ -89,10 +90,10 @@ class SearchProgress:
             waiting: How many trials wait at a rung.
             finishing_s: About how many seconds the rungs will take that workers have been given.
         """
-        now = time.monotonic()
-        if not self._console.is_terminal and now - self._told < _LINE_INTERVAL_S:
+        now = self._now()
+        if not self._console.is_terminal and now - self._printed_at < _LINE_INTERVAL_S:
             return
-        self._told = now
+        self._printed_at = now
         state = study.standing()
         share = max(state.ended / budget.trials, state.epochs / budget.epochs, study.elapsed_s / (budget.minutes * 60))
         told = (  # what matters most comes first: a narrow terminal cuts the rest off
