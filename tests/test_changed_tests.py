@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -44,6 +45,7 @@ def test_every_module_has_a_test_that_reaches_it() -> None:
         assert len(changed_tests.touched([str(path_of(module))])) > 2, module
 
 
+@pytest.mark.skipif(shutil.which("git") is None, reason="git is not installed")
 def test_a_change_is_found_whether_it_is_committed_or_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def git(*arguments: str) -> None:
         named = ["-c", "user.name=somebody", "-c", "user.email=somebody@example.org"]
@@ -67,3 +69,5 @@ def test_a_change_is_found_whether_it_is_committed_or_not(tmp_path: Path, monkey
     (tmp_path / "removed").unlink()
     (tmp_path / "untracked").touch()
     assert changed_tests.changed_files("main") == {"committed", "edited", "removed", "untracked"}
+    with pytest.raises(SystemExit, match=r"error: git merge-base unknown HEAD: .*; next: make test"):
+        changed_tests.changed_files("unknown")
