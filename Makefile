@@ -4,6 +4,7 @@
 #   SET        what to install: cpu or gpu, and additions after it: SET="cpu jax", SET="cpu ray". Remembered in .venv
 #   MIRROR     where to fetch datasets from first:   make repro MIRROR=file:///mnt/mnist/
 #   WORKSPACE  whose runs `make ui` shows:           make ui WORKSPACE=runs/demo
+#   WORKERS    processes that run tests:             make test WORKERS=1; one per core, at most 6, where it is not given
 
 PYTHON ?= python3
 VENV := .venv
@@ -11,6 +12,9 @@ BIN := $(VENV)/bin
 SET ?= $(shell cat $(VENV)/.set 2>/dev/null || echo cpu)
 WORKSPACE ?= .
 PORT ?= 5000
+WORKERS ?= logical
+# A file's tests stay in one process, so that they share what the file prepares; tests/conftest.py says which come first.
+PYTEST := $(BIN)/pytest -n $(WORKERS) --maxprocesses 6 --dist loadfile --no-loadscope-reorder
 
 REQUIREMENTS := $(SET:%=requirements/%.txt)
 PINS := $(shell echo "$(SET)" | cat - $(REQUIREMENTS) requirements/uv.txt pyproject.toml 2>/dev/null | \
@@ -21,10 +25,10 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 export MLFLOW_DISABLE_TELEMETRY ?= true
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo demo-color repro ui test test-slow test-backends test-engines lint format typecheck bench doctor lock clean-venv
+.PHONY: help install demo demo-color repro ui test test-all test-slow test-changed test-durations test-backends test-engines lint format typecheck bench doctor lock clean-venv
 
 help: ## print this
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' Makefile
 
 demo: $(INSTALLED) ## the whole pipeline on real digits, offline, in runs/demo
 	@$(BIN)/pipeline run --workspace runs/demo -S 'datasets=[digits]'
@@ -49,16 +53,25 @@ ui: $(INSTALLED) ## MLflow's pages for the runs and models, on port 5000 [WORKSP
 	cd "$(WORKSPACE)" && MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false exec "$(CURDIR)/$(BIN)/mlflow" server \
 	  --backend-store-uri "$$store" --host 127.0.0.1 --port $(PORT) --workers 1
 
-test: $(INSTALLED) ## the tests
-	@$(BIN)/pytest
+test: $(INSTALLED) ## the tests, in parallel: 5 minutes on 2 cores [WORKERS=…]
+	@$(PYTEST)
 
-test-slow: $(INSTALLED) ## the tests that kill processes or train for minutes
-	@$(BIN)/pytest -m slow
+test-all: $(INSTALLED) ## the tests, and those of test-slow
+	@$(PYTEST) -m "slow or not slow"
+
+test-slow: $(INSTALLED) ## the tests that kill processes or train for minutes [TESTS="tests/test_retrain.py"]
+	@$(BIN)/pytest -m slow $(TESTS)
+
+test-changed: $(INSTALLED) ## the tests whose imports reach what differs from the branch main
+	@tests=$$($(BIN)/python -m tests.changed_tests) && $(PYTEST) $$tests
+
+test-durations: $(INSTALLED) ## the tests, and which 20 of them take longest
+	@$(PYTEST) -q --durations=20
 
 test-backends: ## the tests of Keras on every backend: installs jax and torch, in .venv-backends
 	@$(MAKE) --no-print-directory install VENV=.venv-backends SET="cpu jax"
 	@.venv-backends/bin/python -m pip install -qq --disable-pip-version-check "torch==2.13.0"
-	@BACKENDS="tensorflow jax torch" .venv-backends/bin/python -m pytest tests/test_backends.py
+	@BACKENDS="tensorflow jax torch" .venv-backends/bin/python -m pytest -m "slow or not slow" tests/test_backends.py
 
 test-engines: ## the tests of the Ray engine, which add Ray to .venv
 	@$(MAKE) --no-print-directory install SET="$(firstword $(SET)) ray"

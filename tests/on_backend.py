@@ -1,6 +1,6 @@
 """What is computed on one backend, as a process of its own: a process that has loaded Keras cannot change backends.
 
-Prints JSON; `test_backends.py` says what must be in it. Usage: python on_backend.py BACKEND FOLDER
+Prints JSON; `test_backends.py` says what must be in it. Usage: python on_backend.py layers|trainings BACKEND FOLDER
 """
 
 from __future__ import annotations
@@ -130,14 +130,15 @@ def _array(value: Any) -> Any:
 
 def main() -> None:
     """Print what one backend computes."""
-    backend, folder = sys.argv[1], Path(sys.argv[2])
+    what, backend, folder = sys.argv[1], sys.argv[2], Path(sys.argv[3])
     configure.configure(backend, threads=1)  # type: ignore[arg-type]
     import keras
 
-    print(json.dumps({
-        "backend": keras.backend.backend(), "example": worked_example(), "sizes": sizes(), "losses": trainings(folder),
-        "distances": distances(folder),
-    }))  # fmt: skip
+    if what == "layers":
+        computed = {"example": worked_example(), "sizes": sizes()}
+    else:
+        computed = {"losses": trainings(folder), "distances": distances(folder)}
+    print(json.dumps({"backend": keras.backend.backend(), **computed}))
 
 
 if __name__ == "__main__":

@@ -16,63 +16,59 @@ from typing import Any
 
 import pytest
 
-from pipeline.datasets.arrays import Labelled, Splits, load_splits, save_splits
-
 REQUIRED = os.environ.get("BACKENDS", "tensorflow").split()
 INSTALLED = [name for name in ("tensorflow", "jax", "torch") if importlib.util.find_spec(name)]
 
 
-@pytest.fixture(scope="module")
-def few_digits(prepared_digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    data = load_splits(prepared_digits)
-    train = Labelled(data.train.images[:256], data.train.labels[:256])
-    val = Labelled(data.val.images[:64], data.val.labels[:64])
-    folder = tmp_path_factory.mktemp("few") / "digits"
-    save_splits(folder, Splits(train, val, data.class_names, "few"))
-    return folder
+BACKENDS = sorted({*REQUIRED, *INSTALLED})
 
 
-@pytest.fixture(scope="module", params=sorted({*REQUIRED, *INSTALLED}))
-def computed(request: pytest.FixtureRequest, few_digits: Path) -> dict[str, Any]:
-    """What one backend computes."""
+def compute(what: str, backend: str, data: Path) -> dict[str, Any]:
+    """Return what one backend computes, in a process of its own."""
     env = {key: value for key, value in os.environ.items() if key != "KERAS_BACKEND"}
-    script = Path(__file__).with_name("on_backend.py")
-    done = subprocess.run(
-        [sys.executable, str(script), request.param, str(few_digits)],
-        env=env,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    command = [sys.executable, str(Path(__file__).with_name("on_backend.py")), what, backend, str(data)]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
-    told: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    assert told["backend"] == request.param
-    return told
+    computed: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    assert computed["backend"] == backend
+    return computed
 
 
-def test_layers_reproduce_the_worked_example(computed: dict[str, Any]) -> None:
-    assert computed["example"]["convolved"] == [[3, 3, 2], [2, 2, 1], [1, 1, 1]]
-    assert computed["example"]["rectified"] == [[3, 3, 2], [2, 2, 1], [1, 1, 1]]
-    assert computed["example"]["pooled"] == [[3, 2], [1, 1]]
-    assert computed["example"]["weighed"] == pytest.approx([1.4, 4.2, 7.0])
+@pytest.fixture(scope="module", params=BACKENDS)
+def layers(request: pytest.FixtureRequest, few_digits: Path) -> dict[str, Any]:
+    return compute("layers", request.param, few_digits)
 
 
-def test_output_sizes_are_as_the_formula_says(computed: dict[str, Any]) -> None:
-    assert len(computed["sizes"]) == 42
-    for width, size, padding, strides, output in computed["sizes"]:
+@pytest.fixture(scope="module", params=BACKENDS)
+def trainings(request: pytest.FixtureRequest, few_digits: Path) -> dict[str, Any]:
+    return compute("trainings", request.param, few_digits)
+
+
+def test_layers_reproduce_the_worked_example(layers: dict[str, Any]) -> None:
+    assert layers["example"]["convolved"] == [[3, 3, 2], [2, 2, 1], [1, 1, 1]]
+    assert layers["example"]["rectified"] == [[3, 3, 2], [2, 2, 1], [1, 1, 1]]
+    assert layers["example"]["pooled"] == [[3, 2], [1, 1]]
+    assert layers["example"]["weighed"] == pytest.approx([1.4, 4.2, 7.0])
+
+
+def test_output_sizes_are_as_the_formula_says(layers: dict[str, Any]) -> None:
+    assert len(layers["sizes"]) == 42
+    for width, size, padding, strides, output in layers["sizes"]:
         assert output == (width - size + 2 * padding) // strides + 1
 
 
-def test_every_family_trains_and_the_same_seed_gives_the_same_losses(computed: dict[str, Any]) -> None:
-    assert computed["losses"]
-    for name, losses in computed["losses"].items():
+@pytest.mark.slow
+def test_every_family_trains_and_the_same_seed_gives_the_same_losses(trainings: dict[str, Any]) -> None:
+    assert trainings["losses"]
+    for name, losses in trainings["losses"].items():
         assert all(math.isfinite(loss) for loss in losses), name
         assert losses[1] < losses[0], name
         assert losses[:2] == losses[2:], name
 
 
-def test_a_generator_trains_and_the_same_seed_gives_the_same_images(computed: dict[str, Any]) -> None:
-    found = computed["distances"]
+@pytest.mark.slow
+def test_a_generator_trains_and_the_same_seed_gives_the_same_images(trainings: dict[str, Any]) -> None:
+    found = trainings["distances"]
     assert len(found) == 4
     assert all(math.isfinite(distance) for distance in found)
     assert found[:2] == found[2:]

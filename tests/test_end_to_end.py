@@ -20,7 +20,6 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import filelock
 import numpy as np
 import psutil
 import pytest
@@ -28,7 +27,7 @@ from mlflow import MlflowClient
 from ruamel.yaml import YAML
 
 from pipeline.datasets.arrays import TestSplit, load_test, save_test
-from pipeline.project import dvc, params_edit, workspace
+from pipeline.project import dvc, params_edit
 from pipeline.registry.versions import Registry
 
 SETTINGS = [
@@ -38,10 +37,6 @@ SETTINGS = [
     "train.seeds=1",
     "cnn.space={architecture: [plain], plain_filters: 8, plain_kernel: 3, plain_units: 64}",
 ]
-POINT = (
-    "{layers: 1, units: 128, batch_norm: true, dropout: 0.1,"
-    " learning_rate: 0.003, weight_decay: 0.0001, batch_size: 64}"
-)
 STAGES_OF_A_FAMILY = ("features", "search", "train", "evaluate")
 pytestmark = pytest.mark.timeout(900)  # a test that needs the finished run may have to wait for it
 PYTHON = [sys.executable]
@@ -299,6 +294,7 @@ def test_register_loads_no_keras(demo: Demo) -> None:
     assert json.loads((demo.folder / "again.json").read_text())["classify"]["decision"] == "unchanged"
 
 
+@pytest.mark.slow
 def test_params_from_a_to_b_and_back_leave_the_registry_right(demo: Demo) -> None:
     before = demo.json("register/digits.json")["classify"]
     a = (demo.folder / "params.yaml").read_text()
@@ -328,7 +324,7 @@ def test_adding_a_family_runs_nothing_and_adding_an_architecture_trains_nothing(
 
     before, version = trained(), demo.json("register/digits.json")["classify"]["version"]
     assert {"trained" in path.parts for path in before} == {False, True}  # of searches, and of final trainings
-    models = demo.folder / "pipeline" / "models"
+    models = demo.folder / "pipeline/models/families"
     shutil.copytree(models / "mlp", models / "newcomer")
     assert demo.repro() == set()
 
@@ -385,60 +381,3 @@ def test_an_interrupted_run_leaves_nobody_behind(tmp_path: Path) -> None:
     assert not alive
     statuses = {run.info.status for run in Demo(folder).client.search_runs(["1"])}
     assert statuses <= {"KILLED", "FINISHED"}
-
-
-@pytest.fixture(scope="module")
-def fixed(tmp_path_factory: pytest.TempPathFactory) -> Demo:
-    """A finished run whose search space is one point: searched anew, it gives an equal model."""
-    demo = Demo(tmp_path_factory.mktemp("fixed") / "workspace")
-    settings = [*SETTINGS, "families=[mlp]", f"mlp.space={POINT}"]
-    workspace.prepare(demo.folder, settings)
-    return demo
-
-
-def answer(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
-    """Return the line for machines: all that a retraining prints on standard output."""
-    [line] = done.stdout.splitlines()
-    loaded: dict[str, Any] = json.loads(line)
-    return loaded
-
-
-def test_retraining_promotes_then_has_nothing_to_do_then_keeps_the_champion(fixed: Demo) -> None:
-    retrain = [*PIPELINE, "retrain"]
-    first = fixed.command(retrain)
-    assert first.returncode == 0, first.stderr
-    assert answer(first)["outcome"] == "promoted"
-    assert "v1 @champion" in first.stderr
-
-    second = fixed.command(retrain)
-    assert (second.returncode, answer(second)["outcome"]) == (11, "nothing to do")
-
-    with filelock.FileLock(fixed.folder / "data/retrain.lock"):
-        locked = fixed.command(retrain)
-    assert (locked.returncode, answer(locked)["outcome"]) == (12, "locked")
-
-    prepared = (fixed.folder / "data/prepared/digits/meta.json").stat().st_mtime_ns
-    forced = fixed.command([*retrain, "--force"])
-    assert (forced.returncode, answer(forced)["outcome"]) == (10, "not promoted"), forced.stderr
-    assert answer(forced)["generation"] == 2
-    assert len(list((fixed.folder / "data/studies").iterdir())) == 2  # a new study, beside the old one
-    assert (fixed.folder / "data/prepared/digits/meta.json").stat().st_mtime_ns == prepared
-    champion = fixed.client.get_model_version_by_alias("digits-classifier", "champion")
-    assert int(champion.version) == 1
-    decision = fixed.json("register/digits.json")["classify"]
-    if decision["version"] != 1:  # the new trials reached another validation value, so the model was trained anew
-        assert decision["decision"] == "kept"
-        assert decision["comparison"] == {"candidate_only": 0, "champion_only": 0, "p_value": 1.0}
-
-
-def test_retraining_that_fails_says_so(fixed: Demo) -> None:
-    fixed.set("runtime.backend=jax" if not _installed("jax") else "search.seed=-1")
-    failed = fixed.command([*PIPELINE, "retrain"])
-    assert failed.returncode == 1
-    assert "Traceback" not in failed.stderr
-
-
-def _installed(name: str) -> bool:
-    import importlib.util
-
-    return importlib.util.find_spec(name) is not None

@@ -11,7 +11,7 @@ import pytest
 
 from pipeline.backend import configure
 from pipeline.core.errors import DataError
-from pipeline.datasets.arrays import Splits, load_splits
+from pipeline.datasets.arrays import Labelled, Splits, load_splits
 from pipeline.evaluation import feature_network
 from pipeline.models import loading
 from pipeline.models.base import Span, Spec
@@ -96,10 +96,10 @@ def test_generated_digits_come_nearer_to_real_ones_and_the_label_decides_which(d
 
 @pytest.mark.parametrize("hyperparameters", [POINT, DENSE], ids=["dcgan", "dense"])
 def test_a_training_cut_into_rungs_gives_the_same_weights_as_one_run_through(
-    hyperparameters: dict[str, Any], prepared_digits: Path, features: Path, tmp_path: Path
+    hyperparameters: dict[str, Any], few_digits: Path, features: Path, tmp_path: Path
 ) -> None:
     def rung(folder: str, start: int, stop: int) -> TrainingTask:
-        return TrainingTask("gan", {}, hyperparameters, prepared_digits, 5, Span(start, stop, 2), tmp_path / folder,
+        return TrainingTask("gan", {}, hyperparameters, few_digits, 5, Span(start, stop, 2), tmp_path / folder,
                     tmp_path / "epochs.log", features=features)  # fmt: skip
 
     begun = run(rung("cut", 0, 1), emit=lambda _: None)
@@ -114,56 +114,81 @@ def test_a_training_cut_into_rungs_gives_the_same_weights_as_one_run_through(
     assert (tmp_path / "whole" / picture).read_bytes().startswith(b"\x89PNG")
 
 
-@pytest.mark.parametrize("loss", ["non_saturating", "hinge", "relativistic"])
+def adversaries(hyperparameters: dict[str, Any], shape: tuple[int, int, int] = (28, 28, 1)) -> Any:
+    """Return both networks in one model, as training begins with them; the same seed draws the same noise."""
+    from pipeline.models.families.gan.adversaries import Adversaries
+
+    generator, average = (networks.generator(hyperparameters, Spec(shape, 10)) for _ in range(2))
+    return Adversaries(generator, average, networks.discriminator(hyperparameters, Spec(shape, 10)), hyperparameters, 0)
+
+
+def shown(data: Splits, count: int) -> dict[str, np.ndarray]:
+    """Return the first images with their labels, as a step of training takes them."""
+    return {"images": data.train.images[:count], "labels": data.train.labels[:count].astype(np.int32)}
+
+
+LOSSES = {  # of logits 0.5 for a real image and -0.2 for a generated one, which the generator sees at -0.3
+    "non_saturating": (1.072216, 0.854355),  # ln(1 + e^-0.5) + ln(1 + e^-0.2), ln(1 + e^0.3)
+    "hinge": (1.3, 0.3),  # 0.5 + 0.8, 0.3
+    "relativistic": (0.403186, 1.171101),  # ln(1 + e^-0.7), ln(1 + e^0.8)
+}
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_a_loss_has_the_value_of_its_formula(loss: str) -> None:
+    model = adversaries({**POINT, "loss": loss, "penalty": 0.0})
+    logits = {"real": [[0.5]], "fake": [[-0.2]], "judged": [[-0.3]]}
+    logits = {name: np.array(value, np.float32) for name, value in logits.items()}
+    assert float(model.compute_loss(y_pred=logits)) == pytest.approx(sum(LOSSES[loss]), rel=1e-5)
+    reported = {metric.name: float(metric.result()) for metric in model.metrics}
+    assert reported["discriminator_loss"] == pytest.approx(LOSSES[loss][0], rel=1e-5)
+    assert reported["generator_loss"] == pytest.approx(LOSSES[loss][1], rel=1e-5)
+
+
+@pytest.mark.parametrize("loss", LOSSES)
 def test_each_network_is_taught_by_its_own_loss_alone(loss: str, data: Splits) -> None:
-    """The gradient of the one loss is, for each network, that of its own loss, taken with the other one held still."""
-    import keras
+    """Along the gradient that a weight gets, the loss that is reported for its network has that slope."""
     import tensorflow as tf
-    from keras import ops
 
     hyperparameters = {**POINT, "loss": loss, "penalty": 0.0}
-    model = loading.load("gan", {})._adversaries(hyperparameters, Spec.of(data), 0)  # type: ignore[attr-defined]
-    shown = {"images": data.train.images[:16], "labels": data.train.labels[:16].astype(np.int32)}
-    shown = {name: ops.convert_to_tensor(np.asarray(array)) for name, array in shown.items()}
-    generator, judge = model.generator.trainable_variables, model.discriminator.trainable_variables
-    seed = np.asarray(model._noise.state)
+    model, seen = adversaries(hyperparameters), shown(data, 16)
     with tf.GradientTape() as tape:
-        together = model.compute_loss(y_pred=model(shown, training=True), training=True)
-    both = tape.gradient(together, [*generator, *judge])
+        together = model.compute_loss(y_pred=model(seen, training=True), training=True)
+    sides = {"generator_loss": model.generator, "discriminator_loss": model.discriminator}
+    weights = {name: network.trainable_variables for name, network in sides.items()}
+    gradients = tape.gradient(together, weights)
 
-    model._noise.state.assign(seed)
-    noise = keras.random.normal((16, 32), seed=model._noise)
-    real, labels = ops.cast(shown["images"], "float32") / 255, shown["labels"]
-    with tf.GradientTape(persistent=True) as tape:
-        fake = model.generator([noise, labels], training=True)
-        of_real, of_fake = (model.discriminator([images, labels]) for images in (real, fake))
-        of_still = model.discriminator([ops.stop_gradient(fake), labels])
-        losses = {
-            "non_saturating": (ops.mean(ops.softplus(-of_real) + ops.softplus(of_still)), ops.softplus(-of_fake)),
-            "hinge": (ops.mean(ops.relu(1 - of_real) + ops.relu(1 + of_still)), -of_fake),
-            "relativistic": (ops.mean(ops.softplus(of_still - of_real)), ops.softplus(of_real - of_fake)),
-        }
-        judged, hope = losses[loss][0], ops.mean(losses[loss][1])
-    alone = [*tape.gradient(hope, generator), *tape.gradient(judged, judge)]
-    for ours, theirs in zip(both, alone, strict=True):
-        ours, theirs = tf.convert_to_tensor(ours), tf.convert_to_tensor(theirs)
-        np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-5)
+    def reported(name: str) -> float:
+        """Return a loss for the same noise, whatever the weights are by now."""
+        again = type(model)(model.generator, model.average, model.discriminator, hyperparameters, 0)
+        again.compute_loss(y_pred=again(seen, training=True), training=True)
+        return next(float(metric.result()) for metric in again.metrics if metric.name == name)
+
+    for name, variables in weights.items():
+        slopes = [float(tf.norm(tf.convert_to_tensor(gradient))) for gradient in gradients[name]]
+        assert max(slopes) > 0.01, "nothing is taught"
+        for variable, gradient, slope in zip(variables, gradients[name], slopes, strict=True):
+            start, step = variable.numpy(), 0.01 * tf.convert_to_tensor(gradient).numpy() / max(slope, 1e-9)
+            values = []
+            for sign in (1, -1):
+                variable.assign(start + sign * step)
+                values.append(reported(name))
+            variable.assign(start)
+            assert (values[0] - values[1]) / 0.02 == pytest.approx(slope, rel=0.05, abs=1e-3), variable.path
 
 
-def test_the_penalty_is_the_squared_slope_of_the_discriminator(data: Splits) -> None:
+def test_the_penalty_is_the_squared_slope_of_the_discriminator() -> None:
     """Of a linear one the finite difference is exact: its mean over noise is the squared norm of its weights."""
     from keras import ops
 
-    model = loading.load("gan", {})._adversaries(  # type: ignore[attr-defined]
-        {**R19.hyperparameters, "penalty": 2.0}, Spec.of(data), 0
-    )
+    model = adversaries({**R19.hyperparameters, "penalty": 2.0})
     first, last = model.discriminator.layers[-2:]
     first.set_weights([np.eye(784, 128, dtype=np.float32), np.full(128, 10.0, np.float32)])  # relu stays open
     slopes = np.linspace(-1, 1, 128, dtype=np.float32)[:, None]
     last.set_weights([slopes, np.zeros(1, np.float32)])
     count = 2048
-    shown = {"images": np.zeros((4 * count, 28, 28, 1), np.uint8), "labels": np.zeros(4 * count, np.int32)}
-    logits = model(shown, training=True)
+    black = {"images": np.zeros((4 * count, 28, 28, 1), np.uint8), "labels": np.zeros(4 * count, np.int32)}
+    logits = model(black, training=True)
     with_penalty = float(ops.convert_to_numpy(model.compute_loss(y_pred=logits, training=True)))
     without = float(ops.convert_to_numpy(model.compute_loss(y_pred=logits, training=False)))
     assert logits["shifted"].shape == (count, 1)
@@ -171,19 +196,21 @@ def test_the_penalty_is_the_squared_slope_of_the_discriminator(data: Splits) -> 
 
 
 def test_what_is_kept_is_the_running_average_of_the_generator(data: Splits) -> None:
-    from pipeline.models.training.ema import follow
+    """At first it is of the latest tenth of the steps, and never of more than `average` says."""
+    import keras
 
-    model = loading.load("gan", {})._adversaries(  # type: ignore[attr-defined]
-        {**POINT, "average": 0.75}, Spec.of(data), 0
-    )
-    kernel, mean = model.generator.trainable_variables[0], model.average.variables[0]
-    assert kernel.shape == mean.shape
-    for step, value in enumerate((1.0, 2.0), start=1):
-        kernel.assign(np.full(kernel.shape, value, np.float32))
-        before = np.asarray(mean)
-        follow(model.average, model.generator, 0.75, model._steps)
-        momentum = min(0.75, step / (step + 10))
-        np.testing.assert_allclose(np.asarray(mean), momentum * before + (1 - momentum) * value, rtol=1e-6)
+    model = adversaries({**POINT, "average": 0.15})
+    model.compile(optimizer=keras.optimizers.SGD(0.1), run_eagerly=True)
+    average = [weight.numpy() for weight in model.generator.trainable_variables]
+    for kept in (1 / 11, 0.15):  # after two steps it would be 2 / 12
+        before = [weight.numpy() for weight in model.generator.trainable_variables]
+        model.fit(shown(data, 16), batch_size=16, verbose=0)
+        average = [kept * old + (1 - kept) * new for old, new in zip(average, before, strict=True)]
+        after = [weight.numpy() for weight in model.generator.trainable_variables]
+        assert any((new != old).any() for new, old in zip(after, before, strict=True)), "it trains"
+    found = [weight.numpy() for weight in model.average.weights if "moving" not in weight.path]
+    for ours, theirs in zip(average, found, strict=True):
+        np.testing.assert_allclose(theirs, ours, rtol=1e-5, atol=1e-7)
     assert not model.average.trainable_variables
 
 
@@ -200,7 +227,12 @@ class TestFeatureNetwork:
         assert files[0] == files[1]  # to the byte: DVC sees no change where there is none
         assert files[0]["network.npz"] != files[2]["network.npz"]
         assert feature_network.load(tmp_path / "a").network.count_params() == 225_034  # R11
-        assert feature_network._network((32, 32, 3), 10).count_params() == 282_250  # R5
+
+    def test_colour_images_get_the_reference_network_of_their_size(self, tmp_path: Path) -> None:
+        images = np.random.default_rng(0).integers(0, 256, (64, 32, 32, 3), dtype=np.uint8)
+        part = Labelled(images, np.arange(64) % 10)
+        feature_network.train(Splits(part, part, tuple("0123456789"), "colour"), tmp_path, steps=1, seed=0)
+        assert feature_network.load(tmp_path).network.count_params() == 282_250  # R5
 
     def test_a_folder_for_another_family_is_refused(self, tmp_path: Path) -> None:
         feature_network.not_needed(tmp_path / "none")

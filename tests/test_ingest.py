@@ -30,7 +30,7 @@ from pipeline.core.files import write_json
 from pipeline.datasets import batches
 from pipeline.datasets import manifest as accepted
 from pipeline.datasets.arrays import Labelled, RawImages
-from pipeline.project import workspace
+from pipeline.project import dvc, workspace
 from pipeline.retraining import ingest
 from pipeline.stages import prepare
 from pipeline.validation import duplicate_pairs, reference, suites
@@ -561,13 +561,13 @@ def test_the_reference_is_what_validate_wrote(tmp_path: Path, monkeypatch: pytes
         write_json(root / "reports/validate/toy.json", {"reference": scale.model_dump(mode="json")})
         return 0
 
-    monkeypatch.setattr(workspace, "reproduce", reproduce)
+    monkeypatch.setattr(dvc, "reproduce", reproduce)
     places = ingest.Places(tmp_path, "toy")
     found, learnt = ingest._reference(places)
     assert targets == ["validate@toy"]
     assert found.train.digest() == raw.train.digest()
     assert learnt == Reference.model_validate(scale.model_dump())
-    monkeypatch.setattr(workspace, "reproduce", lambda root, **more: 1)
+    monkeypatch.setattr(dvc, "reproduce", lambda root, **more: 1)
     with pytest.raises(PipelineError, match=r"nothing to judge them by.*batches left where they are"):
         ingest._reference(places)
 

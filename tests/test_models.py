@@ -62,6 +62,11 @@ def data(prepared_digits: Path) -> Splits:
     return load_splits(prepared_digits)
 
 
+@pytest.fixture(scope="module")
+def few(few_digits: Path) -> Splits:
+    return load_splits(few_digits)
+
+
 def test_every_family_is_tried_here() -> None:
     """Here, or in a test of its own."""
     own = {path.stem.removeprefix("test_") for path in Path(__file__).parent.glob("test_*.py")}
@@ -84,12 +89,12 @@ def test_the_loss_falls_and_unseen_digits_are_recognised(name: str, data: Splits
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_a_training_cut_into_rungs_gives_the_same_weights_as_one_run_through(
-    name: str, data: Splits, prepared_digits: Path, tmp_path: Path
+    name: str, few_digits: Path, tmp_path: Path
 ) -> None:
     def rung(folder: str, start: int, stop: int) -> TrainingTask:
         span = Span(start, stop, 3)
         ledger = tmp_path / "epochs.log"
-        return TrainingTask(name, {"space": {}}, POINTS[name], prepared_digits, 5, span, tmp_path / folder, ledger)
+        return TrainingTask(name, {"space": {}}, POINTS[name], few_digits, 5, span, tmp_path / folder, ledger)
 
     def losses(folder: str, *ends: int) -> list[float]:
         rungs = [rung(folder, start, end) for start, end in zip((0, *ends), ends, strict=False)]
@@ -109,7 +114,7 @@ def test_a_training_cut_into_rungs_gives_the_same_weights_as_one_run_through(
 
 
 def test_a_rung_goes_on_with_the_model_in_memory_only_while_the_checkpoint_is_its_own(
-    data: Splits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    few: Splits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     family = loading.load("mlp", {"space": {}})
     point = {**POINTS["mlp"], "average": 0.0}  # so that a training builds one network
@@ -119,7 +124,7 @@ def test_a_rung_goes_on_with_the_model_in_memory_only_while_the_checkpoint_is_it
 
     def epoch(number: int, state: Path | None) -> Fitted:
         span = Span(number, number + 1, 3)
-        return family.fit(point, data, span, seed=5, state=state, on_epoch=lambda _: None)
+        return family.fit(point, few, span, seed=5, state=state, on_epoch=lambda _: None)
 
     epoch(0, None).save_state(tmp_path / "state.npz")
     assert len(built) == 1
@@ -133,30 +138,30 @@ def test_a_rung_goes_on_with_the_model_in_memory_only_while_the_checkpoint_is_it
     assert len(built) == 4
 
 
-def test_a_finished_rung_is_never_computed_again(prepared_digits: Path, tmp_path: Path) -> None:
+def test_a_finished_rung_is_never_computed_again(few_digits: Path, tmp_path: Path) -> None:
     rung = TrainingTask(
-        "mlp", {"space": {}}, POINTS["mlp"], prepared_digits, 5, Span(0, 2, 2), tmp_path / "t", tmp_path / "log"
+        "mlp", {"space": {}}, POINTS["mlp"], few_digits, 5, Span(0, 2, 2), tmp_path / "t", tmp_path / "log"
     )
     first = run(rung, emit=lambda _: None)
     assert run(rung, emit=lambda _: pytest.fail("trained again")) == first
     assert (tmp_path / "log").read_text().splitlines() == ["t 1", "t 2"]
 
 
-def test_the_seed_decides_everything_and_another_seed_something_else(data: Splits) -> None:
+def test_the_seed_decides_everything_and_another_seed_something_else(few: Splits) -> None:
     family = loading.load("mlp", {"space": {}})
 
     def last_loss(seed: int) -> float:
-        fitted = family.fit(POINTS["mlp"], data, Span(0, 1, 1), seed=seed, state=None, on_epoch=lambda _: None)
+        fitted = family.fit(POINTS["mlp"], few, Span(0, 1, 1), seed=seed, state=None, on_epoch=lambda _: None)
         return fitted.history[-1]["loss"]
 
     assert last_loss(1) == last_loss(1) != last_loss(2)
 
 
-def test_a_diverging_loss_is_an_error_that_says_so(data: Splits) -> None:
+def test_a_diverging_loss_is_an_error_that_says_so(few: Splits) -> None:
     family = loading.load("mlp", {"space": {}})
     wild = {**POINTS["mlp"], "learning_rate": 1e38, "batch_norm": False}
     with pytest.raises(TrainingError, match="diverged in epoch 1"):
-        family.fit(wild, data, Span(0, 1, 1), seed=1, state=None, on_epoch=lambda _: None)
+        family.fit(wild, few, Span(0, 1, 1), seed=1, state=None, on_epoch=lambda _: None)
 
 
 def test_a_checkpoint_of_another_model_is_refused(tmp_path: Path) -> None:

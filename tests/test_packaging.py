@@ -1,5 +1,6 @@
 """What a stranger installs: pinned, hashed, from whatever registry their machine is set up for."""
 
+import os
 import re
 import shutil
 import subprocess
@@ -114,18 +115,26 @@ def test_the_license_is_whole():
     assert "END OF TERMS AND CONDITIONS" in text
 
 
-def test_ci_runs_the_commands_of_the_readme():
-    script = ROOT / ".ci" / "run"
-    assert script.stat().st_mode & 0o111
-    for command in ("make lint", "make test"):
-        assert command in script.read_text()
+@pytest.mark.parametrize("fails", ["", "lint", "test", "test-slow"])
+def test_ci_runs_what_contributors_run_and_stops_at_a_failure(tmp_path: Path, fails: str):
+    (tmp_path / ".ci").mkdir()
+    shutil.copy(ROOT / ".ci/run", tmp_path / ".ci/run")
+    (tmp_path / "make").write_text('#!/bin/sh\necho "$1" >> ran\ntest "$1" != "$FAILS"\n')
+    (tmp_path / "make").chmod(0o755)
+    env = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", "FAILS": fails}
+    done = subprocess.run([tmp_path / ".ci/run"], cwd=ROOT, env=env, check=False)
+    assert (done.returncode != 0) == bool(fails)
+    runs = ["lint", "test", "test-slow"]
+    assert (tmp_path / "ran").read_text().splitlines() == runs[: runs.index(fails) + 1 if fails else None]
+    for target in runs:
+        assert f"make {target}" in (ROOT / "CONTRIBUTING.md").read_text()
 
 
 @pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
 def test_make_alone_prints_help_and_installs_nothing(tmp_path: Path):
     shutil.copy(ROOT / "Makefile", tmp_path)
     done = subprocess.run(["make"], cwd=tmp_path, capture_output=True, text=True, check=True)
-    for target in ("demo", "test", "repro", "ui", "lint"):
+    for target in ("demo", "test", "test-all", "test-changed", "repro", "ui", "lint"):
         assert f"make {target} " in done.stdout
     assert [path.name for path in tmp_path.iterdir()] == ["Makefile"]
 

@@ -32,7 +32,7 @@ from pipeline.executors.ray import RayExecutor
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 HERE = Path(__file__).parent
-WORK = Work("engine_tasks:run", "engine_tasks:setup", {"word": "ready"})
+WORK = Work("executor_tasks:run", "executor_tasks:setup", {"word": "ready"})
 
 
 class Nodes:
@@ -137,7 +137,7 @@ def test_tasks_end_under_their_keys_as_they_do_in_worker_processes(executor: Ray
 
 
 def test_a_worker_that_cannot_be_set_up_is_no_fault_of_the_task(nodes: Nodes) -> None:
-    with RayExecutor(Work("engine_tasks:run", "no_such_module:setup"), Cluster(address=nodes.address)) as executor:
+    with RayExecutor(Work("executor_tasks:run", "no_such_module:setup"), Cluster(address=nodes.address)) as executor:
         executor.submit(1, {"double": 4})
         broken = events(executor, ends=1)[-1]
     assert isinstance(broken, Broken)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -66,12 +67,17 @@ def train(data: Path, folder: Path, tasks: int = 99) -> Any:
     return training.finish(executor)  # type: ignore[arg-type]
 
 
-def test_a_killed_training_goes_on_and_comes_to_the_same(prepared_digits: Path, tmp_path: Path) -> None:
-    whole = train(prepared_digits, tmp_path / "whole")
+@pytest.fixture(scope="module")
+def whole(few_digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A finished training, which tests leave as it is."""
+    return train(few_digits, tmp_path_factory.mktemp("seeds") / "whole")
+
+
+def test_a_killed_training_goes_on_and_comes_to_the_same(few_digits: Path, whole: Any, tmp_path: Path) -> None:
     for _ in range(4):  # each attempt gets one piece further with one of the seeds, or both
         with pytest.raises(Killed):
-            train(prepared_digits, tmp_path / "cut", tasks=1)
-    cut = train(prepared_digits, tmp_path / "cut")
+            train(few_digits, tmp_path / "cut", tasks=1)
+    cut = train(few_digits, tmp_path / "cut")
     assert cut.values == whole.values
     assert [epoch["loss"] for epoch in cut.trained.epochs] == [epoch["loss"] for epoch in whole.trained.epochs]
     assert [epoch.epoch for epoch in cut.trained.epochs] == list(range(1, EPOCHS + 1))
@@ -80,16 +86,13 @@ def test_a_killed_training_goes_on_and_comes_to_the_same(prepared_digits: Path, 
     assert computed == sorted(f"seed-{seed} {epoch}" for seed in SEEDS for epoch in range(1, EPOCHS + 1))
 
 
-def test_what_is_trained_already_is_not_trained_again(prepared_digits: Path, tmp_path: Path) -> None:
-    first = train(prepared_digits, tmp_path / "t")
-    assert train(prepared_digits, tmp_path / "t", tasks=0) == first
+def test_what_is_trained_already_is_not_trained_again(few_digits: Path, whole: Any) -> None:
+    assert train(few_digits, whole.task.folder.parent, tasks=0) == whole
 
 
-def test_a_training_whose_model_is_gone_is_done_again(prepared_digits: Path, tmp_path: Path) -> None:
-    import shutil
-
-    first = train(prepared_digits, tmp_path / "t")
-    shutil.rmtree(first.task.folder / f"epoch-{EPOCHS:04d}")
-    again = train(prepared_digits, tmp_path / "t")
-    assert again.values == first.values
+def test_a_training_whose_model_is_gone_is_done_again(few_digits: Path, whole: Any, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(whole.task.folder.parent, tmp_path / "t"))
+    shutil.rmtree(copy / whole.task.folder.name / f"epoch-{EPOCHS:04d}")
+    again = train(few_digits, copy)
+    assert again.values == whole.values
     assert exported_model(again.task).is_dir()

@@ -45,11 +45,9 @@ def test_it_completes_unseen_digits_better_than_repeating_their_last_row(data: S
     assert (tmp_path / "drawn.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_a_training_cut_into_rungs_gives_the_same_weights_as_one_run_through(
-    prepared_digits: Path, tmp_path: Path
-) -> None:
+def test_a_training_cut_into_rungs_gives_the_same_weights_as_one_run_through(few_digits: Path, tmp_path: Path) -> None:
     def rung(folder: str, start: int, stop: int) -> TrainingTask:
-        return TrainingTask("seq2seq", {}, POINT, prepared_digits, 5, Span(start, stop, 2), tmp_path / folder,
+        return TrainingTask("seq2seq", {}, POINT, few_digits, 5, Span(start, stop, 2), tmp_path / folder,
                     tmp_path / "epochs.log")  # fmt: skip
 
     begun = run(rung("cut", 0, 1), emit=lambda _: None)

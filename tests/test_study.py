@@ -7,10 +7,12 @@ import math
 import os
 import re
 import shutil
-from collections.abc import Iterator
+import statistics
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import optuna
 import pytest
@@ -22,7 +24,7 @@ from pipeline.models.base import BaseFamily, FamilySettings
 from pipeline.models.epoch_metrics import EpochMetrics
 from pipeline.models.space import Choice, Hyperparameters, Range, Space, Trial
 from pipeline.models.training.task import TaskResult
-from pipeline.search import enqueued, progress, samplers, scheduler, study_store
+from pipeline.search import enqueued, study_store
 from pipeline.search.progress import Expected, SearchProgress
 from pipeline.search.scheduler import TrialScheduler
 from pipeline.search.settings import Budget, SearchSettings
@@ -234,38 +236,64 @@ def test_halving_lets_one_in_three_go_on_the_best_and_higher_rungs_first(tmp_pat
     assert {trial.number for trial in again.unfinished() if again.halving.waits(trial)} == set(waiting)
 
 
-def test_a_sampler_learns_from_trials_that_wait(tmp_path: Path) -> None:
-    told = opened(tmp_path / "told", sampler="tpe")
-    for place in range(8):
-        trial = ask(told)
-        told.record(trial, [epoch(1, 0.9 if place == 3 else 0.1)])  # they all wait, none has ended
-    seen = samplers._comparable(told._study)
-    assert len(seen._get_trials(states=(optuna.trial.TrialState.COMPLETE,))) == 8
-    assert {trial.state for trial in told._study.get_trials()} == {optuna.trial.TrialState.RUNNING}
-    assert told._study.sampler.infer_relative_search_space(told._study, told.trials[0])  # it knows the dimensions
+@dataclass(frozen=True)
+class Tried:
+    """A trial that a study knows: its rate, a value for each of its epochs, and how it ended, if it has."""
+
+    rate: float
+    values: tuple[float, ...]
+    state: Literal["complete", "failed"] | None = None
 
 
-def test_a_sampler_compares_trials_after_epochs_that_enough_have_come_to(tmp_path: Path) -> None:
-    study = opened(tmp_path, sampler="tpe")
+RATES = [1e-4 * 10 ** (place / 20) for place in range(0, 41, 2)]  # up to 1e-2
 
-    def seen() -> list[float | None]:
-        return [trial.value for trial in samplers._comparable(study._study)._get_trials()]
 
-    first = ask(study)
-    study.record(first, [epoch(1, 0.2), epoch(2, 0.8), epoch(3, 0.9)])
-    study.tell(first, "complete")
-    assert seen() == [0.9]
-    others = [ask(study) for _ in range(5)]
-    for place, trial in enumerate(others[:4]):
-        study.record(trial, [epoch(1, 0.3 + place / 10)])
-    assert seen() == [0.2, 0.3, 0.4, 0.5, 0.6, None]  # the first is the worst after one epoch, though it has ended
-    for trial in others[:4]:
-        study.record(trial, [epoch(2, 0.7), epoch(3, 0.7)])
-    assert seen() == [0.9, 0.7, 0.7, 0.7, 0.7, None]  # five have come to the end
-    study.record(others[4], [epoch(1, 0.99)])
-    assert seen()[5] is None  # it has not, so it is worth less, whatever it had after one epoch
-    study.tell(others[4], "failed")
-    assert samplers._comparable(study._study)._get_trials()[5].state.name == "FAIL"
+@pytest.fixture
+def propose(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[list[Tried]], float]:
+    """Return how TPE goes on after some trials: the middle of the rates that it proposes, as a power of ten."""
+    monkeypatch.setattr(Family, "space", {"rate": Range(low=1e-4, high=1e-2, log=True)})
+    monkeypatch.setattr(Family, "suggest", BaseFamily.suggest)
+
+    def median(tried: list[Tried]) -> float:
+        monkeypatch.setattr(Family, "known", {str(place): {"rate": one.rate} for place, one in enumerate(tried)})
+        study = opened(tmp_path / str(len(list(tmp_path.iterdir()))), sampler="tpe")
+        for one in tried:
+            trial = study.ask_preset()
+            assert trial is not None
+            study.record(trial, [epoch(number, value) for number, value in enumerate(one.values, start=1)])
+            if one.state:
+                study.tell(trial, one.state)
+        unfinished = len(study.unfinished())
+        ask(study)  # the middle of the space, whatever is known
+        rates = [math.log10(float(hyperparameters(ask(study))["rate"])) for _ in range(15)]
+        assert len(study.unfinished()) == unfinished + 16, "to learn from a trial does not end it"
+        return statistics.median(rates)
+
+    return median
+
+
+def like(power: float, rate: float) -> float:
+    """Return a value that is the higher, the nearer a rate is to a power of ten."""
+    return 1 - abs(math.log10(rate) - power) / 4
+
+
+def test_a_sampler_learns_from_trials_that_wait_and_not_from_those_that_failed(
+    propose: Callable[[list[Tried]], float],
+) -> None:
+    failed = [Tried(1e-3, (1.0,), "failed")] * 5
+    assert propose([*failed, *(Tried(rate, (like(-4, rate),)) for rate in RATES)]) < -3.5
+    assert propose([*failed, *(Tried(rate, (like(-2, rate),)) for rate in RATES)]) > -2.5
+
+
+def test_a_sampler_compares_trials_after_epochs_that_enough_of_them_have_trained(
+    propose: Callable[[list[Tried]], float],
+) -> None:
+    ended = [Tried(1e-2, (0.2, 0.8, 0.9), "complete")] * 4
+    others = [Tried(rate, (like(-4, rate),)) for rate in RATES]
+    assert propose([*ended, *others]) < -3.5  # those that have ended are the worst after one epoch
+    ended_too = [Tried(1e-4, (0.9, 0.7, 0.7), "complete")] * 4
+    short = [Tried(1e-3, (0.99,))] * 9  # worth less than what was trained to its end
+    assert propose([*ended, *ended_too, *short]) > -2.5
 
 
 INSIDE: Hyperparameters = {"rate": 2e-3, "layers": 2, "norm": False}
@@ -312,10 +340,19 @@ def test_presets_can_be_left_out_and_then_it_is_another_study(tmp_path: Path) ->
     assert len(names) == 2
 
 
+def interrupt(*arguments: Any, **named: Any) -> Any:
+    raise KeyboardInterrupt
+
+
 @pytest.mark.usefixtures("presets")
-def test_a_kill_between_giving_a_point_and_starting_its_trial_loses_neither(tmp_path: Path) -> None:
+def test_a_kill_between_giving_a_point_and_starting_its_trial_loses_neither(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     study = opened(tmp_path)
-    study._study.enqueue_trial(dict(INSIDE), {"given": "preset R1", "preset": "R1", "hyperparameters": INSIDE})
+    with monkeypatch.context() as killed:
+        killed.setattr(optuna.Study, "ask", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            study.ask_preset()
     again = opened(tmp_path)
     assert again.trials == []
     assert [hyperparameters(trial) for trial in (again.ask_preset(), again.ask_preset()) if trial] == [INSIDE, OUTSIDE]
@@ -424,33 +461,17 @@ def search(study: Study, trials: int, epochs: int, checkpoints: Path) -> Engine:
     return engine
 
 
-def test_beyond_its_budget_a_search_tells_how_long_what_it_started_will_take(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(progress, "_LINE_INTERVAL_S", 0.0)
-    study = opened(tmp_path, trial_epochs=9)
-    trial = ask(study)
-    study.record(trial, [epoch(1, 0.9, seconds=40.0)])
-    running = scheduler._Running(trial, task=(), start=1, stop=3, since=0.0)  # type: ignore[arg-type]
-    budget = params.parse("b", {"trials": 9, "epochs": 1, "minutes": 1, "trial_epochs": 1}, Budget)
-    told = SearchProgress("fake", Expected(budget, 9, 2, None))
-    told.update(study, budget, waiting=0, finishing_s=running.left_s(told.epoch_s, now=1.0))
-    assert re.search(r"finishing what was started, about 1:19 left", capsys.readouterr().err)
-
-
 def test_checkpoints_of_ended_trials_go_at_once_those_that_a_kill_left_too(tmp_path: Path) -> None:
-    study, checkpoints = opened(tmp_path / "study"), tmp_path / "checkpoints"
+    study, checkpoints = opened(tmp_path / "study", sampler="random"), tmp_path / "checkpoints"
     end(study, ask(study))
     for _ in range(2):  # a kill comes after the first trial was ended and before its checkpoints were removed
         ask(study)
     for number in range(3):
         (checkpoints / str(number)).mkdir(parents=True)
-    engine = search(study, 40, 999, checkpoints)
-    assert (
-        engine.most <= 2 * engine.slots + scheduler._MOST_WAITING
-    )  # those that are trained, were just trained, and wait
+    engine = search(study, 24, 999, checkpoints)
+    assert engine.most <= 16  # 2 in training, 2 that were just trained, and the best 12 that wait
     assert not list(checkpoints.iterdir())
-    assert len(study.trials) == 40
+    assert len(study.trials) == 24
     assert engine.epochs == study.epochs() - 3  # those of the trial that had ended
 
 
@@ -512,15 +533,36 @@ class Replay:
         )
 
 
+class Waking(Replay):
+    """The same, but it wakes whoever waits every 20 seconds, as real engines do more often."""
+
+    def __init__(self, speed: float) -> None:
+        super().__init__(speed)
+        self.left: list[int] = []  # seconds that what is in training still took, whenever it woke
+
+    def wait(self, timeout_s: float) -> Iterator[Event]:
+        ends = [end for end, _ in self.busy.values()]
+        if min(ends) > self.now + 20:
+            self.now += 20
+            self.left.append(int(max(ends) - self.now))
+        else:
+            yield from super().wait(timeout_s)
+
+
 def replayed(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, speed: float, minutes: float, **search: Any
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    speed: float,
+    minutes: float,
+    kind: type[Replay] = Replay,
+    **search: Any,
 ) -> tuple[Study, Replay]:
     """Search as MNIST's CNN is searched, on a machine of some speed."""
     monkeypatch.setattr(Family, "known", {name: {**OUTSIDE, "rate": 0.1} for name in Replay.ends})
-    study, engine = opened(folder, trial_epochs=6, **search), Replay(speed)
+    study, engine = opened(folder, trial_epochs=6, **search), kind(speed)
     budget = Budget(trials=14, epochs=60, minutes=minutes, trial_epochs=6)
     record: Any = SimpleNamespace(show=lambda *_: None, mirror=lambda trial: None)
-    shown = SearchProgress("fake", Expected(budget, 9, 2, None))
+    shown = SearchProgress("fake", Expected(budget, 9, 2, None), clock=lambda: engine.now)
     task: Any = lambda trial, start, stop: SimpleNamespace(folder=folder, plan=(trial, start, stop))  # noqa: E731
     TrialScheduler(
         study, budget, engine, lambda: record, task, lambda number: None, shown, clock=lambda: engine.now
@@ -555,6 +597,17 @@ def test_on_a_machine_too_slow_for_its_budget_only_the_leader_goes_on(
     best = study.trials[study.require_best().number]
     assert best.state.name == "COMPLETE"
     assert {key for now, key in engine.ended if now > 1.05 * 8.5 * 60} == {best.number}
+
+
+def test_beyond_its_budget_a_search_prints_how_long_what_it_started_will_take(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, engine = replayed(tmp_path, monkeypatch, speed=0.25, minutes=8.5, kind=Waking)
+    assert isinstance(engine, Waking)
+    printed = re.findall(r"finishing what was started, about (\d+):(\d\d) left", capsys.readouterr().err)
+    seconds = [int(minutes) * 60 + int(rest) for minutes, rest in printed]
+    assert len(seconds) > 10
+    assert seconds == engine.left[-len(seconds) :]
 
 
 def test_a_preset_goes_on_where_it_leads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

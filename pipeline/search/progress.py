@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -36,9 +36,10 @@ class SearchProgress:
     Args:
         label: What is searched.
         expected: What it may cost; printed at once, and again when the first task has shown how long an epoch takes.
+        clock: Returns the time in seconds.
     """
 
-    def __init__(self, label: str, expected: Expected) -> None:
+    def __init__(self, label: str, expected: Expected, clock: Callable[[], float] = time.monotonic) -> None:
         self._label = label
         self._expected = expected
         self.measured: cost_estimate.Measured | None = None
@@ -52,8 +53,8 @@ class SearchProgress:
             transient=True,
         )
         self._task: TaskID = self._progress.add_task(label, total=1.0, state="starting workers (some seconds)")
-        self._began = time.monotonic()
-        self._printed = self._began
+        self._now = clock
+        self._printed_at = clock()
 
     def __enter__(self) -> SearchProgress:
         self._progress.start()
@@ -90,10 +91,10 @@ class SearchProgress:
             waiting: How many trials wait at a rung.
             finishing_s: About how many seconds the running tasks will take.
         """
-        now = time.monotonic()
-        if not self._console.is_terminal and now - self._printed < _LINE_INTERVAL_S:
+        now = self._now()
+        if not self._console.is_terminal and now - self._printed_at < _LINE_INTERVAL_S:
             return
-        self._printed = now
+        self._printed_at = now
         status = study.status()
         share = max(
             status.ended / budget.trials, status.epochs / budget.epochs, study.elapsed_s / (budget.minutes * 60)

@@ -1,4 +1,4 @@
-"""Tasks that test_engine.py gives to worker processes."""
+"""Tasks that test_executors.py gives to worker processes."""
 
 from __future__ import annotations
 

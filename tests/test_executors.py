@@ -22,7 +22,7 @@ from pipeline.models.training.recipe import PLAIN
 from pipeline.models.training.task import TrainingTask, work
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="workers are forked on Linux only")
-WORK = Work("engine_tasks:run", "engine_tasks:setup", {"word": "ready"})
+WORK = Work("executor_tasks:run", "executor_tasks:setup", {"word": "ready"})
 
 
 @pytest.fixture
@@ -133,7 +133,7 @@ def told(executor, key, task):
             return event.result
 
 if __name__ == "__main__":
-    work = Work("engine_tasks:run", "engine_tasks:setup", {{"word": "ready"}}, forkable={forkable})
+    work = Work("executor_tasks:run", "executor_tasks:setup", {{"word": "ready"}}, forkable={forkable})
     with LocalExecutor(work, [{{}}]) as executor:
 {textwrap.indent(textwrap.dedent(body), " " * 8)}
 """
