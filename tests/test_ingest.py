@@ -24,13 +24,15 @@ import pytest
 from PIL import Image
 from ruamel.yaml import YAML
 
+from pipeline.artifacts import base as artifacts
+from pipeline.artifacts.validate import NearDuplicates, Report
 from pipeline.core import params
 from pipeline.core.errors import DataError, PipelineError
 from pipeline.core.files import write_json
 from pipeline.datasets import batches
 from pipeline.datasets import manifest as accepted
 from pipeline.datasets.arrays import Labelled, RawImages
-from pipeline.project import workspace
+from pipeline.project import dvc, workspace
 from pipeline.retraining import ingest
 from pipeline.stages import prepare
 from pipeline.validation import duplicate_pairs, reference, suites
@@ -554,20 +556,24 @@ def test_the_reference_is_what_validate_wrote(tmp_path: Path, monkeypatch: pytes
     write_json(tmp_path / "params.yaml", {"download": {"toy": settings}})
     raw = shapes.read(tmp_path, shapes.Settings.model_validate(settings))
     scale = reference.learn(suites.image_table({"train": raw.train}))
+    by_split: dict[str, Any] = {name: {} for name in ("images", "classes", "imbalance", "duplicates", "digest")}
+    near = NearDuplicates(threshold=0.05, counts={}, pairs=())
+    further: dict[str, Any] = {"warnings": (), "leaked": 0, "expectations": {}, "near_duplicates": near}
+    report = Report(dataset="toy", passed=True, reference=scale, **by_split, **further)
     targets: list[str] = []
 
     def reproduce(root: Path, *, targets: list[str], quiet: bool, into: list[str] = targets) -> int:
         into += targets
-        write_json(root / "reports/validate/toy.json", {"reference": scale.model_dump(mode="json")})
+        artifacts.write(root / "reports/validate/toy.json", report)
         return 0
 
-    monkeypatch.setattr(workspace, "reproduce", reproduce)
+    monkeypatch.setattr(dvc, "reproduce", reproduce)
     places = ingest.Places(tmp_path, "toy")
     found, learnt = ingest._reference(places)
     assert targets == ["validate@toy"]
     assert found.train.digest() == raw.train.digest()
     assert learnt == Reference.model_validate(scale.model_dump())
-    monkeypatch.setattr(workspace, "reproduce", lambda root, **more: 1)
+    monkeypatch.setattr(dvc, "reproduce", lambda root, **more: 1)
     with pytest.raises(PipelineError, match=r"nothing to judge them by.*batches left where they are"):
         ingest._reference(places)
 

@@ -63,6 +63,8 @@ def test_each_task_has_a_candidate_chosen_by_validation_whose_answers_must_be_it
         for folder in (tmp_path / "models" / family, tmp_path / "predictions" / family):
             folder.mkdir(parents=True)
         info = {"task": task, "value": value, "loss": loss, "run_id": "r", "model_id": f"m-{family}"}
+        info |= {"family": family, "parameters": 1, "hyperparameters": {}, "class_names": ["a", "b"]}
+        info |= {"image_shape": [8, 8, 1], "data_digest": "d", "backend": "jax"}
         (tmp_path / "models" / family / "model.json").write_text(json.dumps(info))
         (tmp_path / "predictions" / family / "meta.json").write_text(
             json.dumps({"key": "d", "model_id": f"m-{family}"})

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from pipeline.artifacts.evaluate import ClassifierSummary
+from pipeline.artifacts.register import Decision
+from pipeline.artifacts.validate import Report
 from pipeline.reporting import charts, leaderboard, task_labels
 from pipeline.reporting.family import duration, family_section, plural
 from pipeline.reporting.load_reports import OfDataset
 from pipeline.reporting.svg import percent
 from pipeline.reporting.task_labels import TELLING
-from pipeline.reporting.written import Decision, Gate, Scored
 
 
 def section(
@@ -84,7 +86,7 @@ def _leaderboard(found: OfDataset, rows: Sequence[leaderboard.Row], task: str) -
     """Return the table of one task's families; classifiers have a picture of their interval, too."""
     of_task = [row for row in rows if row.task == task]
     tested = {family.name: family.scored for family in found.families}
-    scored = {name: one for name, one in tested.items() if isinstance(one, Scored)}
+    scored = {name: one for name, one in tested.items() if isinstance(one, ClassifierSummary)}
     lowest, highest = (
         min((one.low for one in scored.values()), default=0),
         max((one.high for one in scored.values()), default=1),
@@ -108,7 +110,7 @@ def _leaderboard(found: OfDataset, rows: Sequence[leaderboard.Row], task: str) -
     }
 
 
-def _interval(scored: Scored, lowest: float, highest: float) -> dict[str, Any]:
+def _interval(scored: ClassifierSummary, lowest: float, highest: float) -> dict[str, Any]:
     digits = task_labels.digits(scored)
     return {
         "interval": f"{percent(scored.low, digits)} to {percent(scored.high, digits)}",
@@ -116,7 +118,7 @@ def _interval(scored: Scored, lowest: float, highest: float) -> dict[str, Any]:
     }
 
 
-def _gate_told(gate: Gate) -> str:
+def _gate_told(gate: Report) -> str:
     images = " and ".join(f"{count:,} {split}" for split, count in gate.images.items())
     repeats = ", ".join(f"{count:,} in {split}" for split, count in gate.duplicates.items())
     classes = len(next(iter(gate.classes.values())))
@@ -126,7 +128,7 @@ def _gate_told(gate: Gate) -> str:
     )
 
 
-def _split(gate: Gate, split: str) -> dict[str, Any]:
+def _split(gate: Report, split: str) -> dict[str, Any]:
     counts = gate.classes[split]
     bars = [charts.Bar(name, count, f"{count:,}") for name, count in counts.items()]
     label = f"Bars: images per class in {split}, from {min(counts.values()):,} to {max(counts.values()):,}"

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+from pipeline.artifacts.base import Scalar
+from pipeline.artifacts.evaluate import ClassifierSummary
+from pipeline.artifacts.search import Trial
 from pipeline.reporting import charts, task_labels
 from pipeline.reporting.load_reports import OfFamily
 from pipeline.reporting.svg import percent
 from pipeline.reporting.task_labels import TELLING
-from pipeline.reporting.written import Scored, Trial
 
 _COLUMNS = ("trial", "state", "value", "epochs", "seconds", "preset")  # of a trial, before its hyperparameters
 _CONFUSED = 5  # pairs of classes that are listed
@@ -53,7 +55,7 @@ def family_section(found: OfFamily, names: list[str]) -> dict[str, Any]:
         "trials_picture": charts.trials(found.trials, searched.best_trial, label, shares=shares),
         "pictures": found.pictures,
         "best_trial": searched.best_trial,
-        "best": [(name, _told(str(value))) for name, value in found.best.hyperparameters.items()],
+        "best": [(name, _text(value)) for name, value in found.best.hyperparameters.items()],
         "columns": [*_COLUMNS, *found.trials[0].hyperparameters, "reason"],
         "trials": [_trial(trial, trial.trial == searched.best_trial, task) for trial in found.trials],
     }
@@ -78,7 +80,7 @@ def _curves(found: OfFamily) -> list[dict[str, Any]]:
 def _errors(found: OfFamily, names: list[str]) -> dict[str, Any] | None:
     """Return where a classifier errs; None for a model that does not classify."""
     scored = found.scored
-    if not isinstance(scored, Scored):
+    if not isinstance(scored, ClassifierSummary):
         return None
     digits = task_labels.digits(scored)
     names = names + sorted({name for pair in found.confusion for name in pair} - set(names))
@@ -90,7 +92,7 @@ def _errors(found: OfFamily, names: list[str]) -> dict[str, Any] | None:
     }
 
 
-def _recall(scored: Scored, names: list[str], digits: int) -> str:
+def _recall(scored: ClassifierSummary, names: list[str], digits: int) -> str:
     recall = scored.recall
     bars = [charts.Bar(name, recall[name], percent(recall[name], digits)) for name in names if name in recall]
     worst = min(recall, key=lambda name: recall[name])
@@ -120,15 +122,16 @@ def _trial(trial: Trial, best: bool, task: str) -> dict[str, Any]:
         (str(trial.epochs), str(trial.epochs)),
         (str(trial.seconds), f"{trial.seconds:.1f}"),
         (trial.preset or "", trial.preset or ""),
-        *((value or "", _told(value or "–")) for value in trial.hyperparameters.values()),
+        *(("", "–") if value is None else (str(value), _text(value)) for value in trial.hyperparameters.values()),
         (trial.reason or "", trial.reason or ""),
     ]
     return {"best": best, "cells": [{"sort": sort, "text": text} for sort, text in cells]}
 
 
-def _told(value: str) -> str:
+def _text(value: Scalar) -> str:
     """Return a hyperparameter as text, a fraction with three digits."""
+    text = str(value)
     try:
-        return value if value.lstrip("-").isdigit() else f"{float(value):.3g}"
+        return text if text.lstrip("-").isdigit() else f"{float(text):.3g}"
     except ValueError:
-        return value
+        return text

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from pipeline.artifacts.evaluate import CompleterSummary, GeneratorSummary, Known
+from pipeline.artifacts.register import Decision
 from pipeline.reporting.svg import percent
-from pipeline.reporting.written import Completed, Decision, Generated, Scored
-
-Tested = Scored | Generated | Completed
 
 _FEW = 1000  # images; with fewer, a hundredth of a percent says nothing
 
@@ -79,7 +78,7 @@ TELLING = {
 }
 
 
-def digits(tested: Tested) -> int:
+def digits(tested: Known) -> int:
     """Return the decimals of a percentage that the number of test images bears."""
     return 1 if tested.images < _FEW else 2
 
@@ -89,9 +88,9 @@ def value(told: float, task: str) -> str:
     return percent(told) if TELLING[task].shares else f"{-told:.4g}"
 
 
-def cells(told: float, tested: Tested) -> Sequence[str]:
+def cells(told: float, tested: Known) -> Sequence[str]:
     """Return the leaderboard's cells of a model, after its family."""
-    if isinstance(tested, Generated):
+    if isinstance(tested, GeneratorSummary):
         return (
             f"{-told:.2f}",
             f"{tested.fid:.2f}",
@@ -101,20 +100,20 @@ def cells(told: float, tested: Tested) -> Sequence[str]:
             f"{tested.covered} of {tested.classes}",
             percent(tested.memorised, 1),
         )
-    if isinstance(tested, Completed):
+    if isinstance(tested, CompleterSummary):
         within = f"{tested.low:.5f} to {tested.high:.5f}"
         return f"{-told:.5f}", f"{tested.mse:.5f}", within, f"{tested.baseline_mse:.5f}"
     places = digits(tested)
     return percent(told, places), percent(tested.accuracy, places)
 
 
-def tile(tested: Tested, decision: Decision, confidence: float) -> tuple[str, str, str]:
+def tile(tested: Known, decision: Decision, confidence: float) -> tuple[str, str, str]:
     """Return name, figure and more of the tile of a task's candidate."""
     images = f"{tested.images:,} images"
-    if isinstance(tested, Generated):
+    if isinstance(tested, GeneratorSummary):
         more = f"real images {tested.floor_fid:.2f}, {tested.covered} of {tested.classes} classes drawn"
         return f"Test FID of version {decision.version}", f"{tested.fid:.2f}", f"{more}, {images}"
-    if isinstance(tested, Completed):
+    if isinstance(tested, CompleterSummary):
         more = f"repeating the last row {tested.baseline_mse:.4f}, {images}"
         return f"Test squared error of version {decision.version}", f"{tested.mse:.4f}", more
     places = digits(tested)
@@ -123,13 +122,13 @@ def tile(tested: Tested, decision: Decision, confidence: float) -> tuple[str, st
     return f"Test accuracy of version {decision.version}", percent(tested.accuracy, places), more
 
 
-def sentence(tested: Tested) -> str:
+def sentence(tested: Known) -> str:
     """Return the figures of a model beside those that have charts."""
-    if isinstance(tested, Generated):
+    if isinstance(tested, GeneratorSummary):
         return (
             f"test FID {tested.fid:.3f} (real images {tested.floor_fid:.3f}), KID {tested.kid:.4f}"
             f" ({tested.floor_kid:.4f}), in features {tested.features[:12]}."
         )
-    if isinstance(tested, Completed):
+    if isinstance(tested, CompleterSummary):
         return f"test squared error {tested.mse:.5f}, of repeating the last row {tested.baseline_mse:.5f}."
     return f"test loss {tested.loss:.4f} nats."

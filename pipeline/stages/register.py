@@ -8,18 +8,20 @@ model, or loads Keras.
 from __future__ import annotations
 
 import argparse
-import json
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import pydantic
 
+from pipeline.artifacts import base as artifacts
+from pipeline.artifacts import register as report
+from pipeline.artifacts.evaluate import Predictions
+from pipeline.artifacts.train import Model
 from pipeline.core import params, process
 from pipeline.core.errors import DataError, TrackingError
-from pipeline.core.files import write_json
 from pipeline.evaluation import base as scores
 from pipeline.registry.versions import CHALLENGER, CHAMPION, Registry, Version, registered_name
 from pipeline.tracking.runs import Tracker, predictions_path
@@ -96,26 +98,26 @@ def find_candidates(families: list[str], models: Path, predictions: Path) -> dic
     Raises:
         DataError: What train or evaluate should have written is missing or damaged.
     """
-    infos = {family: _json(models / family / "model.json", "train") for family in families}
-    tasks = dict.fromkeys(info["task"] for info in infos.values())  # in the order of the families
+    trained = {family: artifacts.read_json(models / family / "model.json", Model, "train") for family in families}
+    tasks = dict.fromkeys(model.task for model in trained.values())  # in the order of the families
     return {
-        task: _candidate({name: info for name, info in infos.items() if info["task"] == task}, predictions)
+        task: _candidate({name: model for name, model in trained.items() if model.task == task}, predictions)
         for task in tasks
     }
 
 
-def _candidate(infos: Mapping[str, dict[str, Any]], predictions: Path) -> Candidate:
-    family = max(infos, key=lambda name: (infos[name]["value"], -infos[name]["loss"]))
-    info, meta = infos[family], _json(predictions / family / "meta.json", "evaluate")
-    if meta["model_id"] != info["model_id"]:
+def _candidate(trained: Mapping[str, Model], predictions: Path) -> Candidate:
+    family = max(trained, key=lambda name: (trained[name].value, -trained[name].loss))
+    model, meta = trained[family], artifacts.read_json(predictions / family / "meta.json", Predictions, "evaluate")
+    if meta.model_id != model.model_id:
         raise DataError(
             f"{predictions / family} is of another model",
-            expected=info["model_id"],
-            found=meta["model_id"],
+            expected=model.model_id,
+            found=meta.model_id,
             next_step="dvc repro evaluate",
         )
     kept = scores.read(predictions / family / "predictions.npz")
-    return Candidate(family, info["value"], info["run_id"], info["model_id"], meta["key"], kept)
+    return Candidate(family, model.value, model.run_id, model.model_id, meta.key, kept)
 
 
 def kept_of_champion(tracker: Tracker, champion: Version, key: str) -> scores.Arrays:
@@ -147,7 +149,7 @@ def apply(registry: Registry, version: Version, decision: Decision) -> None:
         registry.remove_alias(version.name, CHALLENGER)  # the latest candidate is the champion: nobody challenges
 
 
-def register(tracker: Tracker, name: str, task: scores.Task, candidate: Candidate, alpha: float) -> dict[str, Any]:
+def register(tracker: Tracker, name: str, task: scores.Task, candidate: Candidate, alpha: float) -> report.Decision:
     """Make a candidate a version of a registered model, decide about it, and return the report on that."""
     tracker.require_run(candidate.run_id)
     registry = Registry(tracker)
@@ -161,7 +163,7 @@ def register(tracker: Tracker, name: str, task: scores.Task, candidate: Candidat
     decision = decide(task, version, candidate.kept, champion, compared, alpha)
     apply(registry, version, decision)
     leads = version if champion is None or decision.decision == "promoted" else champion
-    return {
+    written = {
         "model": name,
         "decision": decision.decision,
         "reason": decision.reason,
@@ -169,21 +171,11 @@ def register(tracker: Tracker, name: str, task: scores.Task, candidate: Candidat
         "champion": int(leads.version),
         "family": candidate.family,
         "value": candidate.value,
-        **figures,
         "comparison": decision.comparison,
         "run": candidate.run_id,
         "key": candidate.key,
     }
-
-
-def _json(path: Path, stage: str) -> dict[str, Any]:
-    try:
-        loaded: dict[str, Any] = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise DataError(
-            f"{path} cannot be used", expected=f"written by {stage}", found=str(error), next_step=f"dvc repro {stage}"
-        ) from None
-    return loaded
+    return report.Decision.model_validate({**written, **figures})
 
 
 def main() -> None:
@@ -198,14 +190,14 @@ def main() -> None:
     families = list(params.section("families"))
     candidates = find_candidates(families, arguments.models, arguments.predictions)
     tracker = Tracker(arguments.dataset)
-    report = {}
+    decisions = {}
     for name, candidate in candidates.items():
         registered = registered_name(arguments.dataset, name)
         decided = register(tracker, registered, scores.load(name), candidate, settings.alpha)
-        report[name] = decided
-        told = f"{decided['decision']}, because {decided['reason']}"
-        print(f"{registered} version {decided['version']} ({candidate.family}): {told}")
-    write_json(arguments.report, report)
+        decisions[name] = decided
+        text = f"{decided.decision}, because {decided.reason}"
+        print(f"{registered} version {decided.version} ({candidate.family}): {text}")
+    artifacts.write(arguments.report, report.Report(decisions))
 
 
 if __name__ == "__main__":

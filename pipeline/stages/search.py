@@ -14,9 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pipeline.artifacts import base as artifacts
+from pipeline.artifacts import search
 from pipeline.backend import configure
 from pipeline.core import params, process
-from pipeline.core.files import new_folder, write_json, write_text
+from pipeline.core.files import new_folder, write_text
 from pipeline.datasets.arrays import load_splits
 from pipeline.executors.base import Executor, Work
 from pipeline.executors.local import LocalExecutor
@@ -173,29 +175,29 @@ def save(result: SearchResult, study: Study, definition: Definition, output: Pat
 
     All of it is what the study holds, so a rerun that finds the budget met writes the same bytes.
     """
-    best = {
-        "family": definition.family,
-        "hyperparameters": result.best.hyperparameters,
-        "epochs": definition.trial_epochs,
-        "value": result.best.value,
-        "study": definition.name,
-    }
-    summary = {
-        "study": result.study,
-        "run": result.parent_run,
-        "value": result.best.value,
-        "best_trial": result.best.number,
-        "trials": {state: count for state, count in result.counts.items() if state != "running"},
-        "epochs": result.epochs,
-        "seconds": round(result.seconds, 1),
-    }
+    best = search.Best(
+        family=definition.family,
+        hyperparameters=result.best.hyperparameters,
+        epochs=definition.trial_epochs,
+        value=result.best.value,
+        study=definition.name,
+    )
+    summary = search.Summary(
+        study=result.study,
+        run=result.parent_run,
+        value=result.best.value,
+        best_trial=result.best.number,
+        trials={state: count for state, count in result.counts.items() if state != "running"},
+        epochs=result.epochs,
+        seconds=round(result.seconds, 1),
+    )
     write_text(output / "trials.csv", study.table().to_csv(index=False))
     pictures = plots.draw(study.trials, study.objective, result.best.number, study.importances())
     with new_folder(output / "plots") as folder:
         for name, content in pictures.items():
             (folder / f"{name}.png").write_bytes(content)
-    write_json(output / "summary.json", summary)
-    write_json(output / "best.json", best)
+    artifacts.write(output / "summary.json", summary)
+    artifacts.write(output / "best.json", best)
     return [output / "trials.csv", output / "best.json", *sorted((output / "plots").iterdir())]
 
 
