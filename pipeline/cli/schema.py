@@ -34,8 +34,9 @@ def main(arguments: argparse.Namespace) -> int:
 
 
 def artifacts() -> dict[str, type[pydantic.BaseModel]]:
-    """Return the model of every artifact, by stage and file; that of a CSV file describes a row."""
+    """Return the model of every artifact, by stage and file, and task; that of a CSV file describes a row."""
     from pipeline.artifacts import evaluate, register, search, train, validate
+    from pipeline.evaluation import base
 
     return {
         "validate/report": validate.Report,
@@ -45,7 +46,8 @@ def artifacts() -> dict[str, type[pydantic.BaseModel]]:
         "train/model": train.Model,
         "train/summary": train.Summary,
         "train/curves": train.Epoch,
-        "evaluate/summary": evaluate.AnySummary,
+        "evaluate/summary": evaluate.Summary,
+        **{f"evaluate/summary/{task}": base.load(task).summary_type for task in sorted(base.task_names())},
         "evaluate/predictions": evaluate.Predictions,
         "evaluate/confusion": evaluate.Pair,
         "register/report": register.Report,

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import csv
 import io
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.artifacts import evaluate
 from pipeline.core.errors import DataError
-from pipeline.datasets.arrays import TestSplit
+from pipeline.datasets.arrays import Images, TestSplit
 from pipeline.evaluation import base
 from pipeline.evaluation.base import Arrays, Comparison, Scored
+from pipeline.evaluation.interface import Column, Interface, Pixels
+from pipeline.evaluation.labels import Chart, Labels, Line, Shares, Tile, digits, percent
 
 Bools = npt.NDArray[np.bool_]
 Floats = npt.NDArray[np.float64]
@@ -43,8 +47,34 @@ class Scores:
     recall: dict[str, float]
 
 
-class Task(base.Task):
+class Summary(evaluate.Summary):
+    """The scores of a classifier: accuracy with its interval, loss in nats, and accuracy by class."""
+
+    task: Literal["classify"]
+    accuracy: float
+    low: float
+    high: float
+    loss: float
+    recall: dict[str, float]
+
+
+class Task(base.Task[Summary]):
     """Labels images."""
+
+    noun = "classifier"
+    serving: ClassVar[Mapping[str, tuple[str, ...]]] = {"classifier": ("keras",), "neighbours": ("scikit-learn",)}
+    summary_type = Summary
+    labels = Labels(
+        "Leaderboard",
+        "Validation accuracy",
+        True,
+        ("Validation", "Test"),
+        (
+            Chart("Accuracy", {"training": "accuracy", "validation": "val_accuracy"}, shares=True),
+            Chart("Loss", {"training": "loss", "validation": "val_loss"}),
+        ),
+        "Accuracies; best on validation first, which alone chooses the candidate.",
+    )
 
     def score(self, model: Any, split: TestSplit, features: Path, confidence: float) -> Scored:
         """Score a classifier; kept are the label and the probabilities that it gives each image, and the truth."""
@@ -67,7 +97,7 @@ class Task(base.Task):
             figures=figures,
             metrics={"accuracy": scores.accuracy, "loss": scores.loss},
             plots={"confusion.csv": _pairs(scores, split.class_names).encode()},
-            told=(
+            text=(
                 f"test accuracy {scores.accuracy:.4f} ({confidence:.0%} interval {scores.low:.4f} to {scores.high:.4f})"
             ),
         )
@@ -79,6 +109,36 @@ class Task(base.Task):
     def headline(self, kept: Arrays) -> dict[str, float]:
         """Return the accuracy."""
         return {"accuracy": float(_right(kept).mean())}
+
+    def interface(self, images: Images) -> Interface:
+        """Return images in; label, class name and probabilities out."""
+        answers = (Column("label", "long"), Column("class_name", "string"), Column("probabilities", "doubles"))
+        return Interface(Pixels(images.shape[1:]), answers, images)
+
+    def cells(self, value: float, summary: Summary) -> tuple[str, ...]:
+        """Return validation and test accuracy."""
+        places = digits(summary.images)
+        return percent(value, places), percent(summary.accuracy, places)
+
+    def line(self, value: float, summary: Summary) -> Line:
+        """Return both accuracies, and the interval of the test accuracy."""
+        return Line(f"{value:.2%}", f"{summary.accuracy:.2%}", f"{summary.low:.2%} to {summary.high:.2%}")
+
+    def tile(self, summary: Summary, version: int, confidence: float) -> Tile:
+        """Return the test accuracy with its interval."""
+        places = digits(summary.images)
+        interval = f"{percent(summary.low, places)} to {percent(summary.high, places)}"
+        note = f"{percent(confidence, 0)} interval {interval}, {summary.images:,} images"
+        return Tile(f"Test accuracy of version {version}", percent(summary.accuracy, places), note)
+
+    def sentence(self, summary: Summary) -> str:
+        """Return the loss."""
+        return f"test loss {summary.loss:.4f} nats."
+
+    def shares(self, summary: Summary) -> Shares:
+        """Return the accuracy, in all and by class."""
+        places = digits(summary.images)
+        return Shares(summary.low, summary.accuracy, summary.high, summary.recall, places)
 
 
 def score(predicted: Integers, probabilities: Floats, split: TestSplit, confidence: float) -> Scores:
@@ -133,11 +193,11 @@ def compare(candidate: Bools, champion: Bools, version: str) -> Comparison:
     wins, losses = int((candidate & ~champion).sum()), int((~candidate & champion).sum())
     test = binomtest(wins, wins + losses, 0.5, alternative="greater") if wins + losses else None
     p_value = 1.0 if test is None else float(test.pvalue)
-    told = (
+    text = (
         f"{wins} test images are right only with it, {losses} only with the champion (version {version}): one-sided"
         f" McNemar p = {p_value:.3g}"
     )
-    return Comparison(p_value, told, {"candidate_only": wins, "champion_only": losses})
+    return Comparison(p_value, text, {"candidate_only": wins, "champion_only": losses})
 
 
 def _right(kept: Arrays) -> Bools:
@@ -149,6 +209,6 @@ def _pairs(scores: Scores, names: tuple[str, ...]) -> str:
     """Return the labels that the confusion plot is drawn from."""
     rows = io.StringIO()
     writer = csv.writer(rows, lineterminator="\n")  # it quotes: a class name may hold a comma
-    writer.writerow(("actual", "predicted"))
+    writer.writerow(evaluate.Pair.model_fields)
     writer.writerows((names[a], names[p]) for a, p in zip(scores.actual, scores.predicted, strict=True))
     return rows.getvalue()

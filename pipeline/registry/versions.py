@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,11 +13,9 @@ from pipeline.tracking.runs import Tracker, load_mlflow, tracking_uri
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
-    from mlflow.models import ModelSignature
 
 CHAMPION = "champion"
 CHALLENGER = "challenger"
-_DOES = {"classify": "classifier", "generate": "generator", "complete": "completer"}
 
 
 @dataclass(frozen=True)
@@ -29,11 +26,6 @@ class Version:
     version: str
     run_id: str
     tags: Mapping[str, str]
-
-
-def registered_name(dataset: str, task: str = "classify") -> str:
-    """Return the name of the registered model that does a task on a dataset."""
-    return f"{dataset}-{_DOES[task]}"
 
 
 class Registry:
@@ -88,10 +80,10 @@ class Registry:
         )
         return _version(created)
 
-    def studies(self, name: str) -> set[str]:
-        """Return the names of the studies that the versions of a registered model came from."""
+    def studies(self, dataset: str) -> set[str]:
+        """Return the names of the studies that the versions of a dataset's registered models came from."""
         found = set()
-        for version in self._client.search_model_versions(f"name = '{name}'"):
+        for version in self._client.search_model_versions(f"name LIKE '{dataset}-%'"):
             with suppress(load_mlflow().exceptions.MlflowException):  # its run was deleted for good, or is elsewhere
                 found.add(self._client.get_run(version.run_id).data.tags.get("study", ""))
         return found - {""}
@@ -109,88 +101,6 @@ class Registry:
         """Set tags on a version."""
         for key, value in tags.items():
             self._client.set_model_version_tag(version.name, version.version, key, value)
-
-
-def log_model(
-    tracker: Tracker,
-    run_id: str,
-    *,
-    code: Path,
-    files: Mapping[str, Path],
-    config: Mapping[str, Any],
-    task: str,
-    images: Any,
-    requirements: Sequence[str],
-) -> str:
-    """Log a model as code that loads files, with the signature of its task; return its model id.
-
-    `mlflow.pyfunc.log_model` would load the model to try the example, and Keras with it: 8 s that evaluate, which runs
-    the logged model on the whole test split, makes needless. Naming the requirements saves another 11 s.
-
-    Args:
-        tracker: Where the run is.
-        run_id: The run that trained it.
-        code: Python file that calls `mlflow.models.set_model`.
-        files: Artifacts by name; the code finds them in its context.
-        config: What the code gets as ``context.model_config``.
-        task: What it does.
-        images: A few images, uint8 (n, H, W, C): the example that callers are shown is made of them.
-        requirements: What the model needs, pinned.
-    """
-    from mlflow.entities import LoggedModelOutput
-    from mlflow.models import Model
-
-    mlflow = load_mlflow()
-    signature, example = _interface(task, images)
-    logged = tracker.client.create_logged_model(tracker.experiment_id, name="model", source_run_id=run_id)
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "model"
-        mlflow.pyfunc.save_model(
-            path,
-            mlflow_model=Model(run_id=run_id, model_id=logged.model_id),
-            python_model=str(code),
-            artifacts={name: str(file) for name, file in files.items()},
-            model_config=dict(config),
-            signature=signature,
-            input_example=example,
-            pip_requirements=list(requirements),
-        )
-        tracker.client.log_model_artifacts(logged.model_id, str(path))
-    tracker.client.finalize_logged_model(logged.model_id, "READY")
-    tracker.client.log_outputs(run_id, [LoggedModelOutput(logged.model_id, step=0)])
-    return str(logged.model_id)
-
-
-def _interface(task: str, images: Any) -> tuple[ModelSignature, Any]:
-    """Return what models of a task take and give, and an example of what they take.
-
-    Args:
-        task: What they do.
-        images: A few raw images, uint8 (n, H, W, C).
-    """
-    import numpy as np
-    import pandas as pd
-    from mlflow.models import ModelSignature
-    from mlflow.types import ColSpec, DataType, Schema, TensorSpec
-    from mlflow.types.schema import Array
-
-    def raw(some: Any) -> Schema:
-        return Schema([TensorSpec(np.dtype("uint8"), (-1, *some.shape[1:]))])
-
-    if task == "generate":
-        asked = [ColSpec(DataType.long, name, required=name != "label") for name in ("n", "seed", "label")]
-        return ModelSignature(Schema(asked), raw(images)), pd.DataFrame(
-            {"n": [len(images)], "seed": [0], "label": [-1]}
-        )
-    if task == "complete":
-        upper = images[:, : images.shape[1] // 2]
-        return ModelSignature(raw(upper), raw(images)), upper
-    answers = [
-        ColSpec(DataType.long, "label"),
-        ColSpec(DataType.string, "class_name"),
-        ColSpec(Array(DataType.double), "probabilities"),
-    ]
-    return ModelSignature(raw(images), Schema(answers)), images
 
 
 def load_model(uri: str) -> Any:

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, TypeVar
 import pydantic
 
 from pipeline.artifacts import base as artifacts
-from pipeline.artifacts.evaluate import AnySummary, CompleterSummary, GeneratorSummary, Known
+from pipeline.artifacts.evaluate import Summary
 from pipeline.artifacts.register import Decision, Report
 from pipeline.artifacts.search import Summary as Searched
 from pipeline.artifacts.train import Summary as Trained
+from pipeline.evaluation import base as tasks
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -37,7 +38,7 @@ class Row:
     family: str
     task: str
     value: float
-    test: Known
+    test: Summary
     version: str
     seconds: float
 
@@ -60,16 +61,16 @@ def _row(reports: Path, dataset: str, family: str, decisions: Mapping[str, Decis
     )
     searched = _written(search, Searched, "search")
     trained = _written(train, Trained, "train")
-    scored = _written(evaluate, AnySummary, "evaluate")
+    scored = tasks.read_summary(evaluate) if evaluate.exists() else None
     if not (searched and trained and scored):
         return None
     return Row(
         dataset=dataset,
         family=family,
-        task=scored.root.task,
+        task=scored.task,
         value=trained.value,
-        test=scored.root,
-        version=_standing(decisions.get(scored.root.task), trained.run),
+        test=scored,
+        version=_standing(decisions.get(scored.task), trained.run),
         seconds=searched.seconds + trained.seconds,
     )
 
@@ -98,15 +99,7 @@ def table(found: Iterable[Row]) -> Table:
         shown.add_column(name, justify="right", no_wrap=True)
     shown.add_column("registered", no_wrap=True)
     for row in found:
-        shown.add_row(row.dataset, row.family, *_figures(row), f"{row.seconds:.0f}", row.version)
+        line = tasks.load(row.task).line(row.value, row.test)
+        figures = (line.validation, line.test, line.beside)
+        shown.add_row(row.dataset, row.family, *figures, f"{row.seconds:.0f}", row.version)
     return shown
-
-
-def _figures(row: Row) -> tuple[str, str, str]:
-    """Return validation value, test value, and what to read the latter by."""
-    test = row.test
-    if isinstance(test, GeneratorSummary):
-        return f"FID {-row.value:.2f}", f"FID {test.fid:.2f}", f"real images {test.floor_fid:.2f}"
-    if isinstance(test, CompleterSummary):
-        return f"MSE {-row.value:.4f}", f"MSE {test.mse:.4f}", f"last row {test.baseline_mse:.4f}"
-    return f"{row.value:.2%}", f"{test.accuracy:.2%}", f"{test.low:.2%} to {test.high:.2%}"

@@ -6,11 +6,13 @@ import base64
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from pipeline.artifacts import register, search, train, validate
 from pipeline.artifacts.base import read_json, read_rows, usable
-from pipeline.artifacts.evaluate import AnySummary, ClassifierSummary, Known, Pair
+from pipeline.artifacts.evaluate import Pair, Summary
 from pipeline.core.errors import DataError
+from pipeline.evaluation import base as tasks
 
 _PLOTS = ("curves", "importances", "timeline", "slices", "parallel")  # the page draws the history itself
 
@@ -20,18 +22,20 @@ class OfFamily:
     """All that is known of a family on a dataset.
 
     Attributes:
-        confusion: Test images of a classifier by (actual, predicted) class name.
-        picture: The address of a whole picture of what another model gives; empty for a classifier.
+        task: What the family does.
+        confusion: Test images by (actual, predicted) class name; empty where the task has no right answers.
+        picture: The address of the picture that the task shows; empty where it has none.
         pictures: Those of the search, as in `OfDataset`.
     """
 
     name: str
+    task: tasks.Task[Any]
     searched: search.Summary
     best: search.Best
     trials: tuple[search.Trial, ...]
     trained: train.Summary
     curves: tuple[train.Epoch, ...]
-    scored: Known
+    scored: Summary
     confusion: Counter[tuple[str, str]]
     picture: str = ""
     pictures: tuple[tuple[str, str], ...] = ()
@@ -79,11 +83,12 @@ def of_dataset(reports: Path, dataset: str, families: list[str]) -> OfDataset:
 def _of_family(reports: Path, dataset: str, family: str) -> OfFamily:
     searched, trained, evaluated = (reports / stage / dataset / family for stage in ("search", "train", "evaluate"))
     plots = [searched / "plots" / f"{name}.png" for name in _PLOTS]
-    scored = read_json(evaluated / "summary.json", AnySummary, "evaluate").root
-    classifies = isinstance(scored, ClassifierSummary)
-    pairs = read_rows(evaluated / "plots" / "confusion.csv", Pair, "evaluate") if classifies else ()
+    scored = tasks.read_summary(evaluated / "summary.json")
+    task = tasks.load(scored.task)
+    pairs = read_rows(evaluated / "plots" / "confusion.csv", Pair, "evaluate") if task.shares(scored) else ()
     return OfFamily(
         name=family,
+        task=task,
         searched=read_json(searched / "summary.json", search.Summary, "search"),
         best=read_json(searched / "best.json", search.Best, "search"),
         trials=read_rows(searched / "trials.csv", search.Trial, "search"),
@@ -91,7 +96,7 @@ def _of_family(reports: Path, dataset: str, family: str) -> OfFamily:
         curves=read_rows(trained / "curves.csv", train.Epoch, "train"),
         scored=scored,
         confusion=Counter((pair.actual, pair.predicted) for pair in pairs),
-        picture="" if classifies else _picture(evaluated / "plots" / "samples.png"),
+        picture=_picture(evaluated / "plots" / task.picture) if task.picture else "",
         pictures=tuple((path.stem, _address(path)) for path in plots if path.exists()),
     )
 

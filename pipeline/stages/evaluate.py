@@ -10,19 +10,20 @@ from __future__ import annotations
 import argparse
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pydantic
 
 from pipeline.artifacts import base as artifacts
-from pipeline.artifacts.evaluate import AnySummary, Predictions
+from pipeline.artifacts.evaluate import Predictions
 from pipeline.artifacts.train import Model
 from pipeline.backend import configure
 from pipeline.core import params, process
 from pipeline.core.files import new_folder
 from pipeline.datasets.arrays import TestSplit, load_test
 from pipeline.evaluation import base as scores
-from pipeline.registry.versions import CHAMPION, Registry, load_model, registered_name
+from pipeline.registry.versions import CHAMPION, Registry, load_model
 from pipeline.tracking.runs import Tracker, log_dataset, predictions_path
 
 
@@ -37,7 +38,7 @@ class EvaluateSettings(params.Settings):
 
 
 def score_champion(
-    tracker: Tracker, name: str, task: scores.Task, split: TestSplit, features: Path, confidence: float
+    tracker: Tracker, name: str, task: scores.Task[Any], split: TestSplit, features: Path, confidence: float
 ) -> str | None:
     """Score the champion on this test split where nobody has yet; return its version if that was so."""
     champion = Registry(tracker).version(name, CHAMPION)
@@ -58,14 +59,13 @@ def keep_on_run(tracker: Tracker, run_id: str, key: str, kept: scores.Arrays) ->
         tracker.log_artifacts(run_id, [file], str(path.parent))
 
 
-def save(scored: scores.Scored, split: TestSplit, trained: Model, report: Path) -> None:
+def save(task: scores.Task[Any], scored: scores.Scored, split: TestSplit, trained: Model, report: Path) -> None:
     """Write the figures, and what plots are drawn from."""
     with new_folder(report / "plots") as folder:
         for name, content in scored.plots.items():
             (folder / name).write_bytes(content)
     identity = {"run": trained.run_id, "task": trained.task, "images": len(split.test), "test_digest": split.digest}
-    summary = AnySummary.model_validate({**identity, **scored.figures}).root
-    artifacts.write(report / "summary.json", summary)
+    artifacts.write(report / "summary.json", task.summary_type.model_validate({**identity, **scored.figures}))
 
 
 def main() -> None:
@@ -96,9 +96,9 @@ def main() -> None:
     with new_folder(arguments.predictions) as folder:
         np.savez_compressed(folder / "predictions.npz", allow_pickle=False, **scored.kept)
         artifacts.write(folder / "meta.json", Predictions(key=key, model_id=trained.model_id), indent=None)
-    save(scored, split, trained, arguments.report)
-    print(f"{arguments.dataset} {arguments.family}: {scored.told} on {len(split.test):,} images")
-    name = registered_name(arguments.dataset, trained.task)
+    save(task, scored, split, trained, arguments.report)
+    print(f"{arguments.dataset} {arguments.family}: {scored.text} on {len(split.test):,} images")
+    name = task.registered_name(arguments.dataset)
     rescored = score_champion(tracker, name, task, split, arguments.features, settings.confidence)
     if rescored is not None:
         print(f"{name} version {rescored}, the champion, was scored on this test split")

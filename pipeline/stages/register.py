@@ -12,7 +12,7 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import pydantic
 
@@ -23,7 +23,7 @@ from pipeline.artifacts.train import Model
 from pipeline.core import params, process
 from pipeline.core.errors import DataError, TrackingError
 from pipeline.evaluation import base as scores
-from pipeline.registry.versions import CHALLENGER, CHAMPION, Registry, Version, registered_name
+from pipeline.registry.versions import CHALLENGER, CHAMPION, Registry, Version
 from pipeline.tracking.runs import Tracker, predictions_path
 
 
@@ -63,7 +63,7 @@ class Decision:
 
 
 def decide(
-    task: scores.Task,
+    task: scores.Task[Any],
     version: Version,
     kept: scores.Arrays,
     champion: Version | None,
@@ -88,8 +88,8 @@ def decide(
     found = task.compare(kept, champion_kept, champion.version)
     figures = {**found.figures, "p_value": found.p_value}
     if found.p_value < alpha:
-        return Decision("promoted", f"{found.told} < {alpha}", figures)
-    return Decision("kept", f"{found.told} >= {alpha}", figures)
+        return Decision("promoted", f"{found.text} < {alpha}", figures)
+    return Decision("kept", f"{found.text} >= {alpha}", figures)
 
 
 def find_candidates(families: list[str], models: Path, predictions: Path) -> dict[str, Candidate]:
@@ -149,8 +149,10 @@ def apply(registry: Registry, version: Version, decision: Decision) -> None:
         registry.remove_alias(version.name, CHALLENGER)  # the latest candidate is the champion: nobody challenges
 
 
-def register(tracker: Tracker, name: str, task: scores.Task, candidate: Candidate, alpha: float) -> report.Decision:
-    """Make a candidate a version of a registered model, decide about it, and return the report on that."""
+def register(
+    tracker: Tracker, name: str, task: scores.Task[Any], candidate: Candidate, alpha: float
+) -> report.Decision:
+    """Register a candidate as a version of a model, decide whether it becomes champion, and return the decision."""
     tracker.require_run(candidate.run_id)
     registry = Registry(tracker)
     champion = registry.version(name, CHAMPION)
@@ -192,8 +194,9 @@ def main() -> None:
     tracker = Tracker(arguments.dataset)
     decisions = {}
     for name, candidate in candidates.items():
-        registered = registered_name(arguments.dataset, name)
-        decided = register(tracker, registered, scores.load(name), candidate, settings.alpha)
+        task = scores.load(name)
+        registered = task.registered_name(arguments.dataset)
+        decided = register(tracker, registered, task, candidate, settings.alpha)
         decisions[name] = decided
         text = f"{decided.decision}, because {decided.reason}"
         print(f"{registered} version {decided.version} ({candidate.family}): {text}")

@@ -26,7 +26,7 @@ from pipeline.models import base as models
 from pipeline.models import loading
 from pipeline.models.training import task
 from pipeline.models.training.task import TrainingTask
-from pipeline.registry.versions import Registry, registered_name
+from pipeline.registry.versions import Registry
 from pipeline.search import cost_estimate, plots, study_store
 from pipeline.search.mlflow_mirror import MlflowMirror
 from pipeline.search.progress import Expected, SearchProgress
@@ -211,7 +211,7 @@ def tidy(definition: Definition, studies: Path, keep: int, tracker: Tracker) -> 
     for key, run in running.items():
         if any(key == path.name or key.startswith(f"{path.name}-") for path in siblings):
             tracker.finish(run.run_id, "KILLED")
-    protected = Registry(tracker).studies(registered_name(definition.dataset))
+    protected = Registry(tracker).studies(definition.dataset)
     for name in study_store.sweep(siblings, keep, protected):
         print(f"removed the old study {name}: search.keep_studies is {keep}")
 

@@ -28,25 +28,19 @@ from pipeline.backend import configure
 from pipeline.core import params, process
 from pipeline.core.files import new_folder, write_text
 from pipeline.datasets.arrays import Splits, load_splits
+from pipeline.evaluation import base as scores
 from pipeline.executors.local import LocalExecutor
 from pipeline.models import base as models
 from pipeline.models import loading
 from pipeline.models.training import task
 from pipeline.models.training.seeds import Seeds, SeedsResult, last_loss
 from pipeline.models.training.task import TrainingTask, exported_model
-from pipeline.registry.versions import log_model
+from pipeline.registry.packaging import log_model
 from pipeline.tracking.provenance import code_tags, dvc_hash
 from pipeline.tracking.runs import Tracker, log_dataset
 
 _EXAMPLES = 4
 _MODEL_ID = "model_id"  # tag of a run whose model has been logged
-# How a family may be served: the module that MLflow stores, and what it needs beside the libraries of every model.
-_SERVING = {
-    "classifier": ("pipeline.serving.classifier", ("keras",)),
-    "neighbours": ("pipeline.serving.neighbours", ("scikit-learn",)),
-    "generator": ("pipeline.serving.generator", ("keras",)),
-    "completer": ("pipeline.serving.completer", ("keras",)),
-}
 
 
 class TrainSettings(params.Settings):
@@ -101,8 +95,7 @@ def log(
         code=serving_code(family),
         files={path.stem: path for path in sorted(exported_model(result.rung).iterdir())},
         config={"class_names": list(data.class_names), "backend": backend},
-        task=family.task,
-        images=np.asarray(data.val.images[:_EXAMPLES]),
+        interface=scores.load(family.task).interface(np.asarray(data.val.images[:_EXAMPLES])),
         requirements=requirements(family, backend),
     )
     tracker.tag(run_id, {_MODEL_ID: model_id})
@@ -111,14 +104,14 @@ def log(
 
 def serving_code(family: models.BaseFamily) -> Path:
     """Return the file that MLflow stores and runs with the model. It is not imported here: that would load Keras."""
-    spec = importlib.util.find_spec(_SERVING[family.serving][0])
+    spec = importlib.util.find_spec(f"pipeline.serving.{family.serving}")
     assert spec is not None
     return Path(str(spec.origin))
 
 
 def requirements(family: models.BaseFamily, backend: configure.Backend) -> list[str]:
     """Return what the served model needs, pinned to what is installed here."""
-    needed = _SERVING[family.serving][1]
+    needed = scores.load(family.task).serving[family.serving]
     builds = {"tensorflow": ("tensorflow-cpu", "tensorflow")}.get(backend, (backend,)) if "keras" in needed else ()
     pinned = []
     for name in ("mlflow", "numpy", "pandas", *needed, *builds):
