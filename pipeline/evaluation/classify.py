@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -25,30 +24,15 @@ Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
 
 
-@dataclass(frozen=True)
-class Scores:
-    """How a classifier did on a test split.
+class Summary(evaluate.Summary):
+    """The scores of a classifier.
 
     Attributes:
-        predicted: The predicted label of each image, (N,).
-        actual: The true label of each image, (N,).
         accuracy: Share of images labelled right.
         low, high: Wilson interval of the accuracy.
         loss: Mean cross-entropy, in nats.
         recall: By class name, the share of its images that were labelled right.
     """
-
-    predicted: Integers
-    actual: Integers
-    accuracy: float
-    low: float
-    high: float
-    loss: float
-    recall: dict[str, float]
-
-
-class Summary(evaluate.Summary):
-    """The scores of a classifier: accuracy with its interval, loss in nats, and accuracy by class."""
 
     task: Literal["classify"]
     accuracy: float
@@ -80,26 +64,15 @@ class Task(base.Task[Summary]):
         """Score a classifier; kept are the label and the probabilities that it gives each image, and the truth."""
         del features
         predicted, probabilities = predict(model, split)
-        scores = score(predicted, probabilities, split, confidence)
-        figures = {
-            "accuracy": scores.accuracy,
-            "low": scores.low,
-            "high": scores.high,
-            "loss": scores.loss,
-            "recall": scores.recall,
-        }
+        actual = np.asarray(split.test.labels)
+        found = figures(predicted, probabilities, split, confidence)
+        interval = f"{confidence:.0%} interval {found['low']:.4f} to {found['high']:.4f}"
         return Scored(
-            kept={
-                "predicted": predicted,
-                "actual": scores.actual,
-                "probabilities": probabilities.astype(np.float32),
-            },
-            figures=figures,
-            metrics={"accuracy": scores.accuracy, "loss": scores.loss},
-            plots={"confusion.csv": _pairs(scores, split.class_names).encode()},
-            text=(
-                f"test accuracy {scores.accuracy:.4f} ({confidence:.0%} interval {scores.low:.4f} to {scores.high:.4f})"
-            ),
+            kept={"predicted": predicted, "actual": actual, "probabilities": probabilities.astype(np.float32)},
+            figures=found,
+            metrics={"accuracy": found["accuracy"], "loss": found["loss"]},
+            plots={"confusion.csv": _pairs(actual, predicted, split.class_names).encode()},
+            text=f"test accuracy {found['accuracy']:.4f} ({interval})",
         )
 
     def compare(self, candidate: Arrays, champion: Arrays, version: str) -> Comparison:
@@ -141,8 +114,8 @@ class Task(base.Task[Summary]):
         return Shares(summary.low, summary.accuracy, summary.high, summary.recall, places)
 
 
-def score(predicted: Integers, probabilities: Floats, split: TestSplit, confidence: float) -> Scores:
-    """Compare predictions with the truth.
+def figures(predicted: Integers, probabilities: Floats, split: TestSplit, confidence: float) -> dict[str, Any]:
+    """Return the figures of a `Summary` from predictions and the truth.
 
     Args:
         predicted: Labels, (N,).
@@ -156,19 +129,14 @@ def score(predicted: Integers, probabilities: Floats, split: TestSplit, confiden
     right = predicted == actual
     interval = binomtest(int(right.sum()), len(right)).proportion_ci(confidence, method="wilson")
     of_truth = probabilities[np.arange(len(actual)), actual]
-    return Scores(
-        predicted=predicted,
-        actual=actual,
-        accuracy=float(right.mean()),
-        low=float(interval.low),
-        high=float(interval.high),
-        loss=float(-np.log(np.clip(of_truth, 1e-12, None)).mean()),
-        recall={
-            name: float(right[actual == label].mean())
-            for label, name in enumerate(split.class_names)
-            if (actual == label).any()
-        },
-    )
+    by_class = {name: right[actual == label] for label, name in enumerate(split.class_names)}
+    return {
+        "accuracy": float(right.mean()),
+        "low": float(interval.low),
+        "high": float(interval.high),
+        "loss": float(-np.log(np.clip(of_truth, 1e-12, None)).mean()),
+        "recall": {name: float(of_class.mean()) for name, of_class in by_class.items() if len(of_class)},
+    }
 
 
 def predict(model: Any, split: TestSplit) -> tuple[Integers, Floats]:
@@ -205,10 +173,10 @@ def _right(kept: Arrays) -> Bools:
     return right
 
 
-def _pairs(scores: Scores, names: tuple[str, ...]) -> str:
+def _pairs(actual: Integers, predicted: Integers, names: tuple[str, ...]) -> str:
     """Return the labels that the confusion plot is drawn from."""
     rows = io.StringIO()
     writer = csv.writer(rows, lineterminator="\n")  # it quotes: a class name may hold a comma
     writer.writerow(evaluate.Pair.model_fields)
-    writer.writerows((names[a], names[p]) for a, p in zip(scores.actual, scores.predicted, strict=True))
+    writer.writerows((names[a], names[p]) for a, p in zip(actual, predicted, strict=True))
     return rows.getvalue()

@@ -76,7 +76,7 @@ def run(*, force: bool) -> RetrainSummary:
 
 
 def _run(started: float, *, force: bool) -> RetrainSummary:
-    ingested = ingest.run(Path(), lambda told: print(told, file=sys.stderr))
+    ingested = ingest.run(Path(), lambda text: print(text, file=sys.stderr))
     content = check.check()
     generation = params_edit.next_generation() if force else int(content["search"]["generation"])
     before = _registrations()

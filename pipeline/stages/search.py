@@ -85,7 +85,7 @@ def run(
         label = f"{definition.dataset} {definition.family}"
         with SearchProgress(label, expected) as progress:
             loop = TrialScheduler(study, budget, executor, lambda: _record(definition), rung, discard, progress)
-            with _told(loop):
+            with _ending_runs(loop):
                 record = loop.run()
                 best = study.require_best()
             if progress.measured:
@@ -107,7 +107,7 @@ def _expected(definition: Definition, settings: SearchSettings, study: Study, st
 
 
 @contextmanager
-def _told(loop: TrialScheduler) -> Iterator[None]:
+def _ending_runs(loop: TrialScheduler) -> Iterator[None]:
     """Leave no run RUNNING when a search is interrupted or fails."""
     try:
         yield
@@ -115,7 +115,7 @@ def _told(loop: TrialScheduler) -> Iterator[None]:
         loop.interrupt("KILLED")
         raise
     except BaseException:
-        with suppress(Exception):  # what has failed is told, not that MLflow cannot be told of it: the disk may be full
+        with suppress(Exception):  # the first failure is the one to report: the disk may be full
             loop.interrupt("FAILED")
         raise
 

@@ -198,7 +198,7 @@ def main() -> None:
 
 
 def _tags(arguments: argparse.Namespace, backend: str, data: Splits, best: Best) -> dict[str, str]:
-    """Return what a run tells of where it comes from."""
+    """Return the tags that record the origin of a run."""
     return {
         "stage": "train",
         "dataset": arguments.dataset,

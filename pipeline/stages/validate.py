@@ -75,7 +75,7 @@ def run(dataset: str, raw: RawImages, settings: ValidateSettings, docs_folder: P
 
 
 def refusal(result: ValidationResult, docs: Path) -> GateError:
-    """Return the error that tells which expectation failed first, on what, and where to look."""
+    """Return the error that names the first failed expectation, what it found, and where to look."""
     failed = [outcome for outcome in result.outcomes if outcome.stops]
     first = failed[0]
     where = f"column {first.column}" if first.column else "the table"
@@ -85,7 +85,7 @@ def refusal(result: ValidationResult, docs: Path) -> GateError:
     return GateError(
         f"{result.dataset}: expectation {first.name!r} ({first.expectation}) failed on {where}",
         expected=first.expected,
-        found="; ".join(told for told in (count, seen) if told) or "nothing to judge",
+        found="; ".join(text for text in (count, seen) if text) or "nothing to judge",
         done=f"no report written{others}",
         next_step=f"open {docs / _IMAGES} and {docs / 'index.html'}, or read {docs / _FAILED}",
     )
@@ -102,14 +102,14 @@ def save(result: ValidationResult, report: Path, details: Path) -> None:
 
 
 def summary(result: ValidationResult, docs: Path) -> list[str]:
-    """Return what a person is told of data that passed, a line for each warning."""
+    """Return the messages about data that passed, a line for each warning."""
     images = sum(result.report.images.values())
     lines = [f"{result.dataset}: {images:,} images meet {len(result.outcomes)} expectations; see {docs / _IMAGES}"]
     for outcome in result.outcomes:
         if not outcome.passed:
             lines[0] = f"{result.dataset}: {images:,} images pass the gate, with warnings; see {docs / _IMAGES}"
-            told = f"{outcome.unexpected_count:,} found, such as {', '.join(outcome.examples)}"
-            lines.append(f"warning: {result.dataset}: {outcome.name}: expected {outcome.expected}; {told}")
+            text = f"{outcome.unexpected_count:,} found, such as {', '.join(outcome.examples)}"
+            lines.append(f"warning: {result.dataset}: {outcome.name}: expected {outcome.expected}; {text}")
     return lines
 
 
@@ -135,8 +135,8 @@ def _doubts(outcomes: tuple[Outcome, ...]) -> list[review_page.Doubt]:
     for state in states:
         for outcome in outcomes:
             if outcome.rows and not outcome.of_classes and _state(outcome) == state:
-                told = review_page.Doubt(outcome.name, outcome.expected, state, outcome.unexpected_count, outcome.rows)
-                found.setdefault((outcome.column, outcome.rows), told)
+                doubt = review_page.Doubt(outcome.name, outcome.expected, state, outcome.unexpected_count, outcome.rows)
+                found.setdefault((outcome.column, outcome.rows), doubt)
     return list(found.values())
 
 
@@ -171,8 +171,9 @@ def main() -> None:
     with new_folder(args.docs) as folder:
         result = run(args.dataset, raw, settings, folder)
         if not result.passed:
-            told = {**result.report.content(), "outcomes": [dataclasses.asdict(outcome) for outcome in result.outcomes]}
-            write_json(folder / _FAILED, told)
+            outcomes = [dataclasses.asdict(outcome) for outcome in result.outcomes]
+            failed = {**result.report.content(), "outcomes": outcomes}
+            write_json(folder / _FAILED, failed)
     if not result.passed:
         raise refusal(result, args.docs)
     save(result, args.report, args.details)
