@@ -40,7 +40,7 @@ def named(text: str, known: set[str]) -> Iterator[str]:
     A package stands for the modules that can be loaded from it by a name.
     """
     for node in ast.walk(ast.parse(text)):
-        if isinstance(node, ast.Call) and ast.unparse(node.func).endswith("import_module"):
+        if isinstance(node, ast.Call) and ast.unparse(node.func).endswith(("import_module", "find_spec")):
             asked = node.args[0]
             first = asked.values[0] if isinstance(asked, ast.JoinedStr) else asked
             if isinstance(first, ast.Constant) and str(first.value).startswith("pipeline."):
@@ -68,7 +68,7 @@ def choices(package: str, family: str | None) -> set[str]:
         return {
             child
             for child in children
-            if "class Task(base.Task)" in (ROOT / path_of(child)).read_text(encoding="utf-8")
+            if "class Task(base.Task[" in (ROOT / path_of(child)).read_text(encoding="utf-8")
         }
     return children or {package}
 

@@ -176,7 +176,7 @@ def test_a_registered_version_leads_back_to_its_study(demo: Demo) -> None:
     family = json.loads((demo.folder / "reports/register/digits.json").read_text())["classify"]["family"]
     study = json.loads((demo.folder / f"reports/search/digits/{family}/summary.json").read_text())["study"]
     registry = Registry(SimpleNamespace(client=demo.client))  # type: ignore[arg-type]
-    assert study in registry.studies("digits-classifier")
+    assert study in registry.studies("digits")
     assert (demo.folder / "data/studies" / study).is_dir()
 
 

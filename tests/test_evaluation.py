@@ -70,7 +70,7 @@ class TestGenerators:
         better = task.compare(self.kept(0.2, 1), self.kept(0.6, 2), "1")
         assert better.p_value < 0.05
         assert better.figures["candidate_fid"] < better.figures["champion_fid"]
-        assert "that of the champion (version 1)" in better.told
+        assert "that of the champion (version 1)" in better.text
         assert task.compare(self.kept(0.6, 2), self.kept(0.2, 1), "1").p_value > 0.95
         assert 0.05 < task.compare(self.kept(0.3, 1), self.kept(0.3, 2), "1").p_value < 0.95
         assert task.compare(self.kept(0.3, 1), self.kept(0.3, 1), "1").p_value > 0.05

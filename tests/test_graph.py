@@ -24,7 +24,7 @@ PACKAGE = ROOT / "pipeline"
 STAGES = {"download", "validate", "prepare", "features", "search", "train", "evaluate", "register", "report"}
 CHOSEN = ("pipeline/models/families", "pipeline/datasets/formats", "pipeline/evaluation")  # one of many is loaded
 FLOORS = ["cli", "retraining", "project", "stages", "search", "models evaluation registry reporting validation",
-          "datasets executors tracking backend serving", "core"]  # fmt: skip
+          "datasets executors tracking backend artifacts serving", "core"]  # fmt: skip
 HEAVY = {"tensorflow", "keras", "mlflow", "great_expectations", "optuna", "matplotlib", "pandas", "sklearn", "dvc"}
 
 
@@ -165,7 +165,9 @@ def test_formats_and_tasks_count_where_they_can_be_loaded():
     assert "pipeline.datasets.formats.idx" in closure("prepare", None)
     assert "pipeline.datasets.formats.idx" not in closure("search", "mlp")
     assert "pipeline.evaluation.generate" in closure("register", None)
-    assert "pipeline.evaluation.generate" not in closure("train", "gan")
+    assert "pipeline.evaluation.generate" not in closure("search", "gan")
+    assert "pipeline.serving.classifier" in closure("train", "mlp")
+    assert not any(name.startswith("pipeline.serving") for name in closure("search", "mlp"))
     assert choices("pipeline.evaluation", None) == {
         f"pipeline.evaluation.{task}" for task in ("classify", "complete", "generate")
     }

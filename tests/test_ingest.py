@@ -24,6 +24,8 @@ import pytest
 from PIL import Image
 from ruamel.yaml import YAML
 
+from pipeline.artifacts import base as artifacts
+from pipeline.artifacts.validate import NearDuplicates, Report
 from pipeline.core import params
 from pipeline.core.errors import DataError, PipelineError
 from pipeline.core.files import write_json
@@ -554,11 +556,15 @@ def test_the_reference_is_what_validate_wrote(tmp_path: Path, monkeypatch: pytes
     write_json(tmp_path / "params.yaml", {"download": {"toy": settings}})
     raw = shapes.read(tmp_path, shapes.Settings.model_validate(settings))
     scale = reference.learn(suites.image_table({"train": raw.train}))
+    by_split: dict[str, Any] = {name: {} for name in ("images", "classes", "imbalance", "duplicates", "digest")}
+    near = NearDuplicates(threshold=0.05, counts={}, pairs=())
+    further: dict[str, Any] = {"warnings": (), "leaked": 0, "expectations": {}, "near_duplicates": near}
+    report = Report(dataset="toy", passed=True, reference=scale, **by_split, **further)
     targets: list[str] = []
 
     def reproduce(root: Path, *, targets: list[str], quiet: bool, into: list[str] = targets) -> int:
         into += targets
-        write_json(root / "reports/validate/toy.json", {"reference": scale.model_dump(mode="json")})
+        artifacts.write(root / "reports/validate/toy.json", report)
         return 0
 
     monkeypatch.setattr(dvc, "reproduce", reproduce)

@@ -12,7 +12,8 @@ from pipeline.core.errors import DataError
 from pipeline.evaluation import base as scores
 from pipeline.evaluation.classify import compare
 from pipeline.registry.promotion import decide, find_candidates
-from pipeline.registry.versions import Version, registered_name
+from pipeline.registry.versions import Registry, Version
+from pipeline.tracking.runs import Tracker
 
 OLD, NEW = (Version("digits-classifier", number, "run", {}) for number in ("1", "2"))
 CLASSIFY = scores.load("classify")
@@ -63,6 +64,8 @@ def test_each_task_has_a_candidate_chosen_by_validation_whose_answers_must_be_it
         for folder in (tmp_path / "models" / family, tmp_path / "predictions" / family):
             folder.mkdir(parents=True)
         info = {"task": task, "value": value, "loss": loss, "run_id": "r", "model_id": f"m-{family}"}
+        info |= {"family": family, "parameters": 1, "hyperparameters": {}, "class_names": ["a", "b"]}
+        info |= {"image_shape": [8, 8, 1], "data_digest": "d", "backend": "jax"}
         (tmp_path / "models" / family / "model.json").write_text(json.dumps(info))
         (tmp_path / "predictions" / family / "meta.json").write_text(
             json.dumps({"key": "d", "model_id": f"m-{family}"})
@@ -76,6 +79,21 @@ def test_each_task_has_a_candidate_chosen_by_validation_whose_answers_must_be_it
         find_candidates(["mlp", "cnn"], tmp_path / "models", tmp_path / "predictions")
 
 
+def test_the_studies_of_every_registered_model_of_a_dataset_are_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
+    tracker = Tracker("digits")
+    registry = Registry(tracker)
+    for name in ("digits-classifier", "digits-generator", "mnist-classifier"):
+        with tracker.running(name, name, {"study": f"study of {name}"}) as run_id:
+            pass
+        model = tracker.client.create_logged_model(tracker.experiment_id, source_run_id=run_id)
+        registry.register(name, model.model_id, run_id, {})
+    assert registry.studies("digits") == {"study of digits-classifier", "study of digits-generator"}
+    assert registry.studies("shapes") == set()
+
+
 def test_tasks_do_not_share_a_registered_model() -> None:
-    names = {task: registered_name("digits", task) for task in ("classify", "generate", "complete")}
+    names = {task: scores.load(task).registered_name("digits") for task in scores.task_names()}
     assert names == {"classify": "digits-classifier", "generate": "digits-generator", "complete": "digits-completer"}

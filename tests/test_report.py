@@ -53,9 +53,11 @@ def write_family(reports: Path, family: str, right: int, run: str) -> None:
     """Write what the stages say of a family: `right` of 20 cats and all of 20 others were labelled right."""
     search, train, evaluate = (reports / stage / "pets" / family for stage in ("search", "train", "evaluate"))
     counts = {"complete": 2, "pruned": 1, "failed": 1}
-    summary = {"study": "s", "run": "5ea7c4", "best_trial": 3, "trials": counts, "epochs": 19, "seconds": 61.5}
+    found = {"study": "s", "value": 0.9125}
+    summary = {**found, "run": "5ea7c4", "best_trial": 3, "trials": counts, "epochs": 19, "seconds": 61.5}
     write_json(search / "summary.json", summary)
-    write_json(search / "best.json", {"family": family, "hyperparameters": {"units": 64, "rate": 0.0029967}})
+    best = {**found, "family": family, "hyperparameters": {"units": 64, "rate": 0.0029967}, "epochs": 9}
+    write_json(search / "best.json", best)
     trials = [
         ["trial", "state", "value", "epochs", "seconds", "reason", "units", "rate"],
         [0, "complete", 0.8, 9, 20.1, "", 32, 0.01],
@@ -80,6 +82,7 @@ def write_family(reports: Path, family: str, right: int, run: str) -> None:
         "high": 0.99,
         "loss": 0.2,
         "images": 40,
+        "test_digest": "d",
     }
     write_json(evaluate / "summary.json", {**scored, "recall": {CLASSES[0]: right / 20, CLASSES[1]: 1.0}})
     pairs = [["cat", "cat"]] * right + [["cat", NASTY]] * (20 - right) + [[NASTY, NASTY]] * 20
@@ -91,6 +94,12 @@ def reports(tmp_path: Path) -> Path:
     """What the stages report of two families, of which cnn was registered, and of one that is no longer chosen."""
     folder = tmp_path / "reports"
     gate = {
+        "dataset": "pets",
+        "passed": True,
+        "warnings": [],
+        "near_duplicates": {"threshold": 0.05, "counts": {}, "pairs": []},
+        "digest": {"train": "a", "test": "d"},
+        "reference": {"shape": [8, 8, 1], "bounds": {}, "levels": {}},
         "images": {"train": 1300, "test": 40},
         "classes": {"train": {"cat": 701, NASTY: 599}, "test": {"cat": 20, NASTY: 20}},
         "imbalance": {"train": 1.1703, "test": 1.0},
@@ -108,8 +117,14 @@ def reports(tmp_path: Path) -> Path:
         "reason": "p = 0.3 >= 0.05",
         "version": 4,
         "champion": 2,
+        "family": "cnn",
+        "value": 0.475,
+        "accuracy": 0.975,
+        "comparison": {"p_value": 0.3},
+        "run": "c0ffee",
+        "key": "d",
     }
-    write_json(folder / "register" / "pets.json", {"classify": {**decision, "family": "cnn", "run": "c0ffee"}})
+    write_json(folder / "register" / "pets.json", {"classify": decision})
     return folder
 
 
@@ -122,14 +137,15 @@ def write_generator(reports: Path) -> None:
     write_csv(reports / "train" / "pets" / "gan" / "curves.csv", curves)
     evaluate = reports / "evaluate" / "pets" / "gan"
     figures = {"fid": 6.75, "kid": 0.5, "floor_fid": 0.31, "floor_kid": -0.25, "memorised": 0.015, "covered": 9}
-    scored = {"task": "generate", "run": "9a9", **figures, "classes": 10, "features": "abc" * 20, "images": 40}
+    figures |= {"nearest": 1.5, "nearest_real": 1.25, "classes": 10, "features": "abc" * 20}
+    scored = {"task": "generate", "run": "9a9", **figures, "images": 40, "test_digest": "d"}
     write_json(evaluate / "summary.json", scored)
     (evaluate / "plots" / "confusion.csv").unlink()
     (evaluate / "plots" / "samples.png").write_bytes(b"drawn")
     path = reports / "register" / "pets.json"
     decision = {"model": "pets-generator", "decision": "promoted", "reason": "p = 0.01 < 0.05", "version": 3}
-    told = {"generate": {**decision, "champion": 3, "family": "gan", "run": "9a9"}}
-    write_json(path, {**json.loads(path.read_text()), **told})
+    decision |= {"champion": 3, "family": "gan", "value": -7.25, "comparison": None, "run": "9a9", "key": "e"}
+    write_json(path, {**json.loads(path.read_text()), "generate": decision})
 
 
 def page(reports: Path) -> str:

@@ -17,7 +17,7 @@ from pipeline.evaluation import base as scores
 from pipeline.evaluation import feature_network
 from pipeline.models import loading
 from pipeline.models.base import Spec
-from pipeline.registry.packaging import _interface
+from pipeline.registry import packaging
 
 NAMES = tuple("0123456789")
 POINT = {"architecture": "dcgan", "width": 16, "latent": 32, "conditional": True}
@@ -87,10 +87,10 @@ def test_a_completer_keeps_the_half_that_it_was_given(tmp_path: Path, data: Spli
 def test_what_callers_are_told_to_send_is_what_models_take(tmp_path: Path, data: Splits) -> None:
     images = np.asarray(data.val.images[:4])
     for task, family, point in (("generate", "gan", POINT), ("complete", "seq2seq", COMPLETER)):
-        signature, example = _interface(task, images)
-        answer = served(family, point, tmp_path).predict(example)
-        told = signature.outputs.inputs[0]
-        assert (answer.dtype, answer.shape[1:]) == (told.type, told.shape[1:])
+        interface = scores.load(task).interface(images)
+        answer = served(family, point, tmp_path).predict(interface.example)
+        output = packaging.signature(interface).outputs.inputs[0]
+        assert (answer.dtype, answer.shape[1:]) == (output.type, output.shape[1:])
         assert len(answer) == len(images)
 
 

@@ -493,6 +493,6 @@ def test_mnist_passes_in_seconds(mirror: Path, tmp_path: Path) -> None:
     result = validate.run("mnist", raw, params.load("validate", gate.ValidateSettings, PARAMS), tmp_path)
     print(f"validating 70,000 images took {time.perf_counter() - since:.2f} s")
     assert failed(list(result.outcomes)) == []
-    assert result.report["images"] == {"train": 60_000, "test": 10_000}
-    assert result.report["expectations"]["class-count"] == {"low": 892.0, "high": 6742.0}
+    assert result.report.images == {"train": 60_000, "test": 10_000}
+    assert result.report.expectations["class-count"] == {"low": 892.0, "high": 6742.0}
     assert time.perf_counter() - since < 60

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 
-from pipeline.cli import check, doctor, ingest, models, presets, retrain, run
+from pipeline.cli import check, doctor, ingest, models, presets, retrain, run, schema
 from pipeline.core import process
 
 COMMANDS = {
@@ -18,6 +18,7 @@ COMMANDS = {
     "presets": presets,
     "ingest": ingest,
     "retrain": retrain,
+    "schema": schema,
     "doctor": doctor,
 }
 

@@ -72,12 +72,12 @@ def _announce(console: Any, params: dict[str, Any], folder: Path) -> None:
 
 
 def _say_where_next(console: Any, folder: Path, found: list[Row]) -> None:
-    from pipeline.registry.versions import registered_name
+    from pipeline.evaluation.base import load
     from pipeline.tracking import runs as tracking
 
     server = tracking.shown_uri()
     runs = f"make ui WORKSPACE={folder}" if server == tracking.DEFAULT_URI else server
-    names = dict.fromkeys(registered_name(row.dataset, row.task) for row in found)
+    names = dict.fromkeys(load(row.task).registered_name(row.dataset) for row in found)
     champions = ", ".join(f"models:/{name}@champion" for name in names)
     console.print(
         f"\nModel:    {champions}\n"

@@ -1,1 +1,1 @@
-"""Scores on the test split and comparisons with the champion, a module per task, found by its name."""
+"""Scores on the test split and all else that differs between tasks: a module per task, found by its name."""

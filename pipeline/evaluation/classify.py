@@ -4,38 +4,37 @@ from __future__ import annotations
 
 import csv
 import io
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.artifacts import evaluate
 from pipeline.core.errors import DataError
-from pipeline.datasets.arrays import TestSplit
+from pipeline.datasets.arrays import Images, TestSplit
 from pipeline.evaluation import base
 from pipeline.evaluation.base import Arrays, Comparison, Scored
+from pipeline.evaluation.interface import Column, Interface, Pixels
+from pipeline.evaluation.labels import Chart, Labels, Line, Shares, Tile, digits, percent
 
 Bools = npt.NDArray[np.bool_]
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
 
 
-@dataclass(frozen=True)
-class Scores:
-    """How a classifier did on a test split.
+class Summary(evaluate.Summary):
+    """The scores of a classifier.
 
     Attributes:
-        predicted: The predicted label of each image, (N,).
-        actual: The true label of each image, (N,).
         accuracy: Share of images labelled right.
         low, high: Wilson interval of the accuracy.
         loss: Mean cross-entropy, in nats.
         recall: By class name, the share of its images that were labelled right.
     """
 
-    predicted: Integers
-    actual: Integers
+    task: Literal["classify"]
     accuracy: float
     low: float
     high: float
@@ -43,33 +42,37 @@ class Scores:
     recall: dict[str, float]
 
 
-class Task(base.Task):
+class Task(base.Task[Summary]):
     """Labels images."""
+
+    noun = "classifier"
+    serving: ClassVar[Mapping[str, tuple[str, ...]]] = {"classifier": ("keras",), "neighbours": ("scikit-learn",)}
+    summary_type = Summary
+    labels = Labels(
+        "Leaderboard",
+        "Validation accuracy",
+        True,
+        ("Validation", "Test"),
+        (
+            Chart("Accuracy", {"training": "accuracy", "validation": "val_accuracy"}, shares=True),
+            Chart("Loss", {"training": "loss", "validation": "val_loss"}),
+        ),
+        "Accuracies; best on validation first, which alone chooses the candidate.",
+    )
 
     def score(self, model: Any, split: TestSplit, features: Path, confidence: float) -> Scored:
         """Score a classifier; kept are the label and the probabilities that it gives each image, and the truth."""
         del features
         predicted, probabilities = predict(model, split)
-        scores = score(predicted, probabilities, split, confidence)
-        figures = {
-            "accuracy": scores.accuracy,
-            "low": scores.low,
-            "high": scores.high,
-            "loss": scores.loss,
-            "recall": scores.recall,
-        }
+        actual = np.asarray(split.test.labels)
+        found = figures(predicted, probabilities, split, confidence)
+        interval = f"{confidence:.0%} interval {found['low']:.4f} to {found['high']:.4f}"
         return Scored(
-            kept={
-                "predicted": predicted,
-                "actual": scores.actual,
-                "probabilities": probabilities.astype(np.float32),
-            },
-            figures=figures,
-            metrics={"accuracy": scores.accuracy, "loss": scores.loss},
-            plots={"confusion.csv": _pairs(scores, split.class_names).encode()},
-            told=(
-                f"test accuracy {scores.accuracy:.4f} ({confidence:.0%} interval {scores.low:.4f} to {scores.high:.4f})"
-            ),
+            kept={"predicted": predicted, "actual": actual, "probabilities": probabilities.astype(np.float32)},
+            figures=found,
+            metrics={"accuracy": found["accuracy"], "loss": found["loss"]},
+            plots={"confusion.csv": _pairs(actual, predicted, split.class_names).encode()},
+            text=f"test accuracy {found['accuracy']:.4f} ({interval})",
         )
 
     def compare(self, candidate: Arrays, champion: Arrays, version: str) -> Comparison:
@@ -80,9 +83,39 @@ class Task(base.Task):
         """Return the accuracy."""
         return {"accuracy": float(_right(kept).mean())}
 
+    def interface(self, images: Images) -> Interface:
+        """Return images in; label, class name and probabilities out."""
+        answers = (Column("label", "long"), Column("class_name", "string"), Column("probabilities", "doubles"))
+        return Interface(Pixels(images.shape[1:]), answers, images)
 
-def score(predicted: Integers, probabilities: Floats, split: TestSplit, confidence: float) -> Scores:
-    """Compare predictions with the truth.
+    def cells(self, value: float, summary: Summary) -> tuple[str, ...]:
+        """Return validation and test accuracy."""
+        places = digits(summary.images)
+        return percent(value, places), percent(summary.accuracy, places)
+
+    def line(self, value: float, summary: Summary) -> Line:
+        """Return both accuracies, and the interval of the test accuracy."""
+        return Line(f"{value:.2%}", f"{summary.accuracy:.2%}", f"{summary.low:.2%} to {summary.high:.2%}")
+
+    def tile(self, summary: Summary, version: int, confidence: float) -> Tile:
+        """Return the test accuracy with its interval."""
+        places = digits(summary.images)
+        interval = f"{percent(summary.low, places)} to {percent(summary.high, places)}"
+        note = f"{percent(confidence, 0)} interval {interval}, {summary.images:,} images"
+        return Tile(f"Test accuracy of version {version}", percent(summary.accuracy, places), note)
+
+    def sentence(self, summary: Summary) -> str:
+        """Return the loss."""
+        return f"test loss {summary.loss:.4f} nats."
+
+    def shares(self, summary: Summary) -> Shares:
+        """Return the accuracy, in all and by class."""
+        places = digits(summary.images)
+        return Shares(summary.low, summary.accuracy, summary.high, summary.recall, places)
+
+
+def figures(predicted: Integers, probabilities: Floats, split: TestSplit, confidence: float) -> dict[str, Any]:
+    """Return the figures of a `Summary` from predictions and the truth.
 
     Args:
         predicted: Labels, (N,).
@@ -96,19 +129,14 @@ def score(predicted: Integers, probabilities: Floats, split: TestSplit, confiden
     right = predicted == actual
     interval = binomtest(int(right.sum()), len(right)).proportion_ci(confidence, method="wilson")
     of_truth = probabilities[np.arange(len(actual)), actual]
-    return Scores(
-        predicted=predicted,
-        actual=actual,
-        accuracy=float(right.mean()),
-        low=float(interval.low),
-        high=float(interval.high),
-        loss=float(-np.log(np.clip(of_truth, 1e-12, None)).mean()),
-        recall={
-            name: float(right[actual == label].mean())
-            for label, name in enumerate(split.class_names)
-            if (actual == label).any()
-        },
-    )
+    by_class = {name: right[actual == label] for label, name in enumerate(split.class_names)}
+    return {
+        "accuracy": float(right.mean()),
+        "low": float(interval.low),
+        "high": float(interval.high),
+        "loss": float(-np.log(np.clip(of_truth, 1e-12, None)).mean()),
+        "recall": {name: float(of_class.mean()) for name, of_class in by_class.items() if len(of_class)},
+    }
 
 
 def predict(model: Any, split: TestSplit) -> tuple[Integers, Floats]:
@@ -133,11 +161,11 @@ def compare(candidate: Bools, champion: Bools, version: str) -> Comparison:
     wins, losses = int((candidate & ~champion).sum()), int((~candidate & champion).sum())
     test = binomtest(wins, wins + losses, 0.5, alternative="greater") if wins + losses else None
     p_value = 1.0 if test is None else float(test.pvalue)
-    told = (
+    text = (
         f"{wins} test images are right only with it, {losses} only with the champion (version {version}): one-sided"
         f" McNemar p = {p_value:.3g}"
     )
-    return Comparison(p_value, told, {"candidate_only": wins, "champion_only": losses})
+    return Comparison(p_value, text, {"candidate_only": wins, "champion_only": losses})
 
 
 def _right(kept: Arrays) -> Bools:
@@ -145,10 +173,10 @@ def _right(kept: Arrays) -> Bools:
     return right
 
 
-def _pairs(scores: Scores, names: tuple[str, ...]) -> str:
+def _pairs(actual: Integers, predicted: Integers, names: tuple[str, ...]) -> str:
     """Return the labels that the confusion plot is drawn from."""
     rows = io.StringIO()
     writer = csv.writer(rows, lineterminator="\n")  # it quotes: a class name may hold a comma
-    writer.writerow(("actual", "predicted"))
-    writer.writerows((names[a], names[p]) for a, p in zip(scores.actual, scores.predicted, strict=True))
+    writer.writerow(evaluate.Pair.model_fields)
+    writer.writerows((names[a], names[p]) for a, p in zip(actual, predicted, strict=True))
     return rows.getvalue()

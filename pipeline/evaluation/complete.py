@@ -5,22 +5,49 @@ Beside it stands the error of repeating the last row that is known.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.artifacts import evaluate
 from pipeline.core.errors import DataError
 from pipeline.datasets.arrays import Images, TestSplit
 from pipeline.evaluation import base, image_grid
 from pipeline.evaluation.base import Arrays, Comparison, Scored
+from pipeline.evaluation.interface import Interface, Pixels
+from pipeline.evaluation.labels import Chart, Labels, Line, Tile
 
 _SHOWN = 20  # images in the picture, each above what was made of its upper half
 
 
-class Task(base.Task):
+class Summary(evaluate.Summary):
+    """The scores of a completer, and that of repeating the last row in its place."""
+
+    task: Literal["complete"]
+    mse: float
+    low: float
+    high: float
+    baseline_mse: float
+
+
+class Task(base.Task[Summary]):
     """Completes images of which the upper half is known."""
+
+    noun = "completer"
+    serving: ClassVar[Mapping[str, tuple[str, ...]]] = {"completer": ("keras",)}
+    summary_type = Summary
+    picture = "samples.png"
+    labels = Labels(
+        "Leaderboard of completers",
+        "Validation squared error",
+        False,
+        ("Validation error", "Test error", "Interval", "Repeating the last row"),
+        (Chart("Squared error", {"training": "loss", "validation": "val_mse"}),),
+        "Mean squared errors of the lower half of images, pixels from 0 to 1.",
+    )
 
     def score(self, model: Any, split: TestSplit, features: Path, confidence: float) -> Scored:
         """Score a completer; kept is the mean squared error of each image, in units of the whole range of a pixel."""
@@ -45,7 +72,7 @@ class Task(base.Task):
             figures=figures,
             metrics={"mse": mse, "baseline_mse": figures["baseline_mse"]},
             plots={"samples.png": image_grid.sheet(shown, _SHOWN)},
-            told=f"squared error {mse:.5f}, {mse / figures['baseline_mse']:.0%} of that of repeating the last row",
+            text=f"squared error {mse:.5f}, {mse / figures['baseline_mse']:.0%} of that of repeating the last row",
         )
 
     def compare(self, candidate: Arrays, champion: Arrays, version: str) -> Comparison:
@@ -58,15 +85,39 @@ class Task(base.Task):
         same = np.array_equal(ours, theirs)
         p_value = 1.0 if same else float(ttest_rel(ours, theirs, alternative="less").pvalue)
         mses = {"candidate_mse": float(ours.mean()), "champion_mse": float(theirs.mean())}
-        told = (
+        text = (
             f"its squared error is {mses['candidate_mse']:.5f}, that of the champion (version {version})"
             f" {mses['champion_mse']:.5f}: one-sided paired t-test p = {p_value:.3g}"
         )
-        return Comparison(p_value, told, mses)
+        return Comparison(p_value, text, mses)
 
     def headline(self, kept: Arrays) -> dict[str, float]:
         """Return the mean squared error."""
         return {"mse": float(kept["errors"].mean())}
+
+    def interface(self, images: Images) -> Interface:
+        """Return upper halves in, whole images out."""
+        upper = images[:, : images.shape[1] // 2]
+        return Interface(Pixels(upper.shape[1:]), Pixels(images.shape[1:]), upper)
+
+    def cells(self, value: float, summary: Summary) -> tuple[str, ...]:
+        """Return the squared errors on validation and test, the interval, and the error of the baseline."""
+        interval = f"{summary.low:.5f} to {summary.high:.5f}"
+        return f"{-value:.5f}", f"{summary.mse:.5f}", interval, f"{summary.baseline_mse:.5f}"
+
+    def line(self, value: float, summary: Summary) -> Line:
+        """Return both squared errors, and that of the baseline."""
+        return Line(f"MSE {-value:.4f}", f"MSE {summary.mse:.4f}", f"last row {summary.baseline_mse:.4f}")
+
+    def tile(self, summary: Summary, version: int, confidence: float) -> Tile:
+        """Return the squared error, with that of the baseline."""
+        del confidence
+        note = f"repeating the last row {summary.baseline_mse:.4f}, {summary.images:,} images"
+        return Tile(f"Test squared error of version {version}", f"{summary.mse:.4f}", note)
+
+    def sentence(self, summary: Summary) -> str:
+        """Return the squared error, and that of the baseline."""
+        return f"test squared error {summary.mse:.5f}, of repeating the last row {summary.baseline_mse:.5f}."
 
 
 def squared_errors(completed: Images, images: Images) -> npt.NDArray[np.float64]:

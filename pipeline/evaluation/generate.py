@@ -7,16 +7,20 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.artifacts import evaluate
 from pipeline.core.errors import DataError
 from pipeline.datasets.arrays import Images, TestSplit
 from pipeline.evaluation import base, feature_network, generative_metrics, image_grid
 from pipeline.evaluation.base import Arrays, Comparison, Scored
+from pipeline.evaluation.interface import Column, Interface, Pixels
+from pipeline.evaluation.labels import Chart, Labels, Line, Tile, percent
 
 _MOST = 5_000  # test images that are compared: FID has settled, and a resample takes a twentieth of a second
 _RESAMPLES = 200  # with 200, a p value of 0.05 is met or missed by ten
@@ -24,8 +28,42 @@ _ROWS = 10  # of the picture
 _NEAR = 0.01  # share of test images that are nearer to a training image than `near`
 
 
-class Task(base.Task):
+class Summary(evaluate.Summary):
+    """The scores of a generator, and those of real images in its place."""
+
+    task: Literal["generate"]
+    fid: float
+    kid: float
+    floor_fid: float
+    floor_kid: float
+    memorised: float
+    nearest: float
+    nearest_real: float
+    covered: int
+    classes: int
+    features: str
+
+
+class Task(base.Task[Summary]):
     """Draws images that are not there."""
+
+    noun = "generator"
+    serving: ClassVar[Mapping[str, tuple[str, ...]]] = {"generator": ("keras",)}
+    summary_type = Summary
+    picture = "samples.png"
+    labels = Labels(
+        "Leaderboard of generators",
+        "Validation FID",
+        False,
+        ("Validation FID", "Test FID", "real", "Test KID", "real", "Classes drawn", "Memorised"),
+        (
+            Chart("FID", {"generated": "val_fid", "real": "floor_fid"}),
+            Chart("Losses", {"discriminator": "discriminator_loss", "generator": "generator_loss"}),
+        ),
+        "FID and KID are distances to real images, the lower the better, in the features of a network that was trained"
+        " on the training split; beside them, as real, stands what as many training images score. Memorised: the share"
+        " of generated images that are nearer to a training image than all but 1 % of test images are.",
+    )
 
     def score(self, model: Any, split: TestSplit, features: Path, confidence: float) -> Scored:
         """Score a generator; kept are the features of generated and of test images."""
@@ -42,7 +80,7 @@ class Task(base.Task):
             figures={**figures, "covered": classes, "classes": fixed.classes, "features": fixed.digest},
             metrics={**figures, "coverage": classes / fixed.classes},
             plots={"samples.png": image_grid.sheet(_by_class(model, len(split.class_names)), len(split.class_names))},
-            told=(
+            text=(
                 f"FID {figures['fid']:.3f} (real images {figures['floor_fid']:.3f}), KID {figures['kid']:.4f}"
                 f" ({figures['floor_kid']:.4f}), {classes} of {fixed.classes} classes drawn"
             ),
@@ -66,10 +104,10 @@ class Task(base.Task):
         ours, theirs = (generative_metrics.fid(of["features"], real) for of in (candidate, champion))
         lost = sum(_not_nearer(candidate["features"], champion["features"], real, seed) for seed in range(_RESAMPLES))
         p_value = (lost + 1) / (_RESAMPLES + 1)
-        told = (
+        text = (
             f"its FID is {ours:.3f}, that of the champion (version {version}) {theirs:.3f}: bootstrap p = {p_value:.3g}"
         )
-        return Comparison(p_value, told, {"candidate_fid": ours, "champion_fid": theirs})
+        return Comparison(p_value, text, {"candidate_fid": ours, "champion_fid": theirs})
 
     def headline(self, kept: Arrays) -> dict[str, float]:
         """Return FID and KID."""
@@ -78,10 +116,48 @@ class Task(base.Task):
             "kid": generative_metrics.kid(kept["features"], kept["real"]),
         }
 
+    def interface(self, images: Images) -> Interface:
+        """Return rows of number, seed and label in, images out."""
+        import pandas as pd
+
+        columns = (Column("n", "long"), Column("seed", "long"), Column("label", "long", required=False))
+        example = pd.DataFrame({"n": [len(images)], "seed": [0], "label": [-1]})
+        return Interface(columns, Pixels(images.shape[1:]), example)
+
+    def cells(self, value: float, summary: Summary) -> tuple[str, ...]:
+        """Return FID and KID with those of real images, classes drawn and the share of memorised images."""
+        return (
+            f"{-value:.2f}",
+            f"{summary.fid:.2f}",
+            f"{summary.floor_fid:.2f}",
+            f"{summary.kid:.4f}",
+            f"{summary.floor_kid:.4f}",
+            f"{summary.covered} of {summary.classes}",
+            percent(summary.memorised, 1),
+        )
+
+    def line(self, value: float, summary: Summary) -> Line:
+        """Return both FIDs, and that of real images."""
+        return Line(f"FID {-value:.2f}", f"FID {summary.fid:.2f}", f"real images {summary.floor_fid:.2f}")
+
+    def tile(self, summary: Summary, version: int, confidence: float) -> Tile:
+        """Return the FID, with that of real images."""
+        del confidence
+        drawn = f"{summary.covered} of {summary.classes} classes drawn"
+        note = f"real images {summary.floor_fid:.2f}, {drawn}, {summary.images:,} images"
+        return Tile(f"Test FID of version {version}", f"{summary.fid:.2f}", note)
+
+    def sentence(self, summary: Summary) -> str:
+        """Return FID and KID with those of real images, and the feature network."""
+        return (
+            f"test FID {summary.fid:.3f} (real images {summary.floor_fid:.3f}), KID {summary.kid:.4f}"
+            f" ({summary.floor_kid:.4f}), in features {summary.features[:12]}."
+        )
+
     def key(self, split: TestSplit, features: Path) -> str:
         """Return the digest of test split and feature network: figures of two networks do not compare."""
-        told = json.loads((features / "scale.json").read_text())
-        return hashlib.sha256(f"{split.digest} {told['digest']}".encode()).hexdigest()
+        network = json.loads((features / "scale.json").read_text())
+        return hashlib.sha256(f"{split.digest} {network['digest']}".encode()).hexdigest()
 
 
 def draw(model: Any, counts: npt.NDArray[np.int64]) -> Images:

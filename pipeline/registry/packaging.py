@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pipeline.backend import configure
-from pipeline.datasets.arrays import Images, Splits
+from pipeline.datasets.arrays import Splits
+from pipeline.evaluation import base as scores
+from pipeline.evaluation.interface import Interface, Pixels
 from pipeline.models import base as models
 from pipeline.models.training.seeds import SeedsResult
 from pipeline.models.training.task import exported_model
@@ -25,13 +27,6 @@ if TYPE_CHECKING:
 
 _EXAMPLES = 4
 _MODEL_ID = "model_id"  # tag of a run whose model has been logged
-# How a family may be served: the module that MLflow stores, and what it needs beside the libraries of every model.
-_SERVING = {
-    "classifier": ("pipeline.serving.classifier", ("keras",)),
-    "neighbours": ("pipeline.serving.neighbours", ("scikit-learn",)),
-    "generator": ("pipeline.serving.generator", ("keras",)),
-    "completer": ("pipeline.serving.completer", ("keras",)),
-}
 
 
 @dataclass(frozen=True)
@@ -59,16 +54,14 @@ class Package:
         code: Python file that calls `mlflow.models.set_model`.
         files: Artifacts by name; the code finds them in its context.
         config: What the code gets as ``context.model_config``.
-        task: The task, which decides the signature.
-        images: A few images, uint8 (n, H, W, C): the input example is made of them.
+        interface: What it takes and returns.
         requirements: What the model needs, pinned.
     """
 
     code: Path
     files: Mapping[str, Path]
     config: Mapping[str, Any]
-    task: str
-    images: Images
+    interface: Interface
     requirements: Sequence[str]
 
 
@@ -107,22 +100,21 @@ def package(trained: TrainedModel) -> Package:
         code=serving_code(family),
         files={path.stem: path for path in sorted(exported_model(trained.result.task).iterdir())},
         config={"class_names": list(data.class_names), "backend": trained.backend},
-        task=family.task,
-        images=np.asarray(data.val.images[:_EXAMPLES]),
+        interface=scores.load(family.task).interface(np.asarray(data.val.images[:_EXAMPLES])),
         requirements=requirements(family, trained.backend),
     )
 
 
 def serving_code(family: models.BaseFamily) -> Path:
     """Return the file that MLflow stores and runs with the model. It is not imported here: that would load Keras."""
-    spec = importlib.util.find_spec(_SERVING[family.serving][0])
+    spec = importlib.util.find_spec(f"pipeline.serving.{family.serving}")
     assert spec is not None
     return Path(str(spec.origin))
 
 
 def requirements(family: models.BaseFamily, backend: configure.Backend) -> list[str]:
     """Return what the served model needs, pinned to what is installed here."""
-    needed = _SERVING[family.serving][1]
+    needed = scores.load(family.task).serving[family.serving]
     builds = {"tensorflow": ("tensorflow-cpu", "tensorflow")}.get(backend, (backend,)) if "keras" in needed else ()
     pinned = []
     for name in ("mlflow", "numpy", "pandas", *needed, *builds):
@@ -143,7 +135,6 @@ def log_model(tracker: Tracker, run_id: str, packed: Package) -> str:
     from mlflow.models import Model
 
     mlflow = load_mlflow()
-    signature, example = _interface(packed.task, packed.images)
     logged = tracker.client.create_logged_model(tracker.experiment_id, name="model", source_run_id=run_id)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model"
@@ -153,8 +144,8 @@ def log_model(tracker: Tracker, run_id: str, packed: Package) -> str:
             python_model=str(packed.code),
             artifacts={name: str(file) for name, file in packed.files.items()},
             model_config=dict(packed.config),
-            signature=signature,
-            input_example=example,
+            signature=signature(packed.interface),
+            input_example=packed.interface.example,
             pip_requirements=list(packed.requirements),
         )
         tracker.client.log_model_artifacts(logged.model_id, str(path))
@@ -163,33 +154,18 @@ def log_model(tracker: Tracker, run_id: str, packed: Package) -> str:
     return str(logged.model_id)
 
 
-def _interface(task: str, images: Any) -> tuple[ModelSignature, Any]:
-    """Return what models of a task take and give, and an example of what they take.
-
-    Args:
-        task: What they do.
-        images: A few raw images, uint8 (n, H, W, C).
-    """
+def signature(interface: Interface) -> ModelSignature:
+    """Return MLflow's signature of models with an interface."""
     import numpy as np
-    import pandas as pd
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, DataType, Schema, TensorSpec
     from mlflow.types.schema import Array
 
-    def raw(some: Any) -> Schema:
-        return Schema([TensorSpec(np.dtype("uint8"), (-1, *some.shape[1:]))])
+    kinds = {"long": DataType.long, "string": DataType.string, "doubles": Array(DataType.double)}
 
-    if task == "generate":
-        asked = [ColSpec(DataType.long, name, required=name != "label") for name in ("n", "seed", "label")]
-        return ModelSignature(Schema(asked), raw(images)), pd.DataFrame(
-            {"n": [len(images)], "seed": [0], "label": [-1]}
-        )
-    if task == "complete":
-        upper = images[:, : images.shape[1] // 2]
-        return ModelSignature(raw(upper), raw(images)), upper
-    answers = [
-        ColSpec(DataType.long, "label"),
-        ColSpec(DataType.string, "class_name"),
-        ColSpec(Array(DataType.double), "probabilities"),
-    ]
-    return ModelSignature(raw(images), Schema(answers)), images
+    def schema(side: Any) -> Schema:
+        if isinstance(side, Pixels):
+            return Schema([TensorSpec(np.dtype("uint8"), (-1, *side.shape))])
+        return Schema([ColSpec(kinds[column.kind], column.name, required=column.required) for column in side])
+
+    return ModelSignature(schema(interface.inputs), schema(interface.outputs))

@@ -7,13 +7,16 @@ model, or loads Keras.
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from pipeline.artifacts import base as artifacts
+from pipeline.artifacts import register as report
+from pipeline.artifacts.evaluate import Predictions
+from pipeline.artifacts.train import Model
 from pipeline.core.errors import DataError, TrackingError
 from pipeline.evaluation import base as scores
 from pipeline.registry.versions import CHALLENGER, CHAMPION, Registry, Version
@@ -46,7 +49,7 @@ class Decision:
 
 
 def decide(
-    task: scores.Task,
+    task: scores.Task[Any],
     version: Version,
     kept: scores.Arrays,
     champion: Version | None,
@@ -71,8 +74,8 @@ def decide(
     found = task.compare(kept, champion_kept, champion.version)
     figures = {**found.figures, "p_value": found.p_value}
     if found.p_value < alpha:
-        return Decision("promoted", f"{found.told} < {alpha}", figures)
-    return Decision("kept", f"{found.told} >= {alpha}", figures)
+        return Decision("promoted", f"{found.text} < {alpha}", figures)
+    return Decision("kept", f"{found.text} >= {alpha}", figures)
 
 
 def find_candidates(families: list[str], models: Path, predictions: Path) -> dict[str, Candidate]:
@@ -81,26 +84,26 @@ def find_candidates(families: list[str], models: Path, predictions: Path) -> dic
     Raises:
         DataError: What train or evaluate should have written is missing or damaged.
     """
-    infos = {family: _json(models / family / "model.json", "train") for family in families}
-    tasks = dict.fromkeys(info["task"] for info in infos.values())  # in the order of the families
+    trained = {family: artifacts.read_json(models / family / "model.json", Model, "train") for family in families}
+    tasks = dict.fromkeys(model.task for model in trained.values())  # in the order of the families
     return {
-        task: _candidate({name: info for name, info in infos.items() if info["task"] == task}, predictions)
+        task: _candidate({name: model for name, model in trained.items() if model.task == task}, predictions)
         for task in tasks
     }
 
 
-def _candidate(infos: Mapping[str, dict[str, Any]], predictions: Path) -> Candidate:
-    family = max(infos, key=lambda name: (infos[name]["value"], -infos[name]["loss"]))
-    info, meta = infos[family], _json(predictions / family / "meta.json", "evaluate")
-    if meta["model_id"] != info["model_id"]:
+def _candidate(trained: Mapping[str, Model], predictions: Path) -> Candidate:
+    family = max(trained, key=lambda name: (trained[name].value, -trained[name].loss))
+    model, meta = trained[family], artifacts.read_json(predictions / family / "meta.json", Predictions, "evaluate")
+    if meta.model_id != model.model_id:
         raise DataError(
             f"{predictions / family} is of another model",
-            expected=info["model_id"],
-            found=meta["model_id"],
+            expected=model.model_id,
+            found=meta.model_id,
             next_step="dvc repro evaluate",
         )
     kept = scores.read(predictions / family / "predictions.npz")
-    return Candidate(family, info["value"], info["run_id"], info["model_id"], meta["key"], kept)
+    return Candidate(family, model.value, model.run_id, model.model_id, meta.key, kept)
 
 
 def kept_of_champion(tracker: Tracker, champion: Version, key: str) -> scores.Arrays:
@@ -132,8 +135,10 @@ def apply(registry: Registry, version: Version, decision: Decision) -> None:
         registry.remove_alias(version.name, CHALLENGER)  # the latest candidate is the champion: nobody challenges
 
 
-def register(tracker: Tracker, name: str, task: scores.Task, candidate: Candidate, alpha: float) -> dict[str, Any]:
-    """Make a candidate a version of a registered model, decide about it, and return the report on that."""
+def register(
+    tracker: Tracker, name: str, task: scores.Task[Any], candidate: Candidate, alpha: float
+) -> report.Decision:
+    """Register a candidate as a version of a model, decide whether it becomes champion, and return the decision."""
     tracker.require_run(candidate.run_id)
     registry = Registry(tracker)
     champion = registry.version(name, CHAMPION)
@@ -146,7 +151,7 @@ def register(tracker: Tracker, name: str, task: scores.Task, candidate: Candidat
     decision = decide(task, version, candidate.kept, champion, compared, alpha)
     apply(registry, version, decision)
     leads = version if champion is None or decision.decision == "promoted" else champion
-    return {
+    written = {
         "model": name,
         "decision": decision.decision,
         "reason": decision.reason,
@@ -154,18 +159,8 @@ def register(tracker: Tracker, name: str, task: scores.Task, candidate: Candidat
         "champion": int(leads.version),
         "family": candidate.family,
         "value": candidate.value,
-        **figures,
         "comparison": decision.comparison,
         "run": candidate.run_id,
         "key": candidate.key,
     }
-
-
-def _json(path: Path, stage: str) -> dict[str, Any]:
-    try:
-        loaded: dict[str, Any] = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise DataError(
-            f"{path} cannot be used", expected=f"written by {stage}", found=str(error), next_step=f"dvc repro {stage}"
-        ) from None
-    return loaded
+    return report.Decision.model_validate({**written, **figures})

@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 
 CHAMPION = "champion"
 CHALLENGER = "challenger"
-_DOES = {"classify": "classifier", "generate": "generator", "complete": "completer"}
 
 
 @dataclass(frozen=True)
@@ -27,11 +26,6 @@ class Version:
     version: str
     run_id: str
     tags: Mapping[str, str]
-
-
-def registered_name(dataset: str, task: str = "classify") -> str:
-    """Return the name of the registered model that does a task on a dataset."""
-    return f"{dataset}-{_DOES[task]}"
 
 
 class Registry:
@@ -86,10 +80,10 @@ class Registry:
         )
         return _version(created)
 
-    def studies(self, name: str) -> set[str]:
-        """Return the names of the studies that the versions of a registered model came from."""
+    def studies(self, dataset: str) -> set[str]:
+        """Return the names of the studies that the versions of a dataset's registered models came from."""
         found = set()
-        for version in self._client.search_model_versions(f"name = '{name}'"):
+        for version in self._client.search_model_versions(f"name LIKE '{dataset}-%'"):
             with suppress(load_mlflow().exceptions.MlflowException):  # its run was deleted for good, or is elsewhere
                 found.add(self._client.get_run(version.run_id).data.tags.get("study", ""))
         return found - {""}

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
+from pipeline.artifacts.search import Trial
 from pipeline.reporting import svg
-from pipeline.reporting.written import Trial
 
 _WIDTH, _HEIGHT = 400, 235
 _LEFT, _RIGHT, _TOP, _BOTTOM = 52, 12, 10, 40

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pipeline.reporting import charts, leaderboard, task_labels
+from pipeline.artifacts.register import Decision
+from pipeline.artifacts.validate import Report
+from pipeline.evaluation.labels import Shares, Tile
+from pipeline.reporting import charts, leaderboard
 from pipeline.reporting.family import duration, family_section, plural
-from pipeline.reporting.load_reports import OfDataset
+from pipeline.reporting.load_reports import OfDataset, OfFamily
 from pipeline.reporting.svg import percent
-from pipeline.reporting.task_labels import TELLING
-from pipeline.reporting.written import Decision, Gate, Scored
 
 
 def section(
@@ -30,7 +31,7 @@ def section(
         "name": found.name,
         "headlines": [headline(decision) for decision in found.decisions.values()],
         "tiles": _tiles(found, confidence),
-        "leaderboards": [_leaderboard(found, rows, task) for task in TELLING if task in {row.task for row in rows}],
+        "leaderboards": _leaderboards(found, rows),
         "gate_told": _gate_told(gate),
         "links": list(links.items()),
         "pictures": found.pictures,
@@ -55,68 +56,72 @@ def headline(decision: Decision) -> str:
 
 def _tiles(found: OfDataset, confidence: float) -> list[dict[str, str]]:
     """Return the figures of the candidates that the decisions were about, and what all of it cost."""
-    told = []
+    tiles = []
     for decision in found.decisions.values():
         candidate = next(family for family in found.families if family.name == decision.family)
-        trained, task = candidate.trained, candidate.scored.task
-        told.append(task_labels.tile(candidate.scored, decision, confidence))
-        mean = task_labels.value(trained.mean, task)
-        seeds = f"best of {plural(len(trained.seeds), 'seed')}, mean {mean}"
-        told.append((TELLING[task].value, task_labels.value(trained.value, task), seeds))
+        trained, task = candidate.trained, candidate.task
+        tiles.append(task.tile(candidate.scored, decision.version, confidence))
+        seeds = f"best of {plural(len(trained.seeds), 'seed')}, mean {task.value_text(trained.mean)}"
+        tiles.append(Tile(task.labels.value, task.value_text(trained.value), seeds))
     seconds = sum(family.searched.seconds + family.trained.seconds for family in found.families)
     trials = sum(len(family.trials) for family in found.families)
-    told += [
-        (
+    tiles += [
+        Tile(
             "Data gate",
             "passed",
             f"{sum(found.gate.images.values()):,} images, {len(found.gate.expectations)} expectations",
         ),
-        (
+        Tile(
             "Search and training",
             duration(seconds),
             f"{plural(trials, 'trial')}, {plural(len(found.families), 'family', 'families')}",
         ),
     ]
-    return [{"name": name, "figure": figure, "told": more} for name, figure, more in told]
+    return [{"name": tile.name, "figure": tile.figure, "told": tile.note} for tile in tiles]
 
 
-def _leaderboard(found: OfDataset, rows: Sequence[leaderboard.Row], task: str) -> dict[str, Any]:
-    """Return the table of one task's families; classifiers have a picture of their interval, too."""
-    of_task = [row for row in rows if row.task == task]
-    tested = {family.name: family.scored for family in found.families}
-    scored = {name: one for name, one in tested.items() if isinstance(one, Scored)}
+def _leaderboards(found: OfDataset, rows: Sequence[leaderboard.Row]) -> list[dict[str, Any]]:
+    """Return a table per task, in the order in which the families name them."""
+    families = {family.name: family for family in found.families}
+    names = dict.fromkeys(family.scored.task for family in found.families)
+    return [_leaderboard(families, [row for row in rows if row.task == name]) for name in names]
+
+
+def _leaderboard(families: Mapping[str, OfFamily], rows: Sequence[leaderboard.Row]) -> dict[str, Any]:
+    """Return the table of one task's families; shares have a picture of their interval, too."""
+    task = families[rows[0].family].task
+    shares = {row.family: found for row in rows if (found := task.shares(families[row.family].scored))}
     lowest, highest = (
-        min((one.low for one in scored.values()), default=0),
-        max((one.high for one in scored.values()), default=1),
+        min((share.low for share in shares.values()), default=0),
+        max((share.high for share in shares.values()), default=1),
     )
     return {
-        "title": TELLING[task].title,
-        "columns": TELLING[task].columns,
-        "intervals": task == "classify",
-        "note": TELLING[task].note,
+        "title": task.labels.title,
+        "columns": task.labels.columns,
+        "intervals": bool(shares),
+        "note": task.labels.note,
         "rows": [
             {
                 "family": row.family,
-                "cells": task_labels.cells(row.value, tested[row.family]),
-                **(_interval(scored[row.family], lowest, highest) if row.family in scored else {}),
+                "cells": task.cells(row.value, families[row.family].scored),
+                **(_interval(shares[row.family], lowest, highest) if row.family in shares else {}),
                 "seconds": duration(row.seconds),
                 "version": row.version.removesuffix(" @champion") or "not registered",
                 "champion": row.version.endswith("@champion"),
             }
-            for row in of_task
+            for row in rows
         ],
     }
 
 
-def _interval(scored: Scored, lowest: float, highest: float) -> dict[str, Any]:
-    digits = task_labels.digits(scored)
+def _interval(share: Shares, lowest: float, highest: float) -> dict[str, Any]:
     return {
-        "interval": f"{percent(scored.low, digits)} to {percent(scored.high, digits)}",
-        "picture": charts.interval(scored.low, scored.accuracy, scored.high, lowest, highest),
+        "interval": f"{share.text(share.low)} to {share.text(share.high)}",
+        "picture": charts.interval(share.low, share.right, share.high, lowest, highest),
     }
 
 
-def _gate_told(gate: Gate) -> str:
+def _gate_told(gate: Report) -> str:
     images = " and ".join(f"{count:,} {split}" for split, count in gate.images.items())
     repeats = ", ".join(f"{count:,} in {split}" for split, count in gate.duplicates.items())
     classes = len(next(iter(gate.classes.values())))
@@ -126,7 +131,7 @@ def _gate_told(gate: Gate) -> str:
     )
 
 
-def _split(gate: Gate, split: str) -> dict[str, Any]:
+def _split(gate: Report, split: str) -> dict[str, Any]:
     counts = gate.classes[split]
     bars = [charts.Bar(name, count, f"{count:,}") for name, count in counts.items()]
     label = f"Bars: images per class in {split}, from {min(counts.values()):,} to {max(counts.values()):,}"

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from pipeline.reporting import charts, task_labels
+from pipeline.artifacts.base import Scalar
+from pipeline.artifacts.search import Trial
+from pipeline.evaluation import base as tasks
+from pipeline.evaluation.labels import Shares
+from pipeline.reporting import charts
 from pipeline.reporting.load_reports import OfFamily
 from pipeline.reporting.svg import percent
-from pipeline.reporting.task_labels import TELLING
-from pipeline.reporting.written import Scored, Trial
 
 _COLUMNS = ("trial", "state", "value", "epochs", "seconds", "preset")  # of a trial, before its hyperparameters
 _CONFUSED = 5  # pairs of classes that are listed
@@ -34,14 +36,14 @@ def family_section(found: OfFamily, names: list[str]) -> dict[str, Any]:
         found: The findings.
         names: Class names in the order of the labels.
     """
-    trained, searched, task = found.trained, found.searched, found.scored.task
-    told, shares = TELLING[task], TELLING[task].shares
+    trained, searched, task = found.trained, found.searched, found.task
+    value, shares = task.labels.value, task.labels.shares
     label = f"Trials of {found.name}: {_cost(found)}"
     return {
         "name": found.name,
         "told": (
             f"{trained.parameters:,} parameters, {plural(trained.epochs, 'epoch')} in {duration(trained.seconds)};"
-            f" {task_labels.sentence(found.scored)}"
+            f" {task.sentence(found.scored)}"
         ),
         "run": trained.run,
         "curves": _curves(found),
@@ -49,11 +51,11 @@ def family_section(found: OfFamily, names: list[str]) -> dict[str, Any]:
         "errors": _errors(found, names),
         "cost": _cost(found),
         "search_run": searched.run,
-        "value": told.value if shares else f"{told.value}, negative",
+        "value": value if shares else f"{value}, negative",
         "trials_picture": charts.trials(found.trials, searched.best_trial, label, shares=shares),
         "pictures": found.pictures,
         "best_trial": searched.best_trial,
-        "best": [(name, _told(str(value))) for name, value in found.best.hyperparameters.items()],
+        "best": [(name, _text(value)) for name, value in found.best.hyperparameters.items()],
         "columns": [*_COLUMNS, *found.trials[0].hyperparameters, "reason"],
         "trials": [_trial(trial, trial.trial == searched.best_trial, task) for trial in found.trials],
     }
@@ -63,7 +65,7 @@ def _curves(found: OfFamily) -> list[dict[str, Any]]:
     """Return the charts over epochs, without those of which the family reports nothing."""
     epochs = [epoch.epoch for epoch in found.curves]
     drawn = []
-    for chart in TELLING[found.scored.task].curves:
+    for chart in found.task.labels.charts:
         if not set(chart.lines.values()) <= set(found.curves[-1].metrics):
             continue
         series = {name: [e.metrics[column] for e in found.curves] for name, column in chart.lines.items()}
@@ -76,25 +78,24 @@ def _curves(found: OfFamily) -> list[dict[str, Any]]:
 
 
 def _errors(found: OfFamily, names: list[str]) -> dict[str, Any] | None:
-    """Return where a classifier errs; None for a model that does not classify."""
-    scored = found.scored
-    if not isinstance(scored, Scored):
+    """Return where a model errs; None for a task without right answers."""
+    shares = found.task.shares(found.scored)
+    if shares is None:
         return None
-    digits = task_labels.digits(scored)
     names = names + sorted({name for pair in found.confusion for name in pair} - set(names))
-    label = f"Confusion matrix of {found.name}: {percent(scored.accuracy, digits)} of images on the diagonal"
+    label = f"Confusion matrix of {found.name}: {shares.text(shares.right)} of images on the diagonal"
     return {
         "heat_map": charts.heat_map(found.confusion, names, label),
-        "recall": _recall(scored, names, digits),
+        "recall": _recall(shares, names),
         "confused": _confused(found),
     }
 
 
-def _recall(scored: Scored, names: list[str], digits: int) -> str:
-    recall = scored.recall
-    bars = [charts.Bar(name, recall[name], percent(recall[name], digits)) for name in names if name in recall]
+def _recall(shares: Shares, names: list[str]) -> str:
+    recall = shares.by_class
+    bars = [charts.Bar(name, recall[name], shares.text(recall[name])) for name in names if name in recall]
     worst = min(recall, key=lambda name: recall[name])
-    return charts.bars(bars, 1.0, f"Bars: accuracy by class, lowest for {worst} with {percent(recall[worst], digits)}")
+    return charts.bars(bars, 1.0, f"Bars: accuracy by class, lowest for {worst} with {shares.text(recall[worst])}")
 
 
 def _confused(found: OfFamily) -> list[dict[str, str]]:
@@ -112,23 +113,24 @@ def _cost(found: OfFamily) -> str:
     return f"{plural(len(found.trials), 'trial')} ({states}), {cost}."
 
 
-def _trial(trial: Trial, best: bool, task: str) -> dict[str, Any]:
+def _trial(trial: Trial, best: bool, task: tasks.Task[Any]) -> dict[str, Any]:
     cells = [
         (str(trial.trial), str(trial.trial)),
         (trial.state, trial.state),
-        ("", "–") if trial.value is None else (str(trial.value), task_labels.value(trial.value, task)),
+        ("", "–") if trial.value is None else (str(trial.value), task.value_text(trial.value)),
         (str(trial.epochs), str(trial.epochs)),
         (str(trial.seconds), f"{trial.seconds:.1f}"),
         (trial.preset or "", trial.preset or ""),
-        *((value or "", _told(value or "–")) for value in trial.hyperparameters.values()),
+        *(("", "–") if value is None else (str(value), _text(value)) for value in trial.hyperparameters.values()),
         (trial.reason or "", trial.reason or ""),
     ]
     return {"best": best, "cells": [{"sort": sort, "text": text} for sort, text in cells]}
 
 
-def _told(value: str) -> str:
+def _text(value: Scalar) -> str:
     """Return a hyperparameter as text, a fraction with three digits."""
+    text = str(value)
     try:
-        return value if value.lstrip("-").isdigit() else f"{float(value):.3g}"
+        return text if text.lstrip("-").isdigit() else f"{float(text):.3g}"
     except ValueError:
-        return value
+        return text

@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypeVar
+
+import pydantic
+
+from pipeline.artifacts import base as artifacts
+from pipeline.artifacts.evaluate import Summary
+from pipeline.artifacts.register import Decision, Report
+from pipeline.artifacts.search import Summary as Searched
+from pipeline.artifacts.train import Summary as Trained
+from pipeline.evaluation import base as tasks
 
 if TYPE_CHECKING:
     from rich.table import Table
+
+A = TypeVar("A", bound=pydantic.BaseModel)
 
 
 @dataclass(frozen=True)
@@ -19,17 +29,16 @@ class Row:
     Attributes:
         task: What the family does; only families of one task compete.
         value: Validation value of the kept model: the higher, the better.
-        test: What evaluate tells: of a classifier ``accuracy`` with its interval, ``low`` to ``high``; of a generator
-            ``fid`` and ``floor_fid``, what real images score; of a completer ``mse`` and ``baseline_mse``.
-        version: The registered version that this model is, with its standing; empty if it is none.
-        seconds: What search and training took.
+        test: The scores on the test split.
+        version: The registered version and its alias; empty where the model is not registered.
+        seconds: Time of search and training.
     """
 
     dataset: str
     family: str
     task: str
     value: float
-    test: Mapping[str, Any]
+    test: Summary
     version: str
     seconds: float
 
@@ -39,43 +48,44 @@ def rows(reports: Path, datasets: Iterable[str], families: Iterable[str]) -> lis
     found = []
     families = list(families)
     for dataset in datasets:
-        decisions = _json(reports / "register" / f"{dataset}.json")
+        decided = _written(reports / "register" / f"{dataset}.json", Report, "register")
+        decisions = decided.root if decided else {}
         of_dataset = [row for family in families if (row := _row(reports, dataset, family, decisions))]
         found += sorted(of_dataset, key=lambda row: (row.task, -row.value))
     return found
 
 
-def _row(reports: Path, dataset: str, family: str, decisions: dict[str, Any]) -> Row | None:
-    searched, trained, scored = (
-        _json(reports / stage / dataset / family / "summary.json") for stage in ("search", "train", "evaluate")
+def _row(reports: Path, dataset: str, family: str, decisions: Mapping[str, Decision]) -> Row | None:
+    search, train, evaluate = (
+        reports / stage / dataset / family / "summary.json" for stage in ("search", "train", "evaluate")
     )
+    searched = _written(search, Searched, "search")
+    trained = _written(train, Trained, "train")
+    scored = tasks.read_summary(evaluate) if evaluate.exists() else None
     if not (searched and trained and scored):
         return None
     return Row(
         dataset=dataset,
         family=family,
-        task=scored["task"],
-        value=trained["value"],
+        task=scored.task,
+        value=trained.value,
         test=scored,
-        version=_standing(decisions.get(scored["task"], {}), trained["run"]),
-        seconds=searched["seconds"] + trained["seconds"],
+        version=_standing(decisions.get(scored.task), trained.run),
+        seconds=searched.seconds + trained.seconds,
     )
 
 
-def _standing(decision: dict[str, Any], run_id: str) -> str:
-    """Return the version of a run's model and what it is called, where the latest decision was about that run."""
-    if decision.get("run") != run_id:
+def _standing(decision: Decision | None, run_id: str) -> str:
+    """Return the version and alias of a run's model, where the latest decision was about that run."""
+    if decision is None or decision.run != run_id:
         return ""
-    alias = "champion" if decision["champion"] == decision["version"] else "challenger"
-    return f"v{decision['version']} @{alias}"
+    alias = "champion" if decision.champion == decision.version else "challenger"
+    return f"v{decision.version} @{alias}"
 
 
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        loaded: dict[str, Any] = json.loads(path.read_text())
-    except FileNotFoundError:
-        return {}
-    return loaded
+def _written(path: Path, model: type[A], stage: str) -> A | None:
+    """Return what a stage wrote, None where it has not run."""
+    return artifacts.read_json(path, model, stage) if path.exists() else None
 
 
 def table(found: Iterable[Row]) -> Table:
@@ -89,15 +99,7 @@ def table(found: Iterable[Row]) -> Table:
         shown.add_column(name, justify="right", no_wrap=True)
     shown.add_column("registered", no_wrap=True)
     for row in found:
-        shown.add_row(row.dataset, row.family, *_figures(row), f"{row.seconds:.0f}", row.version)
+        line = tasks.load(row.task).line(row.value, row.test)
+        figures = (line.validation, line.test, line.beside)
+        shown.add_row(row.dataset, row.family, *figures, f"{row.seconds:.0f}", row.version)
     return shown
-
-
-def _figures(row: Row) -> tuple[str, str, str]:
-    """Return validation value, test value, and what to read the latter by."""
-    test = row.test
-    if row.task == "generate":
-        return f"FID {-row.value:.2f}", f"FID {test['fid']:.2f}", f"real images {test['floor_fid']:.2f}"
-    if row.task == "complete":
-        return f"MSE {-row.value:.4f}", f"MSE {test['mse']:.4f}", f"last row {test['baseline_mse']:.4f}"
-    return f"{row.value:.2%}", f"{test['accuracy']:.2%}", f"{test['low']:.2%} to {test['high']:.2%}"

@@ -1,43 +1,20 @@
-"""What the stages report, as the page needs it: the JSON and CSV files under reports/, read and checked.
-
-A file that is missing or is not what its stage writes
-is told in one line, with that stage's name.
-"""
+"""Reads the artifacts under reports/ that the page shows."""
 
 from __future__ import annotations
 
 import base64
-import csv
-import json
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-import pydantic
-
+from pipeline.artifacts import register, search, train, validate
+from pipeline.artifacts.base import read_json, read_rows, usable
+from pipeline.artifacts.evaluate import Pair, Summary
 from pipeline.core.errors import DataError
-from pipeline.reporting.written import (
-    Best,
-    Completed,
-    Decision,
-    Decisions,
-    Epoch,
-    Gate,
-    Generated,
-    Pair,
-    Scored,
-    Searched,
-    Tested,
-    Trained,
-    Trial,
-)
+from pipeline.evaluation import base as tasks
 
 _PLOTS = ("curves", "importances", "timeline", "slices", "parallel")  # the page draws the history itself
-
-W = TypeVar("W", bound=pydantic.BaseModel)
 
 
 @dataclass(frozen=True)
@@ -45,18 +22,20 @@ class OfFamily:
     """All that is known of a family on a dataset.
 
     Attributes:
-        confusion: Test images of a classifier by (actual, predicted) class name.
-        picture: The address of a whole picture of what another model gives; empty for a classifier.
+        task: What the family does.
+        confusion: Test images by (actual, predicted) class name; empty where the task has no right answers.
+        picture: The address of the picture that the task shows; empty where it has none.
         pictures: Those of the search, as in `OfDataset`.
     """
 
     name: str
-    searched: Searched
-    best: Best
-    trials: tuple[Trial, ...]
-    trained: Trained
-    curves: tuple[Epoch, ...]
-    scored: Scored | Generated | Completed
+    task: tasks.Task[Any]
+    searched: search.Summary
+    best: search.Best
+    trials: tuple[search.Trial, ...]
+    trained: train.Summary
+    curves: tuple[train.Epoch, ...]
+    scored: Summary
     confusion: Counter[tuple[str, str]]
     picture: str = ""
     pictures: tuple[tuple[str, str], ...] = ()
@@ -72,8 +51,8 @@ class OfDataset:
     """
 
     name: str
-    gate: Gate
-    decisions: dict[str, Decision]
+    gate: validate.Report
+    decisions: dict[str, register.Decision]
     families: tuple[OfFamily, ...]
     pictures: tuple[tuple[str, str], ...] = ()
 
@@ -84,9 +63,9 @@ def of_dataset(reports: Path, dataset: str, families: list[str]) -> OfDataset:
     Raises:
         DataError: A file is missing or is not what its stage writes.
     """
-    gate = _json(reports / "validate" / f"{dataset}.json", "validate", Gate)
+    gate = read_json(reports / "validate" / f"{dataset}.json", validate.Report, "validate")
     path = reports / "register" / f"{dataset}.json"
-    decisions = _json(path, "register", Decisions).root
+    decisions = read_json(path, register.Report, "register").root
     for decision in decisions.values():
         if decision.family not in families:
             found = decision.family
@@ -102,63 +81,31 @@ def of_dataset(reports: Path, dataset: str, families: list[str]) -> OfDataset:
 
 
 def _of_family(reports: Path, dataset: str, family: str) -> OfFamily:
-    search, train, evaluate = (reports / stage / dataset / family for stage in ("search", "train", "evaluate"))
-    plots = [search / "plots" / f"{name}.png" for name in _PLOTS]
-    scored = _json(evaluate / "summary.json", "evaluate", Tested).root
-    classifies = isinstance(scored, Scored)
-    pairs = _rows(evaluate / "plots" / "confusion.csv", "evaluate", Pair) if classifies else ()
+    searched, trained, evaluated = (reports / stage / dataset / family for stage in ("search", "train", "evaluate"))
+    plots = [searched / "plots" / f"{name}.png" for name in _PLOTS]
+    scored = tasks.read_summary(evaluated / "summary.json")
+    task = tasks.load(scored.task)
+    pairs = read_rows(evaluated / "plots" / "confusion.csv", Pair, "evaluate") if task.shares(scored) else ()
     return OfFamily(
         name=family,
-        searched=_json(search / "summary.json", "search", Searched),
-        best=_json(search / "best.json", "search", Best),
-        trials=_rows(search / "trials.csv", "search", Trial),
-        trained=_json(train / "summary.json", "train", Trained),
-        curves=_rows(train / "curves.csv", "train", Epoch),
+        task=task,
+        searched=read_json(searched / "summary.json", search.Summary, "search"),
+        best=read_json(searched / "best.json", search.Best, "search"),
+        trials=read_rows(searched / "trials.csv", search.Trial, "search"),
+        trained=read_json(trained / "summary.json", train.Summary, "train"),
+        curves=read_rows(trained / "curves.csv", train.Epoch, "train"),
         scored=scored,
         confusion=Counter((pair.actual, pair.predicted) for pair in pairs),
-        picture="" if classifies else _picture(evaluate / "plots" / "samples.png"),
+        picture=_picture(evaluated / "plots" / task.picture) if task.picture else "",
         pictures=tuple((path.stem, _address(path)) for path in plots if path.exists()),
     )
 
 
 def _picture(path: Path) -> str:
-    with _told(path, "evaluate"):
+    with usable(path, "evaluate"):
         return _address(path)
 
 
 def _address(path: Path) -> str:
     """Return a picture as an address that holds all of it."""
     return f"data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}"
-
-
-def _json(path: Path, stage: str, model: type[W]) -> W:
-    with _told(path, stage):
-        return model.model_validate(json.loads(path.read_text(encoding="utf-8")))
-
-
-def _rows(path: Path, stage: str, model: type[W]) -> tuple[W, ...]:
-    """Return the rows of a CSV file, of which there must be some."""
-    with _told(path, stage), path.open(encoding="utf-8", newline="") as file:
-        rows = tuple(model.model_validate(row) for row in csv.DictReader(file, restval="", strict=True))
-        if not rows:
-            raise ValueError("no rows")
-        return rows
-
-
-@contextmanager
-def _told(path: Path, stage: str) -> Iterator[None]:
-    """Tell what is wrong with a file in one line."""
-    try:
-        yield
-    except FileNotFoundError:
-        found: Any = "none"
-    except pydantic.ValidationError as error:
-        first = error.errors()[0]
-        found = f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}"
-    except (OSError, ValueError, csv.Error) as error:
-        found = error
-    else:
-        return
-    raise DataError(
-        f"{path} cannot be used", expected=f"the file that {stage} writes", found=found, next_step=f"dvc repro {stage}"
-    )

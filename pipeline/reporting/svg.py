@@ -8,6 +8,9 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
+from pipeline.evaluation import labels
+
+percent = labels.percent
 _LONGEST = 16  # characters of a class name; the whole name is in the tooltip
 
 
@@ -23,11 +26,6 @@ class Scale:
     def __call__(self, value: float) -> float:
         share = (value - self.low) / (self.high - self.low) if self.high > self.low else 0.5
         return self.start + share * (self.stop - self.start)
-
-
-def percent(share: float, digits: int = 2) -> str:
-    """Return a share as text, with a space that does not break."""
-    return f"{share:.{digits}%}".replace("%", "\N{NO-BREAK SPACE}%")
 
 
 def ticks(low: float, high: float, count: int) -> list[float]:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import dataclasses
 import errno
-import json
 import os
 import shutil
 from collections.abc import Callable
@@ -22,6 +21,8 @@ from typing import Any
 
 import filelock
 
+from pipeline.artifacts import base as artifacts
+from pipeline.artifacts.validate import Reference, Report
 from pipeline.core import params
 from pipeline.core.errors import DataError, PipelineError, nearest
 from pipeline.core.files import write_json
@@ -32,7 +33,6 @@ from pipeline.datasets.manifest import ManifestEntry
 from pipeline.datasets.source_format import source_format
 from pipeline.project import dvc, workspace
 from pipeline.validation.batch_checks import BatchDecision, judge
-from pipeline.validation.reference import Reference
 from pipeline.validation.suites import ValidateSettings as GateSettings
 
 _PATIENCE_S = 60.0  # for another ingest to end
@@ -158,8 +158,7 @@ def _reference(places: Places) -> tuple[RawImages, Reference]:
     raw: RawImages = source.read(
         places.root / "data" / "raw" / places.dataset, params.load(section, source.Settings, file)
     )
-    report = json.loads(places.validated.read_text(encoding="utf-8"))
-    return raw, Reference.model_validate(report["reference"])
+    return raw, artifacts.read_json(places.validated, Report, "validate").reference
 
 
 class _Intake:

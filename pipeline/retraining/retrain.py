@@ -6,7 +6,6 @@ retraining is at work; 1 something failed; 130 interrupted.
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -18,6 +17,8 @@ from typing import Any, Literal
 import filelock
 from ruamel.yaml import YAML
 
+from pipeline.artifacts import base as artifacts
+from pipeline.artifacts.register import Report
 from pipeline.core.errors import PipelineError, TrackingError
 from pipeline.project import check, dvc, params_edit
 from pipeline.retraining import ingest
@@ -75,7 +76,7 @@ def run(*, force: bool) -> RetrainSummary:
 
 
 def _run(started: float, *, force: bool) -> RetrainSummary:
-    ingested = ingest.run(Path(), lambda told: print(told, file=sys.stderr))
+    ingested = ingest.run(Path(), lambda text: print(text, file=sys.stderr))
     content = check.check()
     generation = params_edit.next_generation() if force else int(content["search"]["generation"])
     before = _registrations()
@@ -104,9 +105,9 @@ def _registrations() -> dict[str, Any]:
 
 def _decisions(dataset: str) -> dict[str, dict[str, Any]]:
     """Return what was decided about a dataset's models, by task, without what only machines of ours need."""
-    decided = json.loads(Path(f"reports/register/{dataset}.json").read_text())
+    decided = artifacts.read_json(Path(f"reports/register/{dataset}.json"), Report, "register").content()
     hidden = ("comparison", "run", "key")
-    return {task: {key: told for key, told in of.items() if key not in hidden} for task, of in decided.items()}
+    return {task: {key: value for key, value in of.items() if key not in hidden} for task, of in decided.items()}
 
 
 def require_persistent() -> None:

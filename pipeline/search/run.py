@@ -13,13 +13,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.core.files import new_folder, write_json, write_text
+from pipeline.artifacts import search as artifacts
+from pipeline.artifacts.base import write
+from pipeline.core.files import new_folder, write_text
 from pipeline.executors.base import Executor, Work
 from pipeline.executors.local import LocalExecutor
 from pipeline.models import base as models
 from pipeline.models.training import task
 from pipeline.models.training.task import TrainingTask
-from pipeline.registry.versions import Registry, registered_name
+from pipeline.registry.versions import Registry
 from pipeline.search import cost_estimate, plots, study_store
 from pipeline.search.mlflow_mirror import MlflowMirror
 from pipeline.search.progress import Expected, SearchProgress
@@ -190,29 +192,29 @@ def save(result: SearchResult, study: Study, definition: Definition, output: Pat
 
     All of it is stored in the study, so a rerun that finds the budget met writes the same bytes.
     """
-    best = {
-        "family": definition.family,
-        "hyperparameters": result.best.hyperparameters,
-        "epochs": definition.trial_epochs,
-        "value": result.best.value,
-        "study": definition.name,
-    }
-    summary = {
-        "study": result.study,
-        "run": result.parent_run,
-        "value": result.best.value,
-        "best_trial": result.best.number,
-        "trials": {state: count for state, count in result.counts.items() if state != "running"},
-        "epochs": result.epochs,
-        "seconds": round(result.seconds, 1),
-    }
+    best = artifacts.Best(
+        family=definition.family,
+        hyperparameters=result.best.hyperparameters,
+        epochs=definition.trial_epochs,
+        value=result.best.value,
+        study=definition.name,
+    )
+    summary = artifacts.Summary(
+        study=result.study,
+        run=result.parent_run,
+        value=result.best.value,
+        best_trial=result.best.number,
+        trials={state: count for state, count in result.counts.items() if state != "running"},
+        epochs=result.epochs,
+        seconds=round(result.seconds, 1),
+    )
     write_text(output / "trials.csv", study.table().to_csv(index=False))
     pictures = plots.draw(study.trials, study.objective, result.best.number, study.importances())
     with new_folder(output / "plots") as folder:
         for name, content in pictures.items():
             (folder / f"{name}.png").write_bytes(content)
-    write_json(output / "summary.json", summary)
-    write_json(output / "best.json", best)
+    write(output / "summary.json", summary)
+    write(output / "best.json", best)
     return [output / "trials.csv", output / "best.json", *sorted((output / "plots").iterdir())]
 
 
@@ -226,6 +228,6 @@ def tidy(definition: Definition, studies: Path, keep: int, tracker: Tracker) -> 
     for key, run in running.items():
         if any(key == path.name or key.startswith(f"{path.name}-") for path in siblings):
             tracker.finish(run.run_id, "KILLED")
-    protected = Registry(tracker).studies(registered_name(definition.dataset))
+    protected = Registry(tracker).studies(definition.dataset)
     for name in study_store.sweep(siblings, keep, protected):
         print(f"removed the old study {name}: search.keep_studies is {keep}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, overload
 
+from pipeline.artifacts.search import Trial
 from pipeline.models.epoch_metrics import EpochMetrics
 from pipeline.models.space import Hyperparameters
 
@@ -67,17 +68,18 @@ def table(trials: Sequence[FrozenTrial], objective: str) -> pd.DataFrame:
     """Return one row per trial: number, state, value, epochs, seconds, reason, preset and hyperparameters."""
     import pandas as pd
 
-    rows = [
-        {
-            "trial": trial.number,
-            "state": trial.state.name.lower(),
-            "value": history(trial)[-1][objective] if history(trial) else None,
-            "epochs": len(history(trial)),
-            "seconds": round(sum(epoch.seconds for epoch in history(trial)), 1),
-            "reason": trial.user_attrs.get("reason", ""),
-            "preset": preset(trial),
-            **hyperparameters(trial),
-        }
-        for trial in trials
-    ]
-    return pd.DataFrame(rows)
+    return pd.DataFrame([_row(trial, objective).cells() for trial in trials])
+
+
+def _row(trial: FrozenTrial, objective: str) -> Trial:
+    epochs = history(trial)
+    return Trial(
+        trial=trial.number,
+        state=trial.state.name.lower(),
+        value=epochs[-1][objective] if epochs else None,
+        epochs=len(epochs),
+        seconds=round(sum(epoch.seconds for epoch in epochs), 1),
+        reason=trial.user_attrs.get("reason", ""),
+        preset=preset(trial),
+        hyperparameters=hyperparameters(trial),
+    )

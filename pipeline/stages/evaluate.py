@@ -8,7 +8,6 @@ this very test split, it is scored here, too, so that register can compare the t
 from __future__ import annotations
 
 import argparse
-import json
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -16,13 +15,15 @@ from typing import Any
 import numpy as np
 import pydantic
 
+from pipeline.artifacts import base as artifacts
+from pipeline.artifacts.evaluate import Predictions
+from pipeline.artifacts.train import Model
 from pipeline.backend import configure
 from pipeline.core import params, process
-from pipeline.core.errors import DataError
-from pipeline.core.files import new_folder, write_json
+from pipeline.core.files import new_folder
 from pipeline.datasets.arrays import TestSplit, load_test
 from pipeline.evaluation import base as scores
-from pipeline.registry.versions import CHAMPION, Registry, load_model, registered_name
+from pipeline.registry.versions import CHAMPION, Registry, load_model
 from pipeline.tracking.runs import Tracker, log_dataset, predictions_path
 
 
@@ -37,7 +38,7 @@ class EvaluateSettings(params.Settings):
 
 
 def score_champion(
-    tracker: Tracker, name: str, task: scores.Task, split: TestSplit, features: Path, confidence: float
+    tracker: Tracker, name: str, task: scores.Task[Any], split: TestSplit, features: Path, confidence: float
 ) -> str | None:
     """Score the champion on this test split where nobody has yet; return its version if that was so."""
     champion = Registry(tracker).version(name, CHAMPION)
@@ -58,34 +59,13 @@ def keep_on_run(tracker: Tracker, run_id: str, key: str, kept: scores.Arrays) ->
         tracker.log_artifacts(run_id, [file], str(path.parent))
 
 
-def load_info(model: Path) -> dict[str, Any]:
-    """Return what train wrote about a model.
-
-    Raises:
-        DataError: It is missing or damaged.
-    """
-    try:
-        info: dict[str, Any] = json.loads((model / "model.json").read_text())
-    except (OSError, ValueError) as error:
-        raise DataError(
-            f"{model} is no model", expected="model.json", found=str(error), next_step="dvc repro train"
-        ) from None
-    return info
-
-
-def save(scored: scores.Scored, split: TestSplit, info: dict[str, Any], report: Path) -> None:
+def save(task: scores.Task[Any], scored: scores.Scored, split: TestSplit, trained: Model, report: Path) -> None:
     """Write the figures, and what plots are drawn from."""
     with new_folder(report / "plots") as folder:
         for name, content in scored.plots.items():
             (folder / name).write_bytes(content)
-    summary = {
-        "run": info["run_id"],
-        "task": info["task"],
-        **scored.figures,
-        "images": len(split.test),
-        "test_digest": split.digest,
-    }
-    write_json(report / "summary.json", summary)
+    identity = {"run": trained.run_id, "task": trained.task, "images": len(split.test), "test_digest": split.digest}
+    artifacts.write(report / "summary.json", task.summary_type.model_validate({**identity, **scored.figures}))
 
 
 def main() -> None:
@@ -101,11 +81,12 @@ def main() -> None:
     arguments = parser.parse_args()
     configure.configure(configure.load_settings().backend)
     settings = params.load("evaluate", EvaluateSettings)
-    split, info = load_test(arguments.test), load_info(arguments.model)
-    task, run_id = scores.load(info["task"]), info["run_id"]
+    split = load_test(arguments.test)
+    trained = artifacts.read_json(arguments.model / "model.json", Model, "train")
+    task, run_id = scores.load(trained.task), trained.run_id
     tracker = Tracker(arguments.dataset)
     tracker.require_run(run_id)
-    model, key = load_model(f"models:/{info['model_id']}"), task.key(split, arguments.features)
+    model, key = load_model(f"models:/{trained.model_id}"), task.key(split, arguments.features)
     scored = task.score(model, split, arguments.features, settings.confidence)
     keep_on_run(tracker, run_id, key, scored.kept)
     log_dataset(
@@ -114,10 +95,10 @@ def main() -> None:
     tracker.log_metrics(run_id, {f"test_{name}": value for name, value in scored.metrics.items()})
     with new_folder(arguments.predictions) as folder:
         np.savez_compressed(folder / "predictions.npz", allow_pickle=False, **scored.kept)
-        (folder / "meta.json").write_text(json.dumps({"key": key, "model_id": info["model_id"]}) + "\n")
-    save(scored, split, info, arguments.report)
-    print(f"{arguments.dataset} {arguments.family}: {scored.told} on {len(split.test):,} images")
-    name = registered_name(arguments.dataset, info["task"])
+        artifacts.write(folder / "meta.json", Predictions(key=key, model_id=trained.model_id), indent=None)
+    save(task, scored, split, trained, arguments.report)
+    print(f"{arguments.dataset} {arguments.family}: {scored.text} on {len(split.test):,} images")
+    name = task.registered_name(arguments.dataset)
     rescored = score_champion(tracker, name, task, split, arguments.features, settings.confidence)
     if rescored is not None:
         print(f"{name} version {rescored}, the champion, was scored on this test split")

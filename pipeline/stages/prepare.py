@@ -7,15 +7,16 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
 import numpy.typing as npt
 import pydantic
 
+from pipeline.artifacts import base as artifacts
+from pipeline.artifacts.validate import Report
 from pipeline.core import params, process
 from pipeline.core.errors import DataError
 from pipeline.datasets import manifest
@@ -117,23 +118,22 @@ def require_disjoint(train: Labelled, in_val: npt.NDArray[np.bool_], near: Pairs
         )
 
 
-def require_validated(path: Path, raw: RawImages) -> dict[str, Any]:
-    """Return the report of the gate; refuse data that it has not passed, or that is no longer what it saw.
+def require_validated(path: Path, raw: RawImages) -> Report:
+    """Return the report of the gate; refuse data that did not pass it, or that has changed since.
 
     Raises:
         DataError: The report is missing, damaged, does not say "passed", or is about other data.
     """
-    report = _read_report(path)
-    if report.get("passed") is not True:
+    report = artifacts.read_json(path, Report, "validate")
+    if not report.passed:
         raise DataError(
             f"{path}: the gate did not pass this data",
             expected="passed: true",
-            found=f"passed: {json.dumps(report.get('passed'))}",
+            found="passed: false",
             next_step="dvc repro validate",
         )
-    digests = report.get("digest")
     for split, data in (("train", raw.train), ("test", raw.test)):
-        validated = digests.get(split) if isinstance(digests, dict) else None
+        validated = report.digest.get(split)
         if validated != (found := data.digest()):
             raise DataError(
                 f"{path}: {split} is not the data that was validated",
@@ -144,7 +144,7 @@ def require_validated(path: Path, raw: RawImages) -> dict[str, Any]:
     return report
 
 
-def near_duplicates(path: Path, grown: Grown, report: dict[str, Any]) -> Pairs:
+def near_duplicates(path: Path, grown: Grown, report: Report) -> Pairs:
     """Return the pairs within train: those that validate found, and those of which an image came in a batch.
 
     Args:
@@ -156,23 +156,8 @@ def near_duplicates(path: Path, grown: Grown, report: dict[str, Any]) -> Pairs:
     near = duplicate_pairs.load(path, "train", published)
     if not grown.images:
         return near
-    distance = float(report["near_duplicates"]["threshold"])
+    distance = report.near_duplicates.threshold
     return duplicate_pairs.joined(near, neighbours.search(grown.raw.train.images, distance, since=published))
-
-
-def _read_report(path: Path) -> dict[str, Any]:
-    try:
-        report = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        report = str(error)
-    if not isinstance(report, dict):
-        raise DataError(
-            f"{path} is no validation report",
-            expected="JSON written by validate",
-            found=report,
-            next_step="dvc repro validate",
-        )
-    return report
 
 
 def main() -> None:

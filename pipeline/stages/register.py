@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pydantic
 
+from pipeline.artifacts import base as artifacts
+from pipeline.artifacts import register as report
 from pipeline.core import params, process
-from pipeline.core.files import write_json
 from pipeline.evaluation import base as scores
 from pipeline.registry import promotion
-from pipeline.registry.versions import registered_name
 from pipeline.tracking.runs import Tracker
 
 
@@ -40,14 +40,15 @@ def main() -> None:
     families = list(params.section("families"))
     candidates = promotion.find_candidates(families, arguments.models, arguments.predictions)
     tracker = Tracker(arguments.dataset)
-    report = {}
+    decisions = {}
     for name, candidate in candidates.items():
-        registered = registered_name(arguments.dataset, name)
-        decided = promotion.register(tracker, registered, scores.load(name), candidate, settings.alpha)
-        report[name] = decided
-        text = f"{decided['decision']}, because {decided['reason']}"
-        print(f"{registered} version {decided['version']} ({candidate.family}): {text}")
-    write_json(arguments.report, report)
+        task = scores.load(name)
+        registered = task.registered_name(arguments.dataset)
+        decided = promotion.register(tracker, registered, task, candidate, settings.alpha)
+        decisions[name] = decided
+        text = f"{decided.decision}, because {decided.reason}"
+        print(f"{registered} version {decided.version} ({candidate.family}): {text}")
+    artifacts.write(arguments.report, report.Report(decisions))
 
 
 if __name__ == "__main__":

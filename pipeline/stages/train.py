@@ -11,17 +11,17 @@ import hashlib
 import json
 import shutil
 import statistics
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pydantic
 
+from pipeline.artifacts import base as artifacts
+from pipeline.artifacts import train
+from pipeline.artifacts.search import Best
 from pipeline.backend import configure
 from pipeline.core import params, process
-from pipeline.core.errors import DataError
-from pipeline.core.files import new_folder, write_json, write_text
+from pipeline.core.files import new_folder, write_text
 from pipeline.datasets.arrays import Splits, load_splits
 from pipeline.executors.local import LocalExecutor
 from pipeline.models import base as models
@@ -48,70 +48,45 @@ class TrainSettings(params.Settings):
 
 
 @dataclass(frozen=True)
-class Best:
-    """What train needs of a search: `best.json`."""
+class LoggedModel:
+    """Where MLflow has a trained model: the run that trained it, and its own id."""
 
-    family: str
-    hyperparameters: dict[str, Any]
-    epochs: int
-    value: float
-    study: str = ""
+    run_id: str
+    model_id: str
 
 
-def load_best(path: Path) -> Best:
-    """Return what the search found.
-
-    Raises:
-        DataError: The file is missing or damaged.
-    """
-    try:
-        return Best(**json.loads(path.read_text()))
-    except (OSError, ValueError, TypeError) as error:
-        raise DataError(
-            f"{path} cannot be used", expected="best.json of a search", found=str(error), next_step="dvc repro search"
-        ) from None
-
-
-def save(trained: TrainedModel, ids: Mapping[str, str], model: Path, report: Path) -> None:
+def save(trained: TrainedModel, logged: LoggedModel, model: Path, report: Path) -> None:
     """Write the model with what later stages need to know of it, and its curves."""
     result, family, data, backend = trained.result, trained.family, trained.data, trained.backend
     with new_folder(model) as folder:
         shutil.copytree(exported_model(result.task), folder, dirs_exist_ok=True)
-        info = {
-            "family": result.task.family,
-            "task": family.task,
-            "value": result.value,
-            "loss": last_loss(result.trained),
-            "parameters": result.trained.parameters,
-            "hyperparameters": result.task.hyperparameters,
-            "class_names": data.class_names,
-            "image_shape": data.image_shape,
-            "data_digest": data.digest,
-            "backend": backend,
-            **ids,
-        }
-        (folder / "model.json").write_text(json.dumps(info, indent=2) + "\n")
-    names = list(result.trained.epochs[0].values)
-    # The last column is what the search maximised, under one name for every family: DVC plots it.
-    rows = [
-        [epoch.epoch, *(epoch[name] for name in names), epoch.seconds, epoch[family.objective]]
-        for epoch in result.trained.epochs
-    ]
-    lines = [
-        ",".join(["epoch", *names, "seconds", "value"]),
-        *(",".join(f"{value:.6g}" for value in row) for row in rows),
-    ]
-    write_text(report / "curves.csv", "\n".join(lines) + "\n")
-    summary = {
-        "run": ids["run_id"],
-        "value": result.value,
-        "mean": statistics.mean(result.values.values()),
-        "seeds": {str(seed): value for seed, value in result.values.items()},
-        "parameters": result.trained.parameters,
-        "epochs": len(result.trained.epochs),
-        "seconds": round(sum(epoch.seconds for epoch in result.trained.epochs), 1),
-    }
-    write_json(report / "summary.json", summary)
+        described = train.Model(
+            family=result.task.family,
+            task=family.task,
+            value=result.value,
+            loss=last_loss(result.trained),
+            parameters=result.trained.parameters,
+            hyperparameters=result.task.hyperparameters,
+            class_names=data.class_names,
+            image_shape=data.image_shape,
+            data_digest=data.digest,
+            backend=backend,
+            run_id=logged.run_id,
+            model_id=logged.model_id,
+        )
+        artifacts.write(folder / "model.json", described)
+    epochs = [train.Epoch.of(epoch.flat(), family.objective) for epoch in result.trained.epochs]
+    write_text(report / "curves.csv", train.curves(epochs))
+    summary = train.Summary(
+        run=logged.run_id,
+        value=result.value,
+        mean=statistics.mean(result.values.values()),
+        seeds={str(seed): value for seed, value in result.values.items()},
+        parameters=result.trained.parameters,
+        epochs=len(epochs),
+        seconds=round(sum(epoch.seconds for epoch in result.trained.epochs), 1),
+    )
+    artifacts.write(report / "summary.json", summary)
 
 
 def main() -> None:
@@ -120,7 +95,7 @@ def main() -> None:
     backend = configure.load_settings()
     settings = params.load("train", TrainSettings)
     family = loading.load(arguments.family)
-    best = load_best(arguments.best)
+    best = artifacts.read_json(arguments.best, Best, "search")
     data = load_splits(arguments.data)
     sections = {"train": settings.model_dump(), family.name: family.settings.model_dump(mode="json")}
     tags = _tags(arguments, backend.backend, data, best)
@@ -134,8 +109,8 @@ def main() -> None:
         with tracker.running(key, f"train {family.name}", tags) as run_id:
             result = seeds.finish(executor)
             trained = TrainedModel(result, family, data, backend.backend)
-            ids = {"run_id": run_id, "model_id": packaging.log(tracker, run_id, trained, sections)}
-            save(trained, ids, arguments.model, arguments.report)
+            logged = LoggedModel(run_id, packaging.log(tracker, run_id, trained, sections))
+            save(trained, logged, arguments.model, arguments.report)
     print(f"{arguments.dataset} {family.name}: {family.objective} {result.value:.4f}, seeds {result.values}")
 
 
@@ -153,7 +128,7 @@ def _parse() -> argparse.Namespace:
 
 
 def _tags(arguments: argparse.Namespace, backend: str, data: Splits, best: Best) -> dict[str, str]:
-    """Return the tags of a run that say where it comes from."""
+    """Return the tags that record the origin of a run."""
     return {
         "stage": "train",
         "dataset": arguments.dataset,

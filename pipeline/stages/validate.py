@@ -6,10 +6,11 @@ import argparse
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
+from pipeline.artifacts import base as artifacts
+from pipeline.artifacts.validate import NearDuplicates, Report
 from pipeline.core import params, process
 from pipeline.core.errors import GateError
 from pipeline.core.files import new_folder, write_json, write_text
@@ -38,7 +39,7 @@ class ValidationResult:
     dataset: str
     passed: bool
     outcomes: tuple[Outcome, ...]
-    report: dict[str, Any]
+    report: Report
     near: Pairs
     plots: dict[str, bytes]
 
@@ -53,20 +54,20 @@ def run(dataset: str, raw: RawImages, settings: ValidateSettings, docs_folder: P
     scale = reference.learn(table)
     outcomes = tuple(suites.check(table, settings, len(raw.class_names), docs_folder, scale=scale))
     passed = not any(outcome.stops for outcome in outcomes)
-    report = {
-        "dataset": dataset,
-        "passed": passed,
-        "warnings": [outcome.name for outcome in outcomes if not outcome.passed and not outcome.stops],
-        "images": {split: len(data) for split, data in parts.items()},
-        "classes": {split: _per_class(data, raw.class_names) for split, data in parts.items()},
-        "imbalance": {split: _imbalance(data) for split, data in parts.items()},
-        "duplicates": {split: int(table.loc[table["split"] == split, "repeats"].sum()) for split in parts},
-        "leaked": int(table["leaked"].sum()),
-        "near_duplicates": _near_duplicates(further, distance, {split: len(data) for split, data in parts.items()}),
-        "digest": {split: data.digest() for split, data in parts.items()},
-        "expectations": {outcome.name: dict(outcome.observed) for outcome in outcomes},
-        "reference": scale.model_dump(mode="json"),
-    }
+    report = Report(
+        dataset=dataset,
+        passed=passed,
+        warnings=tuple(outcome.name for outcome in outcomes if not outcome.passed and not outcome.stops),
+        images={split: len(data) for split, data in parts.items()},
+        classes={split: _per_class(data, raw.class_names) for split, data in parts.items()},
+        imbalance={split: _imbalance(data) for split, data in parts.items()},
+        duplicates={split: int(table.loc[table["split"] == split, "repeats"].sum()) for split in parts},
+        leaked=int(table["leaked"].sum()),
+        near_duplicates=_near_duplicates(further, distance, {split: len(data) for split, data in parts.items()}),
+        digest={split: data.digest() for split, data in parts.items()},
+        expectations={outcome.name: dict(outcome.observed) for outcome in outcomes},
+        reference=scale,
+    )
     plots = pictures.draw(parts, raw.class_names, _SEED)
     page = review_page.page(dataset, parts, raw.class_names, _doubts(outcomes), further, distance, plots)
     write_text(docs_folder / _IMAGES, page)
@@ -74,7 +75,7 @@ def run(dataset: str, raw: RawImages, settings: ValidateSettings, docs_folder: P
 
 
 def refusal(result: ValidationResult, docs: Path) -> GateError:
-    """Return the error that tells which expectation failed first, on what, and where to look."""
+    """Return the error that names the first failed expectation, what it found, and where to look."""
     failed = [outcome for outcome in result.outcomes if outcome.stops]
     first = failed[0]
     where = f"column {first.column}" if first.column else "the table"
@@ -84,7 +85,7 @@ def refusal(result: ValidationResult, docs: Path) -> GateError:
     return GateError(
         f"{result.dataset}: expectation {first.name!r} ({first.expectation}) failed on {where}",
         expected=first.expected,
-        found="; ".join(told for told in (count, seen) if told) or "nothing to judge",
+        found="; ".join(text for text in (count, seen) if text) or "nothing to judge",
         done=f"no report written{others}",
         next_step=f"open {docs / _IMAGES} and {docs / 'index.html'}, or read {docs / _FAILED}",
     )
@@ -93,26 +94,26 @@ def refusal(result: ValidationResult, docs: Path) -> GateError:
 def save(result: ValidationResult, report: Path, details: Path) -> None:
     """Write the pictures and the near duplicates into a folder, then the report, which says that all is there."""
     with new_folder(details) as folder:
-        duplicate_pairs.save(folder / "near_duplicates.csv", result.near, result.report["images"])
+        duplicate_pairs.save(folder / "near_duplicates.csv", result.near, result.report.images)
         (folder / "pictures").mkdir()
         for name, content in result.plots.items():
             (folder / "pictures" / f"{name}.png").write_bytes(content)
-    write_json(report, result.report)
+    artifacts.write(report, result.report)
 
 
 def summary(result: ValidationResult, docs: Path) -> list[str]:
-    """Return what a person is told of data that passed, a line for each warning."""
-    images = sum(result.report["images"].values())
+    """Return the messages about data that passed, a line for each warning."""
+    images = sum(result.report.images.values())
     lines = [f"{result.dataset}: {images:,} images meet {len(result.outcomes)} expectations; see {docs / _IMAGES}"]
     for outcome in result.outcomes:
         if not outcome.passed:
             lines[0] = f"{result.dataset}: {images:,} images pass the gate, with warnings; see {docs / _IMAGES}"
-            told = f"{outcome.unexpected_count:,} found, such as {', '.join(outcome.examples)}"
-            lines.append(f"warning: {result.dataset}: {outcome.name}: expected {outcome.expected}; {told}")
+            text = f"{outcome.unexpected_count:,} found, such as {', '.join(outcome.examples)}"
+            lines.append(f"warning: {result.dataset}: {outcome.name}: expected {outcome.expected}; {text}")
     return lines
 
 
-def _near_duplicates(further: Pairs, distance: float, sizes: dict[str, int]) -> dict[str, Any]:
+def _near_duplicates(further: Pairs, distance: float, sizes: dict[str, int]) -> NearDuplicates:
     """Return the threshold, how many pairs there are up to several distances, and the nearest within the threshold."""
     counts, train = {}, sizes["train"]
     for step in _STEPS:
@@ -122,8 +123,9 @@ def _near_duplicates(further: Pairs, distance: float, sizes: dict[str, int]) -> 
             "test": int((some.second >= train).sum()),
             "across": int(((some.first >= train) & (some.second < train)).sum()),
         }
-    nearest = [" ".join(map(str, row)) for row in duplicate_pairs.rows(further.within(distance), sizes)[:_LISTED_PAIRS]]
-    return {"threshold": distance, "counts": counts, "pairs": nearest}
+    listed = duplicate_pairs.rows(further.within(distance), sizes)[:_LISTED_PAIRS]
+    nearest = tuple(" ".join(map(str, row)) for row in listed)
+    return NearDuplicates(threshold=distance, counts=counts, pairs=nearest)
 
 
 def _doubts(outcomes: tuple[Outcome, ...]) -> list[review_page.Doubt]:
@@ -133,8 +135,8 @@ def _doubts(outcomes: tuple[Outcome, ...]) -> list[review_page.Doubt]:
     for state in states:
         for outcome in outcomes:
             if outcome.rows and not outcome.of_classes and _state(outcome) == state:
-                told = review_page.Doubt(outcome.name, outcome.expected, state, outcome.unexpected_count, outcome.rows)
-                found.setdefault((outcome.column, outcome.rows), told)
+                doubt = review_page.Doubt(outcome.name, outcome.expected, state, outcome.unexpected_count, outcome.rows)
+                found.setdefault((outcome.column, outcome.rows), doubt)
     return list(found.values())
 
 
@@ -169,8 +171,9 @@ def main() -> None:
     with new_folder(args.docs) as folder:
         result = run(args.dataset, raw, settings, folder)
         if not result.passed:
-            told = {**result.report, "outcomes": [dataclasses.asdict(outcome) for outcome in result.outcomes]}
-            write_json(folder / _FAILED, told)
+            outcomes = [dataclasses.asdict(outcome) for outcome in result.outcomes]
+            failed = {**result.report.content(), "outcomes": outcomes}
+            write_json(folder / _FAILED, failed)
     if not result.passed:
         raise refusal(result, args.docs)
     save(result, args.report, args.details)

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.artifacts.validate import Reference
 from pipeline.datasets.arrays import Images, Labelled, RawImages
 from pipeline.validation import suites
 from pipeline.validation.expectations import Outcome
-from pipeline.validation.reference import Reference
 from pipeline.validation.suites import ValidateSettings
 
 _MOST_COMPARED = 10_000  # images of train; more make the likeness no sharper

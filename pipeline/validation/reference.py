@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import pydantic
-
+from pipeline.artifacts.validate import Levels, Reference
 from pipeline.core.errors import DataError
 
 if TYPE_CHECKING:
@@ -16,26 +15,6 @@ _SCALE = {"ink": 1.0, "clipped": 1.0}  # shares; the others are grey levels
 _TAIL = 0.005  # chosen: few enough images lie outside that damage to fewer of them moves no bound
 _MARGIN = 0.5  # chosen: how far beyond the quantile a bound is, as a share of the way from the median
 _SLACK = 0.01  # of the scale: train images that are all alike must not make bounds of no width
-
-
-class Levels(pydantic.BaseModel):
-    """Mean and standard deviation of each channel's level over the images of a class."""
-
-    model_config = pydantic.ConfigDict(frozen=True)
-
-    images: int
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-
-
-class Reference(pydantic.BaseModel):
-    """The scale; JSON holds all of it, so what validate learnt is at hand without the images."""
-
-    model_config = pydantic.ConfigDict(frozen=True)
-
-    shape: tuple[int, int, int]
-    bounds: dict[str, tuple[float, float]]
-    levels: dict[int, Levels]
 
 
 def learn(images: pd.DataFrame, split: str = "train") -> Reference:

@@ -15,7 +15,7 @@ from pipeline.validation.duplicate_pairs import NONE, Pairs
 if TYPE_CHECKING:
     import pandas as pd
 
-    from pipeline.validation.reference import Reference
+    from pipeline.artifacts.validate import Reference
 
 CLASS_COLUMNS = ("split", "index", "images", "imbalance", "shift")
 _ROWS = 1024  # per step: bounds the memory for statistics in float32

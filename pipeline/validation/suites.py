@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Self
 
 import pydantic
 
+from pipeline.artifacts.validate import Reference
 from pipeline.core.errors import ParamsError
 from pipeline.core.params import Settings as BaseSettings
 from pipeline.datasets.arrays import Labelled
@@ -21,7 +22,6 @@ from pipeline.validation import near_duplicates as neighbours
 from pipeline.validation import reference, statistics
 from pipeline.validation.duplicate_pairs import NONE, Pairs
 from pipeline.validation.expectations import Outcome
-from pipeline.validation.reference import Reference
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -163,7 +163,7 @@ def check_batch(
     Args:
         batch: What came in.
         test: The official test split.
-        scale: ``Reference.model_validate(report["reference"])`` of the report that validate wrote.
+        scale: The reference in the report that validate wrote.
         settings: Section ``validate`` of params.
         dataset: The dataset that the batch wants to join.
         classes: Labels are 0 up to this.

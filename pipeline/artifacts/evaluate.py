@@ -1,0 +1,39 @@
+"""What the stage evaluate writes: the scores, the identity of the predictions, and answers by class."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from pipeline.artifacts.base import Artifact, Row
+
+
+class Summary(Artifact, extra="allow"):
+    """The scores of a model on the test split, `summary.json`; each task extends it by its figures.
+
+    Attributes:
+        run: Id of the MLflow run that trained the model.
+        task: The task of the model.
+        images: Number of test images.
+        test_digest: Digest of the test split.
+    """
+
+    written_last: ClassVar[tuple[str, ...]] = ("images", "test_digest")
+
+    run: str
+    task: str
+    images: int
+    test_digest: str
+
+
+class Predictions(Artifact):
+    """Whose answers lie beside it and for what, `meta.json`; scores compare where `key` is the same."""
+
+    key: str
+    model_id: str
+
+
+class Pair(Row):
+    """A row of `confusion.csv`: the class of a test image, and the class that the model predicts."""
+
+    actual: str
+    predicted: str

@@ -1,0 +1,45 @@
+"""What the stage register writes: its decision about each task."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, ClassVar, Literal
+
+import pydantic
+
+from pipeline.artifacts.base import Artifact, Number
+
+
+class Decision(Artifact, extra="allow"):
+    """The decision about a candidate; the headline figures of its task are further keys.
+
+    Attributes:
+        model: Name of the registered model.
+        version: The candidate's version.
+        champion: The version that is champion after the decision.
+        value: The candidate's objective on validation data.
+        comparison: Figures of the paired test; none where nothing was compared.
+        run: Id of the MLflow run that trained the candidate.
+        key: What figures must share to compare with the candidate's.
+    """
+
+    __pydantic_extra__: dict[str, Number]
+    written_last: ClassVar[tuple[str, ...]] = ("comparison", "run", "key")
+
+    model: str
+    decision: Literal["promoted", "kept", "unchanged"]
+    reason: str
+    version: int
+    champion: int
+    family: str
+    value: float
+    comparison: dict[str, Number] | None
+    run: str
+    key: str
+
+
+class Report(pydantic.RootModel[Annotated[dict[str, Decision], pydantic.Field(min_length=1)]]):
+    """The decisions about a dataset by task, `reports/register/<dataset>.json`."""
+
+    def content(self) -> dict[str, Any]:
+        """Return the file's content as plain values."""
+        return {task: decision.content() for task, decision in self.root.items()}

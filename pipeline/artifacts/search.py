@@ -1,0 +1,65 @@
+"""What the stage search writes: the best hyperparameters, a summary and the table of trials."""
+
+from __future__ import annotations
+
+import math
+from typing import ClassVar
+
+import pydantic
+
+from pipeline.artifacts.base import Artifact, Row, Scalar
+
+
+class Best(Artifact):
+    """The best trial as train needs it, `best.json`.
+
+    Attributes:
+        epochs: Epochs of a whole training.
+        value: The objective on validation data.
+        study: Name of the study.
+    """
+
+    family: str
+    hyperparameters: dict[str, Scalar]
+    epochs: int
+    value: float
+    study: str
+
+
+class Summary(Artifact):
+    """The result and cost of a search, `summary.json`.
+
+    Attributes:
+        run: Id of the search's MLflow run.
+        trials: Number of trials by state.
+        epochs: Epochs of all trials together.
+        seconds: Wall time.
+    """
+
+    study: str
+    run: str
+    value: float
+    best_trial: int
+    trials: dict[str, int]
+    epochs: int
+    seconds: float
+
+
+class Trial(Row):
+    """A row of `trials.csv`; `value` is missing where a trial failed before its first epoch ended."""
+
+    other_columns: ClassVar[str] = "hyperparameters"
+
+    trial: int
+    state: str
+    value: float | None = None
+    epochs: int
+    seconds: float
+    reason: str = ""
+    preset: str = ""
+    hyperparameters: dict[str, Scalar | None]
+
+    @pydantic.field_validator("value")
+    @classmethod
+    def _number_or_none(cls, value: float | None) -> float | None:
+        return None if value is None or not math.isfinite(value) else value

@@ -1,0 +1,86 @@
+"""What the stage train writes: what later stages need of the model, a summary and the curves."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Annotated, ClassVar
+
+import pydantic
+
+from pipeline.artifacts.base import Artifact, Row, Scalar
+
+_NOT_DRAWN = ("epoch", "at", "stopped")  # of an epoch's metrics: number, time of day, and the mark of an early end
+
+
+class Model(Artifact):
+    """What later stages need of a trained model, `model.json`.
+
+    Attributes:
+        value: The objective on validation data, by which families compete.
+        loss: Validation loss, which decides between equals; infinite where a family has none.
+        parameters: Number of parameters.
+        run_id: Id of the MLflow run that trained it.
+        model_id: Id of the logged model in MLflow.
+    """
+
+    family: str
+    task: str
+    value: float
+    loss: Annotated[float, pydantic.Field(allow_inf_nan=True)]
+    parameters: int
+    hyperparameters: dict[str, Scalar]
+    class_names: tuple[str, ...]
+    image_shape: tuple[int, int, int]
+    data_digest: str
+    backend: str
+    run_id: str
+    model_id: str
+
+
+class Summary(Artifact):
+    """The result and cost of a training, `summary.json`; `epochs` and `seconds` are those of the kept model.
+
+    Attributes:
+        run: Id of the MLflow run.
+        value: The objective of the kept model on validation data.
+        mean: The mean over all seeds.
+        seeds: The objective by seed.
+    """
+
+    run: str
+    value: float
+    mean: float
+    seeds: dict[str, float]
+    parameters: int
+    epochs: int
+    seconds: float
+
+
+class Epoch(Row):
+    """A row of `curves.csv`: an epoch's metrics by name, and as `value` the one that the search maximises."""
+
+    other_columns: ClassVar[str] = "metrics"
+    written_last: ClassVar[tuple[str, ...]] = ("value",)
+
+    epoch: int
+    value: float
+    metrics: dict[str, float]
+
+    @classmethod
+    def of(cls, reported: Mapping[str, float], objective: str) -> Epoch:
+        """Return the row of an epoch from the metrics that a training reports.
+
+        Args:
+            reported: Metrics by name, with ``epoch``.
+            objective: Name of the metric that the search maximises.
+        """
+        metrics = {name: value for name, value in reported.items() if name not in _NOT_DRAWN}
+        return cls(epoch=int(reported["epoch"]), value=reported[objective], metrics=metrics)
+
+
+def curves(epochs: Sequence[Epoch]) -> str:
+    """Return the text of `curves.csv`; the first epoch decides the columns."""
+    columns = list(epochs[0].cells())
+    rows = [epoch.cells() for epoch in epochs]
+    lines = [",".join(columns), *(",".join(f"{row[name]:.6g}" for name in columns) for row in rows)]
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,1 @@
+"""Serves a measurer; only its path is needed here."""
