@@ -76,6 +76,7 @@ def test_every_point_of_the_searched_space_builds() -> None:
         assert family.trainable_parameters(hyperparameters, Spec((28, 28, 1), 10)) > 0
 
 
+@pytest.mark.slow  # 30 s
 def test_generated_digits_come_nearer_to_real_ones_and_the_label_decides_which(data: Splits, features: Path) -> None:
     family = loading.load("gan", {})
     family.feature_network = feature_network.load(features)
