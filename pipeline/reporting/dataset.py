@@ -31,7 +31,7 @@ def section(
         "headlines": [headline(decision) for decision in found.decisions.values()],
         "tiles": _tiles(found, confidence),
         "leaderboards": [_leaderboard(found, rows, task) for task in TELLING if task in {row.task for row in rows}],
-        "gate_told": _gate_told(gate),
+        "gate_summary": _gate_summary(gate),
         "links": list(links.items()),
         "pictures": found.pictures,
         "splits": [_split(gate, split) for split in gate.images],
@@ -55,17 +55,17 @@ def headline(decision: Decision) -> str:
 
 def _tiles(found: OfDataset, confidence: float) -> list[dict[str, str]]:
     """Return the figures of the candidates that the decisions were about, and what all of it cost."""
-    told = []
+    tiles = []
     for decision in found.decisions.values():
         candidate = next(family for family in found.families if family.name == decision.family)
         trained, task = candidate.trained, candidate.scored.task
-        told.append(task_labels.tile(candidate.scored, decision, confidence))
+        tiles.append(task_labels.tile(candidate.scored, decision, confidence))
         mean = task_labels.value(trained.mean, task)
         seeds = f"best of {plural(len(trained.seeds), 'seed')}, mean {mean}"
-        told.append((TELLING[task].value, task_labels.value(trained.value, task), seeds))
+        tiles.append((TELLING[task].value, task_labels.value(trained.value, task), seeds))
     seconds = sum(family.searched.seconds + family.trained.seconds for family in found.families)
     trials = sum(len(family.trials) for family in found.families)
-    told += [
+    tiles += [
         (
             "Data gate",
             "passed",
@@ -77,7 +77,7 @@ def _tiles(found: OfDataset, confidence: float) -> list[dict[str, str]]:
             f"{plural(trials, 'trial')}, {plural(len(found.families), 'family', 'families')}",
         ),
     ]
-    return [{"name": name, "figure": figure, "told": more} for name, figure, more in told]
+    return [{"name": name, "figure": figure, "note": note} for name, figure, note in tiles]
 
 
 def _leaderboard(found: OfDataset, rows: Sequence[leaderboard.Row], task: str) -> dict[str, Any]:
@@ -116,7 +116,7 @@ def _interval(scored: Scored, lowest: float, highest: float) -> dict[str, Any]:
     }
 
 
-def _gate_told(gate: Gate) -> str:
+def _gate_summary(gate: Gate) -> str:
     images = " and ".join(f"{count:,} {split}" for split, count in gate.images.items())
     repeats = ", ".join(f"{count:,} in {split}" for split, count in gate.duplicates.items())
     classes = len(next(iter(gate.classes.values())))
@@ -130,8 +130,8 @@ def _split(gate: Gate, split: str) -> dict[str, Any]:
     counts = gate.classes[split]
     bars = [charts.Bar(name, count, f"{count:,}") for name, count in counts.items()]
     label = f"Bars: images per class in {split}, from {min(counts.values()):,} to {max(counts.values()):,}"
-    told = f"{gate.images[split]:,} images; largest class over smallest: {gate.imbalance[split]:.2f}"
-    return {"name": split, "told": told, "picture": charts.bars(bars, max(counts.values()), label)}
+    note = f"{gate.images[split]:,} images; largest class over smallest: {gate.imbalance[split]:.2f}"
+    return {"name": split, "note": note, "picture": charts.bars(bars, max(counts.values()), label)}
 
 
 def _observed(observed: Mapping[str, float]) -> str:

@@ -35,11 +35,11 @@ def family_section(found: OfFamily, names: list[str]) -> dict[str, Any]:
         names: Class names in the order of the labels.
     """
     trained, searched, task = found.trained, found.searched, found.scored.task
-    told, shares = TELLING[task], TELLING[task].shares
+    labels, shares = TELLING[task], TELLING[task].shares
     label = f"Trials of {found.name}: {_cost(found)}"
     return {
         "name": found.name,
-        "told": (
+        "summary": (
             f"{trained.parameters:,} parameters, {plural(trained.epochs, 'epoch')} in {duration(trained.seconds)};"
             f" {task_labels.sentence(found.scored)}"
         ),
@@ -49,11 +49,11 @@ def family_section(found: OfFamily, names: list[str]) -> dict[str, Any]:
         "errors": _errors(found, names),
         "cost": _cost(found),
         "search_run": searched.run,
-        "value": told.value if shares else f"{told.value}, negative",
+        "value": labels.value if shares else f"{labels.value}, negative",
         "trials_picture": charts.trials(found.trials, searched.best_trial, label, shares=shares),
         "pictures": found.pictures,
         "best_trial": searched.best_trial,
-        "best": [(name, _told(str(value))) for name, value in found.best.hyperparameters.items()],
+        "best": [(name, _rounded(str(value))) for name, value in found.best.hyperparameters.items()],
         "columns": [*_COLUMNS, *found.trials[0].hyperparameters, "reason"],
         "trials": [_trial(trial, trial.trial == searched.best_trial, task) for trial in found.trials],
     }
@@ -101,7 +101,7 @@ def _confused(found: OfFamily) -> list[dict[str, str]]:
     wrong = [(pair, count) for pair, count in found.confusion.items() if pair[0] != pair[1]]
     most = sorted(wrong, key=lambda item: (-item[1], item[0]))[:_CONFUSED]
     return [
-        {"actual": actual, "predicted": predicted, "told": plural(count, "image")}
+        {"actual": actual, "predicted": predicted, "count": plural(count, "image")}
         for (actual, predicted), count in most
     ]
 
@@ -120,13 +120,13 @@ def _trial(trial: Trial, best: bool, task: str) -> dict[str, Any]:
         (str(trial.epochs), str(trial.epochs)),
         (str(trial.seconds), f"{trial.seconds:.1f}"),
         (trial.preset or "", trial.preset or ""),
-        *((value or "", _told(value or "–")) for value in trial.hyperparameters.values()),
+        *((value or "", _rounded(value or "–")) for value in trial.hyperparameters.values()),
         (trial.reason or "", trial.reason or ""),
     ]
     return {"best": best, "cells": [{"sort": sort, "text": text} for sort, text in cells]}
 
 
-def _told(value: str) -> str:
+def _rounded(value: str) -> str:
     """Return a hyperparameter as text, a fraction with three digits."""
     try:
         return value if value.lstrip("-").isdigit() else f"{float(value):.3g}"
