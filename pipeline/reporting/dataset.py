@@ -12,6 +12,8 @@ from pipeline.reporting.svg import percent
 from pipeline.reporting.task_labels import TELLING
 from pipeline.reporting.written import Decision, Gate, Scored
 
+_BALANCE = "balance"  # validate's picture of the images per class; the page draws its own, see `_split`
+
 
 def section(
     found: OfDataset, rows: Sequence[leaderboard.Row], links: Mapping[str, str], confidence: float
@@ -33,7 +35,7 @@ def section(
         "leaderboards": [_leaderboard(found, rows, task) for task in TELLING if task in {row.task for row in rows}],
         "gate_summary": _gate_summary(gate),
         "links": list(links.items()),
-        "pictures": found.pictures,
+        "pictures": [(name, source) for name, source in found.pictures if name != _BALANCE],
         "splits": [_split(gate, split) for split in gate.images],
         "expectations": [(name, _observed(observed)) for name, observed in gate.expectations.items()],
         "families": [family_section(family, names) for family in found.families],
