@@ -13,7 +13,7 @@ import pytest
 
 from pipeline.core import params
 from pipeline.core.errors import ParamsError, TrackingError
-from pipeline.project import check, params_edit
+from pipeline.project import check, params_edit, workspace
 from pipeline.retraining import retrain
 from pipeline.tracking.runs import Tracker
 
@@ -104,6 +104,26 @@ def test_a_workspace_is_never_made_of_somebodys_folder(tmp_path: Path) -> None:
     assert "is not empty and not a workspace" in done.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
     assert "is the project itself" in run("run", "--workspace", ".").stderr
+
+
+def test_a_workspace_renders_the_pages_of_the_checkout(tmp_path: Path) -> None:
+    folder = tmp_path / "w"
+    code = "from pipeline.reporting import page; print(page.__file__); print(page.render([], 0.95))"
+
+    def rendered(root: Path) -> str:
+        done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
+        file, _, html = done.stdout.partition("\n")
+        assert Path(file).is_relative_to(root)
+        return html
+
+    workspace.prepare(folder, [])
+    assert rendered(folder) == rendered(ROOT)
+    templates = folder / "pipeline/reporting/templates"
+    (templates / "page.html.j2").write_text("an older one")
+    (templates / "removed.html.j2").write_text("of an older version")
+    workspace.prepare(folder, [])
+    assert rendered(folder) == rendered(ROOT)
+    assert not (templates / "removed.html.j2").exists()
 
 
 def test_settings_keep_comments_and_touch_no_other_line() -> None:

@@ -82,6 +82,34 @@ def test_a_folder_among_deps_never_holds_other_families_formats_or_tasks(stages:
         assert watched <= {name_of(stage)[1]}, f"{stage.name} depends on the families {sorted(watched)}"
 
 
+@pytest.mark.parametrize(
+    ("package", "stage", "own"),
+    [
+        ("reporting", "report", {"page.html.j2", "dataset.html.j2", "family.html.j2", "style.css", "sort.js"}),
+        ("validation", "validate", {"images.html.j2", "style.css"}),
+    ],
+)
+def test_a_changed_template_reruns_the_stage_that_renders_it_and_no_other(
+    package: str, stage: str, own: set[str], tmp_path: Path
+):
+    shutil.copytree(PACKAGE, tmp_path / "pipeline", ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("dvc.yaml", "params.yaml", ".dvcignore"):
+        shutil.copy(ROOT / name, tmp_path)
+    with Repo.init(str(tmp_path), no_scm=True) as repo:
+        code = [(each, dep) for each in repo.index.stages for dep in each.deps if dep.def_path.startswith("pipeline/")]
+        for _, dep in code:
+            dep.save()
+        assert not [dep for _, dep in code if dep.workspace_status()]
+    files = [path for path in (tmp_path / "pipeline" / package / "templates").iterdir() if path.is_file()]
+    assert own <= {path.name for path in files}
+    for path in files:
+        text = path.read_text(encoding="utf-8")
+        path.write_text(f"{text}\n", encoding="utf-8")
+        changed = {name_of(each)[0] for each, dep in code if dep.workspace_status()}
+        assert changed == {stage}, f"{path.name}: {sorted(changed)} would run again"
+        path.write_text(text, encoding="utf-8")
+
+
 def test_package_files_hold_only_a_docstring():
     for path in PACKAGE.rglob("__init__.py"):
         body = ast.parse(path.read_text(encoding="utf-8")).body

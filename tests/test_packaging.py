@@ -4,7 +4,9 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 import tomllib
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -107,6 +109,19 @@ def test_the_pythons_of_the_package_are_those_that_ci_runs():
         version = f"3.{minor}"
         named = f"Programming Language :: Python :: {version}" in PROJECT["classifiers"]
         assert allowed.contains(f"{version}.1") == named == (f'"{version}"' in ci), version
+
+
+def test_a_wheel_holds_every_file_of_the_package(tmp_path: Path):
+    shutil.copytree(ROOT / "pipeline", tmp_path / "pipeline", ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, tmp_path)
+    code = "from setuptools import build_meta; print(build_meta.build_wheel('dist'))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
+    with zipfile.ZipFile(tmp_path / "dist" / done.stdout.splitlines()[-1]) as wheel:
+        packed = {name for name in wheel.namelist() if name.startswith("pipeline/")}
+    files = {path.relative_to(ROOT).as_posix() for path in (ROOT / "pipeline").rglob("*") if path.is_file()}
+    assert packed == {name for name in files if "__pycache__" not in name}
+    assert "pipeline/reporting/templates/page.html.j2" in packed
 
 
 def test_the_license_is_whole():

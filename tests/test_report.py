@@ -1,3 +1,4 @@
+import base64
 import csv
 import json
 import re
@@ -230,6 +231,24 @@ def test_the_page_shows_the_pictures_that_validate_drew_and_leads_to_the_doubtfu
     elements = Read(page(reports)).elements
     assert [attrs["src"] for tag, attrs in elements if tag == "img"] == ["data:image/png;base64,YSBwaWN0dXJl"]
     assert "docs/pets/images.html" in [attrs.get("href") for tag, attrs in elements if tag == "a"]
+
+
+def test_no_chart_of_the_page_stands_there_a_second_time_as_a_picture(reports: Path):
+    pictures = {"validate/pets/pictures": ("balance", "levels"), "search/pets/mlp/plots": ("history", "curves")}
+    for folder, names in pictures.items():
+        for name in names:
+            write_text(reports / folder / f"{name}.png", name)
+    read = Read(page(reports))
+    shown = [base64.b64decode(attrs["src"].partition(",")[2]) for tag, attrs in read.elements if tag == "img"]
+    assert shown == [b"levels", b"curves"]
+    labels = [attrs["aria-label"] for tag, attrs in read.elements if tag == "svg" and "aria-label" in attrs]
+    for chart in (
+        "Bars: images per class in train, from 599 to 701",
+        "Bars: images per class in test, from 20 to 20",
+        "Trials of mlp: 4 trials (2 complete, 1 pruned, 1 failed), 19 epochs, 61.5 s.",
+        "Confusion matrix of mlp: 87.5\N{NO-BREAK SPACE}% of images on the diagonal",
+    ):
+        assert labels.count(chart) == 1, chart
 
 
 def test_the_same_figures_give_the_same_page(reports: Path, tmp_path: Path):

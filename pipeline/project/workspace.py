@@ -96,10 +96,17 @@ def make_manifests(folder: Path, content: Mapping[str, Any]) -> None:
 
 
 def _copy_code(root: Path, folder: Path) -> None:
-    sources = {path.relative_to(root) for path in (root / "pipeline").rglob("*.py")}
-    for stale in {path.relative_to(folder) for path in (folder / "pipeline").rglob("*.py")} - sources:
+    """Copy the package with its templates, and the graph; remove files of the package that no longer exist."""
+    sources = _package_files(root)
+    for stale in _package_files(folder) - sources:
         (folder / stale).unlink()
     for path in (*sources, Path("dvc.yaml"), Path(".dvcignore")):
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(root / path, folder / path)
     write_text(folder / ".dvc" / "config", _DVC_CONFIG)
+
+
+def _package_files(root: Path) -> set[Path]:
+    """Return the files of the package relative to a project, without caches and hidden files."""
+    files = {path.relative_to(root) for path in (root / "pipeline").rglob("*") if path.is_file()}
+    return {path for path in files if not any(part.startswith((".", "__pycache__")) for part in path.parts)}

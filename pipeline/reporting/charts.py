@@ -1,7 +1,7 @@
 """Charts as inline SVG: no script, no font, no file beside the page.
 
-Drawn by hand, because then colours follow the page into dark mode, every mark tells its figure under the mouse, and a
-chart has 3 kB where matplotlib's has 30. Colours are classes of the page's style sheet. What is text comes escaped.
+Written without a plotting library: colours follow the page into dark mode, every mark has a tooltip with its value, and
+a chart takes 3 kB where matplotlib's takes 30. Colours are classes of the page's style sheet. Texts are escaped.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ class Bar:
 
 
 def lines(series: Mapping[str, Sequence[float]], epochs: Sequence[int], label: str, *, shares: bool) -> Markup:
-    """Draw curves over epochs, of class ``s0``, ``s1`` …; a value that is no number is left out.
+    """Draw curves over epochs, of class ``s0``, ``s1`` …; values that are not finite are left out.
 
     Args:
         series: The curves by name.
-        epochs: Where their values stand.
-        label: What the picture tells who cannot see it.
-        shares: Whether the values are told in percent.
+        epochs: The epochs of their values.
+        label: Description for screen readers.
+        shares: Whether to show values in percent.
     """
     values = [value for curve in series.values() for value in curve if math.isfinite(value)]
     x, y, drawn = _frame(epochs, values, "epoch", shares=shares)
@@ -45,15 +45,15 @@ def lines(series: Mapping[str, Sequence[float]], epochs: Sequence[int], label: s
         path = " ".join(f"{x(epoch):.1f},{y(value):.1f}" for epoch, value in known)
         drawn.append(svg.element("polyline", class_=f"line s{place}", points=path))
         for epoch, value in known:
-            told = svg.title(f"epoch {epoch}, {name}: {svg.percent(value) if shares else f'{value:.4g}'}")
-            drawn.append(svg.element("circle", told, class_=f"dot s{place}", cx=x(epoch), cy=y(value), r=2.5))
+            tooltip = svg.title(f"epoch {epoch}, {name}: {svg.percent(value) if shares else f'{value:.4g}'}")
+            drawn.append(svg.element("circle", tooltip, class_=f"dot s{place}", cx=x(epoch), cy=y(value), r=2.5))
     return svg.picture(_WIDTH, _HEIGHT, label, drawn)
 
 
 def trials(found: Sequence[Trial], best: int, label: str, *, shares: bool = True) -> Markup:
     """Draw the value of every trial by number, its state as shape and colour, and the best complete one so far.
 
-    A trial without a value stands on the axis. `shares`: whether values are told in percent.
+    A trial without a value stands on the axis. `shares`: whether to show values in percent.
     """
     numbers = [trial.trial for trial in found]
     x, y, drawn = _frame(numbers, [t.value for t in found if t.value is not None], "trial", shares=shares)
@@ -67,10 +67,10 @@ def trials(found: Sequence[Trial], best: int, label: str, *, shares: bool = True
     for trial in found:
         left, up = x(trial.trial), _HEIGHT - _BOTTOM if trial.value is None else y(trial.value)
         value = "no value" if trial.value is None else svg.percent(trial.value) if shares else f"{trial.value:.4g}"
-        told = f"trial {trial.trial}: {trial.state}, {value}, {trial.epochs} epochs. {trial.reason or ''}"
+        text = f"trial {trial.trial}: {trial.state}, {value}, {trial.epochs} epochs. {trial.reason or ''}"
         if trial.trial == best:
             drawn.append(svg.element("circle", class_="ring", cx=left, cy=up, r=8))
-        drawn.append(svg.element("g", svg.title(told), mark(trial.state), transform=f"translate({left:.1f} {up:.1f})"))
+        drawn.append(svg.element("g", svg.title(text), mark(trial.state), transform=f"translate({left:.1f} {up:.1f})"))
     return svg.picture(_WIDTH, _HEIGHT, label, drawn)
 
 
@@ -90,11 +90,11 @@ def bars(found: Sequence[Bar], limit: float, label: str) -> Markup:
     for place, bar in enumerate(found):
         middle = place * row + row / 2
         box = {"x": left, "y": middle - row / 2 + 2, "height": row - gap, "rx": 2}
-        told = svg.title(f"{bar.name}: {bar.text}")
+        tooltip = svg.title(f"{bar.name}: {bar.text}")
         drawn += [
             svg.text(left - 8, middle, svg.short(bar.name), "tick end"),
             svg.element("rect", class_="track", width=length(limit), **box),
-            svg.element("rect", told, class_="bar", width=max(length(bar.value), 1), **box),
+            svg.element("rect", tooltip, class_="bar", width=max(length(bar.value), 1), **box),
             svg.text(left + length(limit) + 6, middle, bar.text, "tick"),
         ]
     return svg.picture(_WIDTH, row * len(found), label, drawn)
@@ -126,13 +126,13 @@ def heat_map(confusion: Counter[tuple[str, str]], names: Sequence[str], label: s
 def interval(low: float, value: float, high: float, lowest: float, highest: float) -> Markup:
     """Draw a figure with its interval, on a scale that several of them share."""
     x = svg.Scale(lowest, highest, 6, 154)
-    told = f"{svg.percent(value)}, interval {svg.percent(low)} to {svg.percent(high)}"
+    label = f"{svg.percent(value)}, interval {svg.percent(low)} to {svg.percent(high)}"
     drawn = [
         svg.element("path", class_="axis", d="M2 10H158"),
         svg.element("path", class_="whisker", d=f"M{x(low):.1f} 10H{x(high):.1f}M{x(low):.1f} 5v10M{x(high):.1f} 5v10"),
         svg.element("circle", class_="dot s1", cx=x(value), cy=10, r=4.5),
     ]
-    return svg.picture(160, 20, told, drawn)
+    return svg.picture(160, 20, label, drawn)
 
 
 def _cell(left: float, top: float, size: float, count: int, total: int, names: tuple[str, str]) -> Markup:
@@ -140,7 +140,7 @@ def _cell(left: float, top: float, size: float, count: int, total: int, names: t
     right = names[0] == names[1]
     # Errors are few: the square root lifts one image in a hundred above the paper.
     shade = round(share if right else math.sqrt(share), 3)
-    told = f"actual {names[0]}, predicted {names[1]}: {count:,} of {total:,} images ({svg.percent(share)})"
+    tooltip = f"actual {names[0]}, predicted {names[1]}: {count:,} of {total:,} images ({svg.percent(share)})"
     kind = ("hit" if right else "miss") if count else "none"
     box = svg.element(
         "rect",
@@ -156,7 +156,7 @@ def _cell(left: float, top: float, size: float, count: int, total: int, names: t
     text = svg.text(
         left + size / 2, top + size / 2, number, "count on" if shade > 0.8 else "count", min(12.5, size * 0.36)
     )
-    return svg.element("g", svg.title(told), box, text)
+    return svg.element("g", svg.title(tooltip), box, text)
 
 
 def _frame(
@@ -170,9 +170,9 @@ def _frame(
     digits = max(0, -math.floor(math.log10((rising[1] - rising[0]) * (100 if shares else 1)) + 1e-9))
     drawn = []
     for tick in rising:
-        told = svg.percent(tick, digits) if shares else f"{tick:.{digits}f}"
+        figure = svg.percent(tick, digits) if shares else f"{tick:.{digits}f}"
         drawn.append(svg.element("path", class_="grid", d=f"M{_LEFT} {y(tick):.1f}H{_WIDTH - _RIGHT}"))
-        drawn.append(svg.text(_LEFT - 7, y(tick), told, "tick end"))
+        drawn.append(svg.text(_LEFT - 7, y(tick), figure, "tick end"))
     whole = [t for t in svg.ticks(min(across), max(across), 8) if t == round(t) and min(across) <= t <= max(across)]
     drawn += [svg.text(x(tick), _HEIGHT - _BOTTOM + 15, f"{tick:.0f}", "tick mid") for tick in whole]
     drawn.append(svg.text((_LEFT + _WIDTH - _RIGHT) / 2, _HEIGHT - 7, name, "tick mid"))

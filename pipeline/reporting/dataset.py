@@ -13,6 +13,8 @@ from pipeline.reporting.family import duration, family_section, plural
 from pipeline.reporting.load_reports import OfDataset, OfFamily
 from pipeline.reporting.svg import percent
 
+_BALANCE = "balance"  # validate's picture of the images per class; the page draws its own, see `_split`
+
 
 def section(
     found: OfDataset, rows: Sequence[leaderboard.Row], links: Mapping[str, str], confidence: float
@@ -32,9 +34,9 @@ def section(
         "headlines": [headline(decision) for decision in found.decisions.values()],
         "tiles": _tiles(found, confidence),
         "leaderboards": _leaderboards(found, rows),
-        "gate_told": _gate_told(gate),
+        "gate_summary": _gate_summary(gate),
         "links": list(links.items()),
-        "pictures": found.pictures,
+        "pictures": [(name, source) for name, source in found.pictures if name != _BALANCE],
         "splits": [_split(gate, split) for split in gate.images],
         "expectations": [(name, _observed(observed)) for name, observed in gate.expectations.items()],
         "families": [family_section(family, names) for family in found.families],
@@ -77,7 +79,7 @@ def _tiles(found: OfDataset, confidence: float) -> list[dict[str, str]]:
             f"{plural(trials, 'trial')}, {plural(len(found.families), 'family', 'families')}",
         ),
     ]
-    return [{"name": tile.name, "figure": tile.figure, "told": tile.note} for tile in tiles]
+    return [{"name": tile.name, "figure": tile.figure, "note": tile.note} for tile in tiles]
 
 
 def _leaderboards(found: OfDataset, rows: Sequence[leaderboard.Row]) -> list[dict[str, Any]]:
@@ -121,7 +123,7 @@ def _interval(share: Shares, lowest: float, highest: float) -> dict[str, Any]:
     }
 
 
-def _gate_told(gate: Report) -> str:
+def _gate_summary(gate: Report) -> str:
     images = " and ".join(f"{count:,} {split}" for split, count in gate.images.items())
     repeats = ", ".join(f"{count:,} in {split}" for split, count in gate.duplicates.items())
     classes = len(next(iter(gate.classes.values())))
@@ -135,8 +137,8 @@ def _split(gate: Report, split: str) -> dict[str, Any]:
     counts = gate.classes[split]
     bars = [charts.Bar(name, count, f"{count:,}") for name, count in counts.items()]
     label = f"Bars: images per class in {split}, from {min(counts.values()):,} to {max(counts.values()):,}"
-    told = f"{gate.images[split]:,} images; largest class over smallest: {gate.imbalance[split]:.2f}"
-    return {"name": split, "told": told, "picture": charts.bars(bars, max(counts.values()), label)}
+    note = f"{gate.images[split]:,} images; largest class over smallest: {gate.imbalance[split]:.2f}"
+    return {"name": split, "note": note, "picture": charts.bars(bars, max(counts.values()), label)}
 
 
 def _observed(observed: Mapping[str, float]) -> str:

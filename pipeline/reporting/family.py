@@ -41,7 +41,7 @@ def family_section(found: OfFamily, names: list[str]) -> dict[str, Any]:
     label = f"Trials of {found.name}: {_cost(found)}"
     return {
         "name": found.name,
-        "told": (
+        "summary": (
             f"{trained.parameters:,} parameters, {plural(trained.epochs, 'epoch')} in {duration(trained.seconds)};"
             f" {task.sentence(found.scored)}"
         ),
@@ -102,7 +102,7 @@ def _confused(found: OfFamily) -> list[dict[str, str]]:
     wrong = [(pair, count) for pair, count in found.confusion.items() if pair[0] != pair[1]]
     most = sorted(wrong, key=lambda item: (-item[1], item[0]))[:_CONFUSED]
     return [
-        {"actual": actual, "predicted": predicted, "told": plural(count, "image")}
+        {"actual": actual, "predicted": predicted, "count": plural(count, "image")}
         for (actual, predicted), count in most
     ]
 

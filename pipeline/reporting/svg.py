@@ -1,4 +1,4 @@
-"""The alphabet of the charts: scales, elements and texts of SVG. Whatever goes in as a string comes out escaped."""
+"""What the charts are made of: scales, and elements and texts of SVG. Every string is escaped."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _LONGEST = 16  # characters of a class name; the whole name is in the tooltip
 
 @dataclass(frozen=True)
 class Scale:
-    """Maps values onto pixels; if there is but one value, onto the middle."""
+    """Maps values onto pixels; a single value onto the middle."""
 
     low: float
     high: float
@@ -38,39 +38,39 @@ def ticks(low: float, high: float, count: int) -> list[float]:
 
 
 def short(name: str) -> str:
-    """Return a name cut to what an axis has room for; tell the whole one in a tooltip."""
+    """Return a name cut to the room of an axis; the tooltip holds the whole one."""
     return name if len(name) <= _LONGEST else f"{name[: _LONGEST - 1]}…"
 
 
-def title(told: str) -> Markup:
+def title(content: str) -> Markup:
     """Return the tooltip of the element that it is put into."""
-    return element("title", told)
+    return element("title", content)
 
 
-def text(x: float, y: float, told: str, kind: str, size: float = 12) -> Markup:
-    """Return a text whose middle line is at `y`; ``end`` and ``mid`` in `kind` tell which part of it is at `x`."""
-    return element("text", told, class_=kind, x=x, y=y + size * 0.35, font_size=size)
+def text(x: float, y: float, content: str, kind: str, size: float = 12) -> Markup:
+    """Return a text whose middle line is at `y`; ``end`` or ``mid`` in `kind` put its end or middle at `x`."""
+    return element("text", content, class_=kind, x=x, y=y + size * 0.35, font_size=size)
 
 
-def turned(x: float, y: float, told: str, kind: str) -> Markup:
-    """Return a text that is read from below."""
+def turned(x: float, y: float, content: str, kind: str) -> Markup:
+    """Return a text that is turned to read upwards."""
     place = f"translate({x + 4:.1f} {y:.1f}) rotate(-90)"
-    return element("text", told, class_=f"tick {kind}", transform=place, font_size=12)
+    return element("text", content, class_=f"tick {kind}", transform=place, font_size=12)
 
 
 def picture(width: float, height: float, label: str, drawn: Sequence[Markup]) -> Markup:
-    """Return a whole picture; `label` tells its content to who cannot see it."""
+    """Return a whole picture; `label` describes it for screen readers."""
     box = f"0 0 {width:g} {height:g}"
     return element("svg", *drawn, class_="chart", viewBox=box, width=width, height=height, role="img", aria_label=label)
 
 
 def element(_name: str, *content: str, **attributes: str | float) -> Markup:
-    """Return an element; content and attributes are escaped, unless they are markup already."""
-    told = Markup("").join(
+    """Return an element; content and attributes are escaped unless they are markup."""
+    written = Markup("").join(
         Markup(' {}="{}"').format(name.rstrip("_") if name.endswith("_") else name.replace("_", "-"), _plain(value))
         for name, value in attributes.items()
     )
-    return Markup("<{0}{1}>{2}</{0}>").format(Markup(_name), told, Markup("").join(content))
+    return Markup("<{0}{1}>{2}</{0}>").format(Markup(_name), written, Markup("").join(content))
 
 
 def _plain(value: str | float) -> str:

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from pipeline.core import params, process
 from pipeline.core.files import write_text
-from pipeline.reporting import dataset, leaderboard, load_reports, markup
+from pipeline.reporting import dataset, leaderboard, load_reports
+from pipeline.reporting.page import render
 
 
 def run(reports: Path, page: Path, datasets: Iterable[str], families: list[str], confidence: float) -> str:
@@ -30,7 +31,7 @@ def run(reports: Path, page: Path, datasets: Iterable[str], families: list[str],
         found = load_reports.of_dataset(reports, name, families)
         rows = leaderboard.rows(reports, [name], families)
         shown.append(dataset.section(found, rows, _links(reports, page, name), confidence))
-    return markup.render(shown, confidence)
+    return render(shown, confidence)
 
 
 def _links(reports: Path, page: Path, name: str) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""Pictures of searches, of the odd ones, too; and what is told of their cost."""
+"""Pictures of a search, as PNG, of unusual searches too."""
 
 from __future__ import annotations
 
@@ -6,15 +6,13 @@ import io
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import numpy as np
 import pytest
 from optuna.trial import FrozenTrial, TrialState
 from PIL import Image
 
-from pipeline.core import params
-from pipeline.search import cost_estimate, plots
+from pipeline.search import plots
 from pipeline.search.plot_axes import Scale
-from pipeline.search.settings import Budget, SearchSettings
-from pipeline.search.study import rungs
 
 STATES = {"complete": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "failed": TrialState.FAIL}
 
@@ -63,19 +61,39 @@ def test_every_search_can_be_drawn_and_the_same_one_gives_the_same_bytes(
         assert len(image.convert("L").getcolors() or [0] * 300) > 5  # something is drawn on it
 
 
-def test_the_timeline_tells_training_from_waiting() -> None:
-    one = trial(1, "complete", [0.5, 0.9])
-    assert one.datetime_start is not None
-    assert plots._trained(one, one.datetime_start.timestamp()) == [(3.0, 1.0), (7.0, 1.0)]
+def stretches(png: bytes, colour: tuple[int, int, int], tall: int) -> list[tuple[int, int]]:
+    """Return the ranges of columns in which at least `tall` pixels have about a colour."""
+    pixels = np.asarray(Image.open(io.BytesIO(png)).convert("RGB"), int)
+    columns = (np.abs(pixels - colour).max(axis=2) < 24).sum(axis=0) >= tall
+    edges = np.flatnonzero(np.diff(np.concatenate([[0], columns.astype(int), [0]])))
+    return [(int(start), int(stop)) for start, stop in edges.reshape(-1, 2)]
 
 
-def test_of_many_hyperparameters_those_that_matter_are_drawn_in_pictures_that_fit_a_page() -> None:
-    points = [{f"dimension_{d}": number * d for d in range(40)} for number in range(3)]
-    many = [trial(number, "complete", [0.5 + number / 10], **point) for number, point in enumerate(points)]
+def test_the_timeline_draws_bars_while_a_trial_trains_and_a_thin_line_while_it_waits() -> None:
+    picture = plots.draw([trial(0, "complete", [0.5, 0.9])], "val_accuracy", 0, {})["timeline"]
+    bars = stretches(picture, (0x11, 0x70, 0x3F), tall=10)
+    assert len(bars) == 2, "it trained from second 3 to 4 and from 7 to 8 of its 15 seconds"
+    (first, waits), (again, end) = bars
+    second = waits - first
+    assert second > 20
+    assert end - again == pytest.approx(second, abs=2)
+    assert again - waits == pytest.approx(3 * second, rel=0.1)  # a bar has an edge of a pixel on each side
+
+
+def many(dimensions: range) -> list[FrozenTrial]:
+    points = [{f"dimension_{d}": number * d for d in dimensions} for number in range(3)]
+    return [trial(number, "complete", [0.5 + number / 10], **point) for number, point in enumerate(points)]
+
+
+def test_of_many_hyperparameters_only_the_most_important_are_drawn() -> None:
     importances = {f"dimension_{d}": d / 780 for d in range(40)}
-    for content in plots.draw(many, "val_accuracy", 2, importances).values():
-        assert max(Image.open(io.BytesIO(content)).size) <= 1300
-    assert plots._weightiest(list(importances), importances, 2) == ["dimension_38", "dimension_39"]
+    pictures = plots.draw(many(range(40)), "val_accuracy", 2, importances)
+    assert max(side for png in pictures.values() for side in Image.open(io.BytesIO(png)).size) <= 1300
+    for name, least in (("parallel", 30), ("slices", 28), ("importances", 28)):
+        kept = {f"dimension_{d}": d / 780 for d in range(least, 40)}
+        assert plots.draw(many(range(least, 40)), "val_accuracy", 2, kept)[name] == pictures[name], name
+        fewer = {f"dimension_{d}": d / 780 for d in range(least + 1, 40)}
+        assert plots.draw(many(range(least + 1, 40)), "val_accuracy", 2, fewer)[name] != pictures[name], name
 
 
 def test_another_metric_than_a_share_is_drawn_too() -> None:
@@ -91,18 +109,3 @@ def test_values_are_placed_by_size_and_factors_evenly_where_they_span_many() -> 
     assert [told for _, told in scale.marks] == ["0.0001", "0.01", "1"]
     assert Scale.of([True, False])(True) != Scale.of([True, False])(False)
     assert Scale.of([1, True, 1.0]).marks != Scale.of([1]).marks
-
-
-def test_the_cost_of_a_search_is_told_from_budget_and_first_rung() -> None:
-    budget = Budget(trials=9, epochs=999, minutes=5, trial_epochs=9)
-    settings = params.parse("search", {"budget": {"default": budget.model_dump()}}, SearchSettings)
-    epochs = cost_estimate.expected_epochs(budget, settings, rungs(9, 3))
-    assert epochs == 9 * 1 + 3 * 2 + 1 * 6  # halving keeps a third of the trials at each rung
-    unknown = cost_estimate.describe(budget, epochs, 2, None)
-    assert (
-        unknown == "at most 9 trials, 999 epochs and 5 min on 2 workers; the first rung will tell how long that takes"
-    )
-    known = cost_estimate.describe(budget, epochs, 2, cost_estimate.Measured(2.0, 1_500_000))
-    assert "about 21 epochs of 2.0 s each are expected: 21 s, 6.0 MB of checkpoints" in known
-    slow = cost_estimate.describe(budget, epochs, 2, cost_estimate.Measured(600.0, 0))
-    assert "expected: 5.0 min" in slow  # time is a limit, too

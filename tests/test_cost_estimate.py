@@ -1,0 +1,23 @@
+"""The estimate of a search's cost, before its first rung and after it."""
+
+from __future__ import annotations
+
+from pipeline.core import params
+from pipeline.search import cost_estimate
+from pipeline.search.settings import Budget, SearchSettings
+from pipeline.search.study import rungs
+
+
+def test_the_cost_of_a_search_follows_from_its_budget_and_its_first_rung() -> None:
+    budget = Budget(trials=9, epochs=999, minutes=5, trial_epochs=9)
+    settings = params.parse("search", {"budget": {"default": budget.model_dump()}}, SearchSettings)
+    epochs = cost_estimate.expected_epochs(budget, settings, rungs(9, 3))
+    assert epochs == 9 * 1 + 3 * 2 + 1 * 6  # halving keeps a third of the trials at each rung
+    unknown = cost_estimate.describe(budget, epochs, 2, None)
+    assert (
+        unknown == "at most 9 trials, 999 epochs and 5 min on 2 workers; the first rung will tell how long that takes"
+    )
+    known = cost_estimate.describe(budget, epochs, 2, cost_estimate.Measured(2.0, 1_500_000))
+    assert "about 21 epochs of 2.0 s each are expected: 21 s, 6.0 MB of checkpoints" in known
+    slow = cost_estimate.describe(budget, epochs, 2, cost_estimate.Measured(600.0, 0))
+    assert "expected: 5.0 min" in slow  # time is a limit, too
