@@ -80,20 +80,19 @@ def test_the_timeline_draws_bars_while_a_trial_trains_and_a_thin_line_while_it_w
     assert again - waits == pytest.approx(3 * second, rel=0.1)  # a bar has an edge of a pixel on each side
 
 
-def many(dimensions: range) -> list[FrozenTrial]:
+def drawn(dimensions: range) -> dict[str, bytes]:
+    """Draw a search of so many hyperparameters, of which the last ones are the most important."""
     points = [{f"dimension_{d}": number * d for d in dimensions} for number in range(3)]
-    return [trial(number, "complete", [0.5 + number / 10], **point) for number, point in enumerate(points)]
+    trials = [trial(number, "complete", [0.5 + number / 10], **point) for number, point in enumerate(points)]
+    return plots.draw(trials, "val_accuracy", 2, {f"dimension_{d}": d / 780 for d in dimensions})
 
 
-def test_of_many_hyperparameters_only_the_most_important_are_drawn() -> None:
-    importances = {f"dimension_{d}": d / 780 for d in range(40)}
-    pictures = plots.draw(many(range(40)), "val_accuracy", 2, importances)
-    assert max(side for png in pictures.values() for side in Image.open(io.BytesIO(png)).size) <= 1300
-    for name, least in (("parallel", 30), ("slices", 28), ("importances", 28)):
-        kept = {f"dimension_{d}": d / 780 for d in range(least, 40)}
-        assert plots.draw(many(range(least, 40)), "val_accuracy", 2, kept)[name] == pictures[name], name
-        fewer = {f"dimension_{d}": d / 780 for d in range(least + 1, 40)}
-        assert plots.draw(many(range(least + 1, 40)), "val_accuracy", 2, fewer)[name] != pictures[name], name
+@pytest.mark.parametrize(("name", "least"), [("parallel", 30), ("slices", 28), ("importances", 28)])
+def test_of_many_hyperparameters_only_the_most_important_are_drawn(name: str, least: int) -> None:
+    picture = drawn(range(40))[name]
+    assert max(Image.open(io.BytesIO(picture)).size) <= 1300
+    assert picture == drawn(range(least, 40))[name]
+    assert picture != drawn(range(least + 1, 40))[name]
 
 
 def test_another_metric_than_a_share_is_drawn_too() -> None:
