@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -95,7 +96,7 @@ def test_values_are_placed_by_size_and_factors_evenly_where_they_span_many() -> 
 
 def test_the_cost_of_a_search_is_told_from_budget_and_first_rung() -> None:
     budget = Budget(trials=9, epochs=999, minutes=5, trial_epochs=9)
-    settings = params.parse("search", {"budget": {"default": budget.model_dump()}}, SearchSettings)
+    settings = params.load("search", SearchSettings, Path(__file__).parents[1] / "params.yaml")
     epochs = cost_estimate.expected_epochs(budget, settings, rungs(9, 3))
     assert epochs == 9 * 1 + 3 * 2 + 1 * 6  # halving keeps a third of the trials at each rung
     unknown = cost_estimate.told(budget, epochs, 2, None)
