@@ -56,7 +56,11 @@ def searched(folder: Path, data: Path) -> float:
     """Return the seconds that a search takes for the trials."""
     os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{folder / 'mlflow.db'}"
     budget = {"trials": len(TRIALS), "epochs": 10_000, "minutes": 600, "trial_epochs": TRIAL_EPOCHS}
-    settings = params.parse("search", {"pruner": "none", "budget": {"default": budget}}, SearchSettings)
+    section = params.section("search", Path(__file__).parents[1] / "params.yaml") | {
+        "pruner": "none",
+        "budget": {"default": budget},
+    }
+    settings = params.parse("search", section, SearchSettings)
     family = load("cnn", {})
     family.presets_for = lambda dataset: {str(n): point for n, point in enumerate(TRIALS)}  # type: ignore[method-assign]
     definition = Definition("bench", "cnn", "", "", {}, settings.defining(), TRIAL_EPOCHS, "tensorflow")

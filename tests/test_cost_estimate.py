@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from pipeline.core import params
 from pipeline.search import cost_estimate
 from pipeline.search.settings import Budget, SearchSettings
@@ -10,7 +12,7 @@ from pipeline.search.study import rungs
 
 def test_the_cost_of_a_search_follows_from_its_budget_and_its_first_rung() -> None:
     budget = Budget(trials=9, epochs=999, minutes=5, trial_epochs=9)
-    settings = params.parse("search", {"budget": {"default": budget.model_dump()}}, SearchSettings)
+    settings = params.load("search", SearchSettings, Path(__file__).parents[1] / "params.yaml")
     epochs = cost_estimate.expected_epochs(budget, settings, rungs(9, 3))
     assert epochs == 9 * 1 + 3 * 2 + 1 * 6  # halving keeps a third of the trials at each rung
     unknown = cost_estimate.describe(budget, epochs, 2, None)

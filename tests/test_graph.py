@@ -43,9 +43,9 @@ def stages(tmp_path_factory: pytest.TempPathFactory) -> list[Stage]:
 
 def name_of(stage: Stage) -> tuple[str, str | None]:
     """Return the module and the family of a stage, as its command names them."""
-    module = re.search(r"python -m pipeline\.stages\.(\w+)", stage.cmd)
+    module = re.match(r"python3 -m pipeline\.stages (\w+) ", stage.cmd)
     family = re.search(r"--family (\S+)", stage.cmd)
-    assert module, f"{stage.name}: cmd does not start with `python -m pipeline.stages.<stage>`: {stage.cmd}"
+    assert module, f"{stage.name}: cmd does not start with `python3 -m pipeline.stages <stage>`: {stage.cmd}"
     return module[1], family[1] if family else None
 
 
@@ -162,7 +162,7 @@ def test_help_loads_nothing_heavy():
 
 def test_a_stage_has_one_name_everywhere(stages: list[Stage]):
     names = {stage.name.split("@")[0] for stage in stages}
-    assert names == STAGES == {path.stem for path in (PACKAGE / "stages").glob("*.py")} - {"__init__"}
+    assert names == STAGES == {path.stem for path in (PACKAGE / "stages").glob("*.py")} - {"__init__", "__main__"}
     for stage in stages:
         name = stage.name.split("@")[0]
         assert name_of(stage)[0] == name, f"{stage.name} runs another module"

@@ -101,7 +101,7 @@ def nodes() -> Iterator[Nodes]:
 
 @pytest.fixture
 def executor(nodes: Nodes) -> Iterator[RayExecutor]:
-    with RayExecutor(WORK, Cluster(address=nodes.address), silence_s=5) as executor:
+    with RayExecutor(WORK, Cluster(address=nodes.address, cpus=1, gpus=0), silence_s=5) as executor:
         yield executor
 
 
@@ -137,7 +137,9 @@ def test_tasks_end_under_their_keys_as_they_do_in_worker_processes(executor: Ray
 
 
 def test_a_worker_that_cannot_be_set_up_is_no_fault_of_the_task(nodes: Nodes) -> None:
-    with RayExecutor(Work("executor_tasks:run", "no_such_module:setup"), Cluster(address=nodes.address)) as executor:
+    with RayExecutor(
+        Work("executor_tasks:run", "no_such_module:setup"), Cluster(address=nodes.address, cpus=1, gpus=0)
+    ) as executor:
         executor.submit(1, {"double": 4})
         broken = events(executor, ends=1)[-1]
     assert isinstance(broken, Broken)
@@ -146,7 +148,7 @@ def test_a_worker_that_cannot_be_set_up_is_no_fault_of_the_task(nodes: Nodes) ->
 
 def test_no_cluster_is_an_error_that_says_where_one_was_sought() -> None:
     with pytest.raises(EngineError, match=r"no Ray cluster.*search.ray.address=127.0.0.1:1,.*ray start --head"):
-        RayExecutor(WORK, Cluster(address="127.0.0.1:1"))
+        RayExecutor(WORK, Cluster(address="127.0.0.1:1", cpus=1, gpus=0))
 
 
 def test_killing_the_second_node_in_the_middle_of_a_search_loses_nothing(

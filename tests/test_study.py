@@ -62,9 +62,15 @@ class Family(BaseFamily):
         raise NotImplementedError
 
 
+def searched(**search: Any) -> SearchSettings:
+    """Return the settings of params.yaml, some of them changed."""
+    section = params.section("search", Path(__file__).parents[1] / "params.yaml")
+    return params.parse("search", {**section, **search}, SearchSettings)
+
+
 def opened(folder: Path, trial_epochs: int = 3, **search: Any) -> Study:
     """Open a study, or open it again."""
-    settings = params.parse("search", {"budget": BUDGET, **search}, SearchSettings)
+    settings = searched(budget=BUDGET, **search)
     definition = Definition("digits", "fake", "d", "c", {}, settings.defining(), trial_epochs, "tensorflow")
     return Study(folder, definition, settings, Family("fake", FamilySettings()))
 
@@ -335,7 +341,7 @@ def test_presets_are_trials_of_their_own_and_stay_what_they_are(sampler: Any, tm
 @pytest.mark.usefixtures("presets")
 def test_presets_can_be_left_out_and_then_it_is_another_study(tmp_path: Path) -> None:
     assert opened(tmp_path, presets=False).ask_preset() is None
-    settings = [params.parse("search", {"budget": BUDGET, "presets": flag}, SearchSettings) for flag in (True, False)]
+    settings = [searched(budget=BUDGET, presets=flag) for flag in (True, False)]
     names = {Definition("d", "f", "d", "c", {}, one.defining(), 3, "tensorflow").name for one in settings}
     assert len(names) == 2
 

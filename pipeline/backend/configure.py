@@ -32,8 +32,8 @@ class RuntimeSettings(params.Settings):
         workers: Number of worker processes; 0 for one per GPU, or one per core where there is no GPU.
     """
 
-    backend: Backend = "tensorflow"
-    workers: int = pydantic.Field(default=0, ge=0)
+    backend: Backend
+    workers: int = pydantic.Field(ge=0)
 
 
 def load_settings() -> RuntimeSettings:

@@ -16,6 +16,6 @@ class Cluster(params.Settings):
         gpus: GPUs of a rung; a half lets two rungs share one.
     """
 
-    address: str = "auto"
-    cpus: int = pydantic.Field(default=1, ge=1)
-    gpus: float = pydantic.Field(default=0, ge=0)
+    address: str
+    cpus: int = pydantic.Field(ge=1)
+    gpus: float = pydantic.Field(ge=0)

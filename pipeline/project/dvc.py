@@ -32,7 +32,7 @@ def project_root() -> Path:
 def environment(folder: Path) -> dict[str, str]:
     """Return the environment in which DVC runs the stages of a folder.
 
-    `python` in a stage's command is this Python, and finds the folder's own code first. A relative MIRROR, or source
+    `python3` in a stage's command is this Python, and finds the folder's own code first. A relative MIRROR, or source
     of a download, is relative to where the command was typed, not to the folder.
     """
     env = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "PYTHONSAFEPATH")}

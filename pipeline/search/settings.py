@@ -74,19 +74,19 @@ class Constraints(params.Settings):
 class SearchSettings(params.Settings):
     """Section `search` of params; what the keys mean stands beside them there."""
 
-    sampler: Annotated[Sampler, _one_of(get_args(Sampler))] = "tpe"
-    grid_points: int = pydantic.Field(default=3, ge=1)
-    presets: bool = True
-    pruner: Annotated[Pruner, _one_of(get_args(Pruner))] = "halving"
-    reduction: int = pydantic.Field(default=3, ge=2)
-    seed: int = pydantic.Field(default=0, ge=0)
-    generation: int = pydantic.Field(default=1, ge=1)
-    constraints: Constraints = Constraints()
+    sampler: Annotated[Sampler, _one_of(get_args(Sampler))]
+    grid_points: int = pydantic.Field(ge=1)
+    presets: bool
+    pruner: Annotated[Pruner, _one_of(get_args(Pruner))]
+    reduction: int = pydantic.Field(ge=2)
+    seed: int = pydantic.Field(ge=0)
+    generation: int = pydantic.Field(ge=1)
+    constraints: Constraints
     budget: dict[str, Budget]
-    engine: Annotated[Engine, _one_of(get_args(Engine))] = "local"
-    ray: Cluster = Cluster()
-    keep_studies: int = pydantic.Field(default=3, ge=1)
-    epoch_minutes: float = pydantic.Field(default=30, gt=0)
+    engine: Annotated[Engine, _one_of(get_args(Engine))]
+    ray: Cluster
+    keep_studies: int = pydantic.Field(ge=1)
+    epoch_minutes: float = pydantic.Field(gt=0)
 
     def budget_for(self, dataset: str, family: str) -> Budget:
         """Return the most specific budget: of ``<dataset>-<family>``, of ``<dataset>``, or the default."""

@@ -34,7 +34,7 @@ class EvaluateSettings(params.Settings):
         confidence: Coverage of the interval around the accuracy.
     """
 
-    confidence: float = pydantic.Field(default=0.95, gt=0, lt=1)
+    confidence: float = pydantic.Field(gt=0, lt=1)
 
 
 def score_champion(

@@ -26,8 +26,8 @@ class FeaturesSettings(params.Settings):
         seed: Decides initial weights and the order of the images.
     """
 
-    steps: int = pydantic.Field(default=1500, ge=1)
-    seed: int = pydantic.Field(default=0, ge=0)
+    steps: int = pydantic.Field(ge=1)
+    seed: int = pydantic.Field(ge=0)
 
 
 def main() -> None:

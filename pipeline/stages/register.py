@@ -25,7 +25,7 @@ class RegisterSettings(params.Settings):
         alpha: Level of the paired test.
     """
 
-    alpha: float = pydantic.Field(default=0.05, gt=0, lt=1)
+    alpha: float = pydantic.Field(gt=0, lt=1)
 
 
 def main() -> None:

@@ -43,8 +43,8 @@ class TrainSettings(params.Settings):
         seed: Seed of the first; the others follow by one.
     """
 
-    seeds: int = pydantic.Field(default=1, ge=1)
-    seed: int = pydantic.Field(default=0, ge=0)
+    seeds: int = pydantic.Field(ge=1)
+    seed: int = pydantic.Field(ge=0)
 
 
 @dataclass(frozen=True)
