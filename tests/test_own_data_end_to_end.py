@@ -106,6 +106,7 @@ def test_unchanged_pictures_run_nothing_again(pets: Path) -> None:
     assert ran(pets) == set()
 
 
+@pytest.mark.slow
 def test_a_good_batch_retrains_and_a_bad_one_explains_itself(pets: Path) -> None:
     test_before = report(pets, "validate/pets.json")["digest"]["test"]
     draw(pets / "data/incoming/pets/good", 40, 2)

@@ -45,6 +45,7 @@ def test_it_completes_unseen_digits_better_than_repeating_their_last_row(data: S
     assert (tmp_path / "drawn.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.slow
 def test_a_training_cut_into_rungs_gives_the_same_weights_as_one_run_through(few_digits: Path, tmp_path: Path) -> None:
     def rung(folder: str, start: int, stop: int) -> TrainingTask:
         return TrainingTask("seq2seq", {}, POINT, few_digits, 5, Span(start, stop, 2), tmp_path / folder,

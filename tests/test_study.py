@@ -474,10 +474,10 @@ def test_checkpoints_of_ended_trials_go_at_once_those_that_a_kill_left_too(tmp_p
         ask(study)
     for number in range(3):
         (checkpoints / str(number)).mkdir(parents=True)
-    engine = search(study, 24, 999, checkpoints)
+    engine = search(study, 20, 999, checkpoints)
     assert engine.most <= 16  # 2 in training, 2 that were just trained, and the best 12 that wait
     assert not list(checkpoints.iterdir())
-    assert len(study.trials) == 24
+    assert len(study.trials) == 20
     assert engine.epochs == study.epochs() - 3  # those of the trial that had ended
 
 

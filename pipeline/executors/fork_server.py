@@ -7,10 +7,12 @@ as nothing was computed with it: importing it starts none of its threads.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import multiprocessing
 import os
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from multiprocessing import forkserver
 from multiprocessing.process import BaseProcess
@@ -19,6 +21,7 @@ from typing import Any
 from pipeline.executors.base import Work
 
 SETUP = "PIPELINE_FORK_SERVER_SETUP"  # what the fork server is to set up, in its environment
+_TRIES = 5  # to reach a fork server, where one dies as it is asked for a worker: it takes a moment until it is gone
 _set_up: list[str] = []  # what that is in this process, which has one fork server at most
 
 
@@ -46,6 +49,13 @@ class Nursery:
 
     def start(self, target: Callable[..., None], arguments: tuple[Any, ...], name: str) -> BaseProcess:
         """Start a worker; one that is forked waits until its fork server is set up."""
+        for _ in range(_TRIES):
+            with contextlib.suppress(EOFError, ConnectionError):  # the fork server died: another takes its place
+                return self._started(target, arguments, name)
+            time.sleep(0.2)
+        return self._started(target, arguments, name)
+
+    def _started(self, target: Callable[..., None], arguments: tuple[Any, ...], name: str) -> BaseProcess:
         self.prepare()
         context = multiprocessing.get_context("forkserver" if self._forks else "spawn")
         process: BaseProcess = context.Process(target=target, args=arguments, daemon=True, name=name)  # type: ignore[attr-defined]
