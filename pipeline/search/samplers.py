@@ -170,7 +170,11 @@ def _after(trial: FrozenTrial, epochs: int) -> FrozenTrial:
 
 
 class _View:
-    """A study, or what Optuna's pruners make of one, whose trials a sampler sees changed."""
+    """A study, or what Optuna's pruners make of one, whose trials a sampler sees changed.
+
+    Optuna 5 has no public hook for that: its samplers read trials by `Study._get_trials`. Nor would the public
+    `get_trials` do to read them here: it has no cache, and Hyperband's view of a study filters it by bracket.
+    """
 
     def __init__(self, study: Any, change: Callable[[list[FrozenTrial]], list[FrozenTrial]]) -> None:
         self._seen = study

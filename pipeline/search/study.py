@@ -95,12 +95,12 @@ class Study:
         self.objective = family.objective
         self.total = definition.trial_epochs
         self.rungs = rungs(self.total, settings.reduction)
-        storage = _storage(folder / _FILE)
-        known = optuna.study.get_all_study_names(storage)
-        seen = len(optuna.load_study(study_name=known[0], storage=storage).trials) if known else 0
+        self._storage = _storage(folder / _FILE)
+        known = optuna.study.get_all_study_names(self._storage)
+        seen = len(optuna.load_study(study_name=known[0], storage=self._storage).trials) if known else 0
         self.seed = _seed(settings.seed, settings.generation)
         self._study = optuna.create_study(
-            storage=storage,
+            storage=self._storage,
             study_name=definition.name,
             direction="maximize",
             load_if_exists=True,
@@ -138,7 +138,9 @@ class Study:
         import optuna
 
         running = self._study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.RUNNING,))
-        return [optuna.Trial(self._study, trial._trial_id) for trial in running]
+        study_id = self._storage.get_study_id_from_name(self._study.study_name)
+        ids = [self._storage.get_trial_id_from_study_id_trial_number(study_id, trial.number) for trial in running]
+        return [optuna.Trial(self._study, trial_id) for trial_id in ids]
 
     def ask(self) -> optuna.Trial | None:
         """Return a new trial with its hyperparameters; None when every point of a grid has been tried.
@@ -234,7 +236,7 @@ class Study:
 
     def report(self, trial: optuna.Trial) -> None:
         """Report what pruner and sampler do not know yet of a trial: its history, and how it stands to the limits."""
-        known = self._study._storage.get_trial(trial._trial_id).intermediate_values
+        known = self._study.get_trials(deepcopy=False)[trial.number].intermediate_values
         for epoch in history(trial):
             if epoch.epoch not in known:
                 trial.report(epoch[self.objective], epoch.epoch)
