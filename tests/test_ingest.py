@@ -541,7 +541,7 @@ def test_near_duplicates_that_came_in_a_batch_stay_on_one_side_of_validation(pro
     )
     found = grown(project)
     duplicate_pairs.save(project / "near.csv", duplicate_pairs.NONE, {"train": 240, "test": 45})
-    near = prepare.near_duplicates(project / "near.csv", found, {"near_duplicates": {"threshold": 0.15}})
+    near = prepare.near_duplicates(project / "near.csv", found, distance=0.15)
     assert {(int(a), int(b)) for a, b in zip(near.first, near.second, strict=True)} == {(240 + n, n) for n in range(60)}
     splits = prepare.run(found.raw, prepare.PrepareSettings(val_fraction=0.3, seed=0), near).splits
     inside = {image.tobytes() for image in splits.val.images}

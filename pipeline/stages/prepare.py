@@ -144,19 +144,18 @@ def require_validated(path: Path, raw: RawImages) -> Report:
     return report
 
 
-def near_duplicates(path: Path, grown: Grown, report: Report) -> Pairs:
+def near_duplicates(path: Path, grown: Grown, distance: float) -> Pairs:
     """Return the pairs within train: those that validate found, and those of which an image came in a batch.
 
     Args:
         path: The file that validate has written about the train split as published.
         grown: The dataset with its accepted batches.
-        report: What validate has written about it, with the distance that it called near.
+        distance: The distance up to which validate calls two images near.
     """
     published = len(grown.raw.train) - grown.images
     near = duplicate_pairs.load(path, "train", published)
     if not grown.images:
         return near
-    distance = report.near_duplicates.threshold
     return duplicate_pairs.joined(near, neighbours.search(grown.raw.train.images, distance, since=published))
 
 
@@ -177,7 +176,8 @@ def main() -> None:
     raw = source.read(args.raw, params.load(f"download.{args.dataset}", source.Settings))
     report = require_validated(args.validated, raw)
     grown = manifest.grow(raw, args.manifest, args.accepted)
-    result = run(grown.raw, settings, near_duplicates(args.near_duplicates, grown, report))
+    near = near_duplicates(args.near_duplicates, grown, report.near_duplicates.threshold)
+    result = run(grown.raw, settings, near)
     save_splits(args.output, result.splits)
     save_test(args.test, result.test)
     train, val, test = len(result.splits.train), len(result.splits.val), len(result.test.test)
