@@ -8,12 +8,14 @@ import of what is imported anyway further down) is left out. A test compares the
 
 from __future__ import annotations
 
+import sys
 import tomllib
 from pathlib import Path
 
 import grimp
 
 ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))  # this checkout's package, whichever is installed
 PICTURE = ROOT / "docs" / "architecture.svg"
 ASIDE = 96
 BOX, HEIGHT, GAP, ROW, MARGIN, WIDTH = 138, 34, 14, 84, 24, 808
