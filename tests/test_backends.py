@@ -26,6 +26,7 @@ BACKENDS = sorted({*REQUIRED, *INSTALLED})
 def compute(what: str, backend: str, data: Path) -> dict[str, Any]:
     """Return what one backend computes, in a process of its own."""
     env = {key: value for key, value in os.environ.items() if key != "KERAS_BACKEND"}
+    env["PYTHONPATH"] = str(Path(__file__).resolve().parents[1])  # the code beside this file, not what is installed
     command = [sys.executable, str(Path(__file__).with_name("on_backend.py")), what, backend, str(data)]
     done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]

@@ -449,7 +449,9 @@ def test_a_folder_that_nobody_may_write_to_is_told_in_one_line(project: Path, mo
 
 def test_killed_before_any_change_to_the_disk_nothing_is_lost_or_taken_twice(tmp_path: Path) -> None:
     script = Path(__file__).with_name("ingest_killed.py")
-    done = subprocess.run([sys.executable, str(script), str(tmp_path)], capture_output=True, text=True, check=False)
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}  # the code beside this file, not what is installed
+    command = [sys.executable, str(script), str(tmp_path)]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     results = json.loads(done.stdout)
     assert len(results) > 50
