@@ -34,9 +34,7 @@ _DESCRIPTIONS = {  # of expectations whose names do not explain themselves
     "saturation-batch": "images with less or more colour than those of train",
     "clipped-batch": "images with more or fewer white pixels than those of train",
 }
-_LEAST_LIKE = (
-    0.25  # of the usual share; measured: digits shifted by a pixel keep 0.4 of it, those of another class none
-)
+_LEAST_LIKE = 0.25  # of the usual share; measured: digits shifted by a pixel keep 0.4 of it, another class none
 _SURPRISE = 1e-6  # a class is rejected if labels as correct as in train would give its result with a lower probability
 
 
