@@ -56,7 +56,7 @@ def test_idx_is_read_gzipped_or_plain(folder: Path) -> None:
 LIES: dict[str, tuple[str, bytes, str]] = {
     "no idx": ("train-images.gz", b"<html>not found</html>", "is not an IDX file: expected magic 00000803"),
     "empty": ("train-images.gz", b"", "is not an IDX file"),
-    "floats": ("train-images.gz", encode(IMAGES, magic=b"\0\0\x0d"), "wrong type of value: expected 0x08"),
+    "floats": ("train-images.gz", encode(IMAGES, magic=b"\0\0\x0d"), "wrong value type: expected 0x08"),
     "labels for images": ("train-images.gz", encode(LABELS), "wrong number of dimensions: expected 3, found 1"),
     "cut in the header": ("train-images.gz", encode(IMAGES)[:9], "ends in its header"),
     "cut in the values": ("train-images.gz", encode(IMAGES)[:-1], "ends early: expected 88 bytes"),
@@ -69,9 +69,9 @@ LIES: dict[str, tuple[str, bytes, str]] = {
     "too few labels": (
         "train-labels.gz",
         encode(LABELS[:5]),
-        "does not fit train-images.gz: expected 6 labels, found 5",
+        "does not match train-images.gz: expected 6 labels, found 5",
     ),
-    "other size in test": ("t10k-images.gz", encode(IMAGES.reshape(6, 3, 4)), "another size than train"),
+    "other size in test": ("t10k-images.gz", encode(IMAGES.reshape(6, 3, 4)), "test images differ in size from train"),
 }
 
 
@@ -101,7 +101,7 @@ def test_idx_unpacks_no_more_than_the_pin(folder: Path, monkeypatch) -> None:
 
     monkeypatch.setattr(gzip.GzipFile, "read", count)
     (folder / "train-images.gz").write_bytes(gzip.compress(encode(IMAGES) + bytes(50_000_000)))
-    with pytest.raises(DataError, match="unpacks to too much: expected at most 88 bytes"):
+    with pytest.raises(DataError, match="unpacks to too many bytes: expected at most 88 bytes"):
         idx.read(folder, idx_settings(train_images=88))
     assert sum(read) < 3_000_000
 
@@ -168,7 +168,7 @@ def test_digits_fill_mnists_frame() -> None:
     [
         (lambda text: text.replace(",", ";", 1), "line 1: expected 65 values, found 64"),
         (lambda text: text + "\n", "line 41: expected 65 values, found 1"),
-        (lambda text: "x" + text, "line 1: expected whole numbers"),
+        (lambda text: "x" + text, "line 1: expected integers"),
         (lambda text: "17" + text[1:], "line 1: pixel 0 is out of range: expected 0 to 16, found 17"),
         (lambda text: "-1" + text[1:], "line 1: pixel 0 is out of range: expected 0 to 16, found -1"),
         (lambda text: "9" * 30 + text[1:], "line 1: expected values of 0 to 16"),

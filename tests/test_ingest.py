@@ -159,10 +159,10 @@ def dusty(image: np.ndarray, place: int) -> np.ndarray:
 
 FILES: dict[str, tuple[Callable[[], bytes], str]] = {
     "nothing.npz": (lambda: b"", "is damaged: .*found an empty file"),
-    "cut.npz": (lambda: whole()[:-50], "is damaged: .*found the first part of one"),
+    "cut.npz": (lambda: whole()[:-50], "is damaged: .*found only the start of an .npz file"),
     "flipped.npz": (lambda: flipped(whole()), "is damaged: .*CRC"),
-    "text.npz": (lambda: b"label,pixels\n1,2\n", "is damaged: .*a file of another kind"),
-    "notes.txt": (lambda: b"see mail", "is no batch: expected an .npz file, or a folder .* found a file called"),
+    "text.npz": (lambda: b"label,pixels\n1,2\n", "is damaged: .*another file type"),
+    "notes.txt": (lambda: b"see mail", "is not a batch: expected an .npz file, or a folder .* found a file named"),
     "unlabelled.npz": (lambda: packed(images=OTHER.images), "arrays: expected images.npy and labels.npy, found images"),
     "more.npz": (
         lambda: packed(images=OTHER.images, labels=OTHER.labels, x=OTHER.labels),
@@ -171,24 +171,27 @@ FILES: dict[str, tuple[Callable[[], bytes], str]] = {
     "escape.npz": (lambda: zipped(b"", name="../../escaped.npy"), "found ../../escaped.npy, labels.npy"),
     "pickle.npz": (lambda: relabelled(lambda labels: labels.astype(object)), "labels.npy holds Python objects"),
     "magic.npz": (lambda: zipped(b"GIF89a" * 20), "is damaged: .*magic string"),
-    "version.npz": (lambda: zipped(header("(90, 15, 15, 3)", b"\x09\x00")), "version 1 or 2 of the format, found"),
+    "version.npz": (lambda: zipped(header("(90, 15, 15, 3)", b"\x09\x00")), "npy format version 1 or 2, found"),
     "lies.npz": (lambda: zipped(header("(1000000000, 15, 15, 3)")), "declares .*: expected 675,000,000,000 bytes"),
     "negative.npz": (lambda: zipped(header("(-90, 15, 15, 3)")), r"declares \(-90"),
     "bomb.npz": (lambda: zipped(bytes(9 << 20), how=zipfile.ZIP_DEFLATED), "images.npy is too large: .*9,437,184"),
     "float.npz": (lambda: packed(images=OTHER.images / 255, labels=OTHER.labels), "found float64 .*3\\)$"),
-    "nan.npz": (lambda: packed(images=OTHER.images * np.nan, labels=OTHER.labels), "with NaN among its values"),
+    "nan.npz": (lambda: packed(images=OTHER.images * np.nan, labels=OTHER.labels), "with NaN values"),
     "flat.npz": (lambda: packed(images=OTHER.images.reshape(90, -1), labels=OTHER.labels), r"found uint8 \(90, 675\)"),
-    "unwhole.npz": (lambda: relabelled(lambda labels: labels / 2), "labels: expected whole numbers"),
-    "short.npz": (lambda: relabelled(lambda labels: labels[:-1]), "labels do not fit: expected 90 labels, found 89"),
-    "huge-label.npz": (lambda: relabelled(lambda labels: labels.astype(np.uint64) + 2**63), "numbers of classes"),
-    "label.npz": (lambda: relabelled(lambda labels: labels + 1), "labels that are no class .*found 30 \\(image 2"),
-    "minus.npz": (lambda: relabelled(lambda labels: labels - 1), "labels that are no class .*found 30 \\(image 0"),
+    "unwhole.npz": (lambda: relabelled(lambda labels: labels / 2), "labels: expected integers"),
+    "short.npz": (
+        lambda: relabelled(lambda labels: labels[:-1]),
+        "labels do not match images: expected 90 labels, found 89",
+    ),
+    "huge-label.npz": (lambda: relabelled(lambda labels: labels.astype(np.uint64) + 2**63), "expected class numbers"),
+    "label.npz": (lambda: relabelled(lambda labels: labels + 1), "labels that are not classes .*found 30 \\(image 2"),
+    "minus.npz": (lambda: relabelled(lambda labels: labels - 1), "labels that are not classes .*found 30 \\(image 0"),
     "empty.npz": (lambda: packed(images=OTHER.images[:0], labels=OTHER.labels[:0]), "is empty: expected at least one"),
     "small.npz": (
         lambda: packed(images=OTHER.images[:, :8], labels=OTHER.labels),
-        r"shape of an image: .*\(8, 15, 3\)",
+        r"image shape: .*\(8, 15, 3\)",
     ),
-    "grey.npz": (lambda: packed(images=OTHER.images[..., :1], labels=OTHER.labels), r"shape of an image: .*15, 1\)"),
+    "grey.npz": (lambda: packed(images=OTHER.images[..., :1], labels=OTHER.labels), r"image shape: .*15, 1\)"),
     "blank.npz": (lambda: with_first(np.full((SIDE, SIDE, 3), 90, np.uint8)), "blank images .*found 1 \\(image 0\\)"),
     "twice.npz": (lambda: with_first(*[OTHER.images[9]] * 9), "occur twice in the batch .*found 9"),
     "dust.npz": (lambda: with_first(*(dusty(OTHER.images[9], n) for n in range(9))), "look the same within the batch"),
@@ -198,7 +201,7 @@ FILES: dict[str, tuple[Callable[[], bytes], str]] = {
         "look the same as one in test .*found 9",
     ),
     "again.npz": (lambda: packed(images=RAW.train.images[:90], labels=OTHER.labels), "in train already: .*90 of 90"),
-    "bgr.npz": (lambda: repainted(lambda images: images[..., ::-1]), "levels are not those of train"),
+    "bgr.npz": (lambda: repainted(lambda images: images[..., ::-1]), "levels differ from train"),
     "inverted.npz": (lambda: repainted(lambda images: 255 - images), "darker or lighter than those of train"),
     "pale.npz": (lambda: repainted(lambda images: images / 3 + 68), "less or more contrast than those of train"),
     "rotated-labels.npz": (
@@ -225,8 +228,8 @@ def png_header(width: int, height: int) -> bytes:
 
 FOLDERS: dict[str, tuple[Callable[[Path], object], str]] = {
     "misnamed": (lambda box: (box / "left").rename(box / "lefd"), "unknown class: expected 'left'. .*found 'lefd'"),
-    "stray": (lambda box: (box / "notes.txt").write_text("x"), "a file beside the classes"),
-    "not-a-picture": (lambda box: (box / "left/a.csv").write_text("x"), "a.csv is no picture by its name"),
+    "stray": (lambda box: (box / "notes.txt").write_text("x"), "a file next to the class folders"),
+    "not-a-picture": (lambda box: (box / "left/a.csv").write_text("x"), "a.csv does not have the suffix of a picture"),
     "gif": (lambda box: (box / "left/a.png").write_bytes(b"GIF89a"), "1 of 61 .*left/a.png .not a PNG or JPEG"),
     "torn": (lambda box: os.truncate(box / "left/000.png", 200), "1 of 60 pictures cannot be read: .*left/000.png"),
     "pixel-bomb": (
@@ -238,10 +241,10 @@ FOLDERS: dict[str, tuple[Callable[[Path], object], str]] = {
         "Image size .3600000000 pixels. exceeds limit",
     ),
     "link-out": (lambda box: (box / "left/a.png").symlink_to("/etc/passwd"), "a.png is a link"),
-    "link-round": (lambda box: (box / "left/a.png").symlink_to("a.png"), "a.png is no picture by its name"),
+    "link-round": (lambda box: (box / "left/a.png").symlink_to("a.png"), "a.png does not have the suffix of a picture"),
     "no-pictures": (lambda box: [path.unlink() for path in box.glob("*/*")], "no-pictures is empty"),
 }
-ODD = {"link.npz": "is a link", "pipe.npz": "is no batch: .*neither a file nor a folder"}
+ODD = {"link.npz": "is a link", "pipe.npz": "is not a batch: .*neither a file nor a folder"}
 DAMAGED = {**{name: told for name, (_, told) in (FILES | FOLDERS).items()}, **ODD}
 
 
@@ -502,7 +505,7 @@ def test_labels_follow_the_names_of_classes(project: Path) -> None:
     take(project)
     found = grown(project, replace(RAW, class_names=("middle", "right", "left")))
     assert found.raw.train.labels[240:].tolist() == [[2, 0, 1][label] for label in GOOD.labels]
-    with pytest.raises(DataError, match="has a class that is no more: expected left, middle, found right"):
+    with pytest.raises(DataError, match="has an unknown class: expected left, middle, found right"):
         grown(project, replace(RAW, class_names=("left", "middle")))
 
 
@@ -512,11 +515,11 @@ def test_an_accepted_file_that_is_missing_or_changed_is_told(project: Path) -> N
     path = project / f"data/accepted/toy/{GOOD.digest()}.npz"
     path.chmod(0o644)
     path.write_bytes(packed(images=GOOD.images[::-1], labels=GOOD.labels))
-    with pytest.raises(DataError, match=r"is not what the manifest says \(batch monday.npz\)"):
+    with pytest.raises(DataError, match=r"does not match the manifest \(batch monday.npz\)"):
         grown(project)
     path.unlink()
     with pytest.raises(
-        DataError, match=r"is missing, which the manifest names \(batch monday.npz\): expected 90 images"
+        DataError, match=r"is missing, but the manifest lists it \(batch monday.npz\): expected 90 images"
     ):
         grown(project)
 

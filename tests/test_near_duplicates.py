@@ -136,12 +136,12 @@ HEADER = ",".join(duplicate_pairs.HEADER)
 )
 def test_damaged_pairs_are_refused(text: str, tmp_path: Path) -> None:
     (tmp_path / "near.csv").write_text(text)
-    with pytest.raises(DataError, match=r"tells no pairs.*next: dvc repro validate"):
+    with pytest.raises(DataError, match=r"is not a table of pairs.*next: dvc repro validate"):
         duplicate_pairs.load(tmp_path / "near.csv", "train", 10)
 
 
 def test_missing_pairs_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="tells no pairs"):
+    with pytest.raises(DataError, match="is not a table of pairs"):
         duplicate_pairs.load(tmp_path / "none.csv", "train", 10)
 
 

@@ -138,7 +138,10 @@ def test_retraining_takes_in_what_has_come_first(pets: Path) -> None:
     answer = json.loads(done.stdout)
     assert answer["outcome"] == "nothing to do"
     assert answer["ingested"] == {"accepted": 0, "quarantined": 1, "known": 0, "left": 0, "images": 0}
-    assert "broken.npz quarantined: broken.npz is damaged: expected a whole .npz file, found the first" in done.stderr
+    assert (
+        "broken.npz quarantined: broken.npz is damaged: expected a complete .npz file, found only the start"
+        in done.stderr
+    )
 
 
 def test_a_second_run_takes_in_what_has_come_first(pets: Path) -> None:

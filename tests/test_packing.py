@@ -88,7 +88,7 @@ def test_a_table_is_the_same_as_a_folder(tmp_path: Path) -> None:
     ("text", "told"),
     [
         ("file,label\n", "columns: expected path, label, found"),
-        ("path,label\n../secret.png,cat\n", "line 2: path leads out"),
+        ("path,label\n../secret.png,cat\n", "line 2: path is outside the folder"),
         ("path,label\ncat/99.png,cat\n", "line 2: no such picture"),
         ("path,label,split\ncat/0.png,cat,val\n", "line 2: split: expected train or test, found 'val'"),
         ("path,label\ncat/0.png,a/b\n", "classes: expected at least two classes"),
@@ -119,13 +119,13 @@ def test_what_is_pinned_is_enough_where_the_images_are_not(tmp_path: Path, capsy
     section = pinned(tmp_path)
     (tmp_path / "pets").rename(tmp_path / "gone")
     assert pinned(tmp_path, **section) == section
-    assert "is not here; going on with what is pinned" in capsys.readouterr().err
+    assert "does not exist; using the pinned file" in capsys.readouterr().err
 
 
 def test_images_that_are_not_pinned_yet_are_told_with_what_to_do(tmp_path: Path) -> None:
     from pipeline.core import params
 
-    with pytest.raises(ParamsError, match="own images to be pinned: `pipeline ingest`"):
+    with pytest.raises(ParamsError, match="own images are not pinned: run `pipeline ingest`"):
         params.parse("download.pets", {**SECTION, "path": "pets"}, folder.Settings)
 
 
@@ -142,9 +142,9 @@ def test_few_pictures_change_sides_when_some_are_added() -> None:
 @pytest.mark.parametrize(
     ("damage", "told"),
     [
-        (lambda root: (root / "notes.txt").write_text("x"), "a file beside the classes"),
-        (lambda root: (root / "cat/notes.txt").write_text("x"), "is no picture by its name"),
-        (lambda root: (root / "cat/0").mkdir(), "is no picture by its name"),
+        (lambda root: (root / "notes.txt").write_text("x"), "a file next to the class folders"),
+        (lambda root: (root / "cat/notes.txt").write_text("x"), "does not have the suffix of a picture"),
+        (lambda root: (root / "cat/0").mkdir(), "does not have the suffix of a picture"),
         (lambda root: (root / "cat/out.png").symlink_to(root.parent / "secret.png"), "is a link"),
         (lambda root: [path.unlink() for path in (root / "cat").iterdir()], "cat: a class without pictures"),
         (

@@ -1,1 +1,1 @@
-"""How data gets here and how it lies on disk: arrays, source formats, downloads, incoming batches, own pictures."""
+"""Datasets: arrays on disk, source formats, downloads, incoming batches and your own pictures."""

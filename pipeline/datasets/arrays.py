@@ -1,7 +1,7 @@
-"""What a dataset is, and how it lies on disk: uint8 images as memory-mapped `.npy` files, labels beside them.
+"""Dataset types and their storage: memory-mapped `.npy` files of uint8 images, with their labels.
 
-Pixels stay uint8 on disk and in memory and models rescale them on the device: four times less to read and move.
-Arrays are memory-mapped, so any number of worker processes share one copy.
+Pixels stay uint8 on disk and in memory, and models rescale them on the device. That is a quarter of the bytes of
+float32 to read and move. Arrays are memory-mapped, so any number of worker processes share one copy.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ _GZIP_MAGIC = b"\x1f\x8b"
 
 
 class Pin(Settings):
-    """What a file must be, met by the sha256 of the file as served or of its unpacked content.
+    """The expected size and sha256 of a file, as served or unpacked.
 
-    Two pins, because a mirror may serve the same content in another gzip wrapping.
+    A file passes if either checksum matches, because a mirror may serve the same content in another gzip wrapping.
     """
 
     bytes: pydantic.PositiveInt
@@ -46,21 +46,21 @@ class Pin(Settings):
     @pydantic.model_validator(mode="after")
     def _both_or_none(self) -> Self:
         if (self.unpacked_bytes is None) != (self.unpacked_sha256 is None):
-            raise ValueError("unpacked_bytes and unpacked_sha256 together, or neither")
+            raise ValueError("set both unpacked_bytes and unpacked_sha256, or neither")
         return self
 
 
 class PinnedFile(Pin):
-    """A file that a dataset consists of."""
+    """A file of a dataset."""
 
     name: Annotated[str, pydantic.Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]  # a name, never a path
 
 
 class Source(Pin):
-    """Another edition of a file, with its own pin: a repacked archive, or what a company mirror serves.
+    """An alternative edition of a file, with its own pin: a repacked archive or the copy on a company mirror.
 
-    `url` is what a mirror may be, or a path; a relative one is looked for in MIRROR, then from where the command was
-    typed.
+    `url` is a URL of the same kinds as a mirror, or a path. A relative path is searched for in MIRROR, then in the
+    folder where the command was started.
     """
 
     file: str
@@ -68,15 +68,15 @@ class Source(Pin):
 
 
 class SourceSettings(Settings):
-    """What the section of every dataset under ``download`` holds; a format may declare more.
+    """The settings of one dataset under ``download``; a format may declare more.
 
     Mirrors are tried in order: ``https://…``, ``file:///folder/``, or ``package:<name>/<path>/`` for data inside an
-    installed Python package. Sources are tried before them.
+    installed Python package. Sources are tried before mirrors.
     """
 
     format: str
     mirrors: tuple[Annotated[str, pydantic.Field(pattern="^(https?://|file:|package:)")], ...] = ()
-    files: tuple[PinnedFile, ...] = ()  # none for a format that draws its images
+    files: tuple[PinnedFile, ...] = ()  # empty for a format that generates its images
     classes: Annotated[tuple[str, ...], pydantic.Field(min_length=2)]
     sources: tuple[Source, ...] = ()
 
@@ -90,7 +90,7 @@ class SourceSettings(Settings):
         return sources
 
     def unpacked_limit(self, file: str) -> int | None:
-        """Return how many bytes any edition of a file unpacks to at most; None when a pin does not say."""
+        """Return the largest unpacked size of any edition of a file, or None if a pin does not state it."""
         pins = [pin for pin in self.files if pin.name == file] + [pin for pin in self.sources if pin.file == file]
         sizes = [pin.unpacked_bytes for pin in pins]
         return None if None in sizes else max(size for size in sizes if size)
@@ -99,9 +99,7 @@ class SourceSettings(Settings):
     @classmethod
     def _pinned(cls, section: Any) -> Any:
         if isinstance(section, dict) and "path" in section and not section.get("files"):
-            raise ValueError(
-                "own images to be pinned: `pipeline ingest` does it, and so do `pipeline run` and `make repro`"
-            )
+            raise ValueError("own images are not pinned: run `pipeline ingest`, `pipeline run` or `make repro`")
         return section
 
 
@@ -124,11 +122,11 @@ class Labelled:
         return len(self.images)
 
     def take(self, indices: npt.NDArray[np.int64]) -> Labelled:
-        """Return the images and labels at some indices, in that order, copied into memory."""
+        """Return a copy in memory of the images and labels at the given indices, in that order."""
         return Labelled(self.images[indices], self.labels[indices])
 
     def digest(self) -> str:
-        """Return the sha256 of shape, pixels and labels: the identity of this data, whatever file it came from."""
+        """Return the sha256 of shape, pixels and labels: the identity of the data, independent of its file."""
         sha = hashlib.sha256(str(self.images.shape).encode())
         sha.update(np.ascontiguousarray(self.images).data)
         sha.update(np.ascontiguousarray(self.labels).data)
@@ -137,7 +135,7 @@ class Labelled:
 
 @dataclass(frozen=True)
 class RawImages:
-    """A dataset as its publisher split it; what a source format reads."""
+    """A dataset split into train and test, as a source format reads it."""
 
     train: Labelled
     test: Labelled
@@ -146,7 +144,7 @@ class RawImages:
 
 @dataclass(frozen=True)
 class Splits:
-    """What models may learn from and be chosen by. The test split lies apart; see `load_test`."""
+    """The splits for training and model selection. The test split is stored separately; see `load_test`."""
 
     train: Labelled
     val: Labelled
@@ -162,7 +160,7 @@ class Splits:
 
 @dataclass(frozen=True)
 class TestSplit:
-    """The held-out images: `evaluate` scores on them, nothing is ever chosen by them."""
+    """The held-out images: `evaluate` scores models on them, and no model is selected by them."""
 
     test: Labelled
     class_names: tuple[str, ...]
@@ -170,10 +168,12 @@ class TestSplit:
 
 
 def read_unpacked(path: Path, limit: int) -> bytes:
-    """Return a file's content, gunzipped when it is gzip, never holding more than `limit` bytes and a chunk.
+    """Return a file's content, gunzipped if it is gzip, with bounded memory.
+
+    Reading stops at the first chunk past `limit` bytes.
 
     Raises:
-        DataError: The file is missing, its gzip is cut off or damaged, or it unpacks to more than `limit` bytes.
+        DataError: The file is missing, its gzip data is truncated or damaged, or it unpacks to more than `limit` bytes.
     """
     content = io.BytesIO()
     try:
@@ -186,15 +186,18 @@ def read_unpacked(path: Path, limit: int) -> bytes:
         raise DataError(f"{path} is missing", next_step="dvc repro download") from None
     except (EOFError, zlib.error, OSError) as error:
         raise DataError(
-            f"{path} cannot be unpacked", expected="whole gzip", found=str(error), next_step="dvc repro -f download"
+            f"{path} cannot be unpacked",
+            expected="a complete gzip file",
+            found=str(error),
+            next_step="dvc repro -f download",
         ) from None
     if content.tell() > limit:
-        raise DataError(f"{path} unpacks to too much", expected=f"at most {limit:,} bytes", found="more")
+        raise DataError(f"{path} unpacks to too many bytes", expected=f"at most {limit:,} bytes", found="more")
     return content.getvalue()
 
 
 def save_splits(folder: Path, splits: Splits) -> None:
-    """Write train and val under a folder that appears whole or not at all."""
+    """Write train and val to a folder, atomically."""
     with new_folder(folder) as partial:
         _save_labelled(partial, "train", splits.train)
         _save_labelled(partial, "val", splits.val)
@@ -205,7 +208,7 @@ def load_splits(folder: Path) -> Splits:
     """Return train and val, memory-mapped.
 
     Raises:
-        DataError: The folder is missing or not written by `save_splits`.
+        DataError: The folder is missing, or `save_splits` did not write it.
     """
     meta = _load_meta(folder)
     return Splits(
@@ -217,14 +220,14 @@ def load_splits(folder: Path) -> Splits:
 
 
 def save_test(folder: Path, split: TestSplit) -> None:
-    """Write the test split under a folder that appears whole or not at all."""
+    """Write the test split to a folder, atomically."""
     with new_folder(folder) as partial:
         _save_labelled(partial, "test", split.test)
         _save_meta(partial, split.class_names, split.digest)
 
 
 def load_test(folder: Path) -> TestSplit:
-    """Return the test split, memory-mapped; errors as `load_splits`."""
+    """Return the test split, memory-mapped; raises the same errors as `load_splits`."""
     meta = _load_meta(folder)
     return TestSplit(_load_labelled(folder, "test"), tuple(meta["class_names"]), meta["digest"])
 
@@ -257,6 +260,6 @@ def _load_meta(folder: Path) -> dict[str, Any]:
         meta: dict[str, Any] = json.loads((folder / "meta.json").read_text())
     except (OSError, ValueError) as error:
         raise DataError(
-            f"{folder} is no dataset", expected="meta.json", found=str(error), next_step="dvc repro prepare"
+            f"{folder} is not a dataset", expected="meta.json", found=str(error), next_step="dvc repro prepare"
         ) from None
     return meta

@@ -1,7 +1,7 @@
-"""Pictures of any origin made arrays of one size: decoded within bounds, turned upright, fitted into a frame.
+"""Decoding of pictures into arrays of one size, with limits for untrusted files.
 
-A picture is a claim made by a file: only PNG and JPEG are tried, its size is read from the header and checked before
-anything is decoded, and what cannot be decoded is named. Not a source format, but what those of own images share.
+Only PNG and JPEG are tried. The size is read from the header and checked before decoding, and pictures that cannot be
+decoded are listed by name. The source formats `folder` and `table` and incoming batches share this module.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pipeline.datasets.arrays import Images
 
 SUFFIXES = (".png", ".jpg", ".jpeg")
 MOST_BYTES = 64 << 20  # of one file
-_MOST_PIXELS = 50_000_000  # of one picture; a camera's have 12 to 50 million
+_MOST_PIXELS = 50_000_000  # of one picture; cameras produce 12 to 50 million
 _NAMED = 5
 _DAMAGE = (OSError, ValueError, SyntaxError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
 
@@ -29,7 +29,7 @@ def decode_all(what: str, pictures: Iterable[tuple[str, bytes]], size: tuple[int
     """Return named pictures as (N, height, width, channels); see `decode`.
 
     Raises:
-        DataError: Some cannot be decoded: how many, and the first of them by name, each with its fault.
+        DataError: Some pictures cannot be decoded. The message has their count and the names and faults of the first.
     """
     arrays, faults = [], []
     for name, content in pictures:
@@ -41,21 +41,23 @@ def decode_all(what: str, pictures: Iterable[tuple[str, bytes]], size: tuple[int
         more = f" and {len(faults) - _NAMED:,} more" if len(faults) > _NAMED else ""
         raise DataError(
             f"{what}: {len(faults):,} of {len(faults) + len(arrays):,} pictures cannot be read",
-            expected="whole PNG or JPEG files",
+            expected="complete PNG or JPEG files",
             found=", ".join(faults[:_NAMED]) + more,
-            next_step="mend or remove them",
+            next_step="fix or remove them",
         )
     return np.stack(arrays) if arrays else np.empty((0, *size, channels), np.uint8)
 
 
 def decode(content: bytes, size: tuple[int, int], channels: int) -> Images:
-    """Return one picture as (height, width, channels), upright, whole and undistorted, with black beside it.
+    """Return one picture as (height, width, channels), padded with black to keep its aspect ratio.
 
-    It is scaled to fit inside the frame (bilinear; Pillow widens the filter when it shrinks, so nothing aliases) and
-    centred. EXIF orientation is applied; what is transparent lies on black; 16-bit grey keeps its upper 8 bits.
+    The picture is scaled to fit inside the frame and centred (bilinear; Pillow widens the filter when it shrinks a
+    picture, which avoids aliasing). EXIF orientation is applied, transparency is composited on black, and 16-bit grey
+    keeps its upper 8 bits.
 
     Raises:
-        ValueError: Too large, or no PNG or JPEG. Pillow raises others for damage, see `_DAMAGE`.
+        ValueError: The picture is too large, or is not PNG or JPEG. For damaged files Pillow raises other errors; see
+            `_DAMAGE`.
     """
     height, width = size
     with warnings.catch_warnings():
@@ -76,9 +78,9 @@ def decode(content: bytes, size: tuple[int, int], channels: int) -> Images:
 
 def _upright(opened: Image.Image, mode: str) -> Image.Image:
     picture = ImageOps.exif_transpose(opened)
-    if picture.mode.startswith("I"):  # 16 bits: converting would clip
+    if picture.mode.startswith("I"):  # 16 bits: `convert` would clip
         picture = Image.fromarray((np.asarray(picture).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8))
     if picture.has_transparency_data:
-        seen = picture.convert("RGBA")
-        picture = Image.alpha_composite(Image.new("RGBA", seen.size, (0, 0, 0, 255)), seen)
+        rgba = picture.convert("RGBA")
+        picture = Image.alpha_composite(Image.new("RGBA", rgba.size, (0, 0, 0, 255)), rgba)
     return picture.convert(mode)

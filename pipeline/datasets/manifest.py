@@ -1,8 +1,8 @@
-"""Accepted batches: immutable files named by what is in them, and the manifest that says which of them count.
+"""Accepted batches: immutable files named by their digest, and the manifest that lists them.
 
-A dataset's manifest is a file of JSON lines that git tracks and on which `prepare` depends: a batch more is a new
-version of the data, and an older commit of the manifest is the older version again. A file that no line names counts
-for nothing, so the file is written first and the line after it.
+A dataset's manifest is a JSON Lines file that git tracks and `prepare` depends on. Each additional batch makes a new
+version of the data, and an older commit of the manifest restores the older version. A file that the manifest does not
+list is ignored, so a batch is written to its file first and to the manifest second.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ from pipeline.datasets.batches import read_npz
 
 
 class ManifestEntry(Settings):
-    """A line of a manifest: what a batch was called when it came, and what is in it."""
+    """A line of a manifest: the original name of a batch and its contents."""
 
-    digest: Sha256  # of `Labelled`: pixels and labels, in whatever file they came
+    digest: Sha256  # of `Labelled`: pixels and labels, independent of the file
     batch: str
     images: int
-    classes: tuple[str, ...]  # what label 0, 1, … was called
+    classes: tuple[str, ...]  # the names of labels 0, 1, … in the batch
 
 
 @dataclass(frozen=True)
 class Grown:
-    """A dataset with its accepted batches; ``held_back`` images are not among them, because they are in test."""
+    """A dataset with its accepted batches, without the ``held_back`` images that are in test."""
 
     raw: RawImages
     batches: int
@@ -42,10 +42,12 @@ class Grown:
 
 
 def read_manifest(path: Path) -> list[ManifestEntry]:
-    """Return the lines of a manifest, the oldest first; a missing one has none, and a batch named twice counts once.
+    """Return the entries of a manifest, oldest first.
+
+    A missing manifest has no entries, and a batch that is listed twice counts once.
 
     Raises:
-        DataError: A line is not what `append` writes.
+        DataError: A line does not have the format that `append` writes.
     """
     try:
         text = path.read_text(encoding="utf-8")
@@ -61,13 +63,13 @@ def read_manifest(path: Path) -> list[ManifestEntry]:
 
 
 def append(path: Path, line: ManifestEntry) -> None:
-    """Add a line, atomically: the manifest is the old one or the new one, whole."""
+    """Append an entry to a manifest, atomically."""
     lines = [*read_manifest(path), line]
     write_text(path, "".join(json.dumps(each.model_dump(), ensure_ascii=False) + "\n" for each in lines))
 
 
 def store(folder: Path, data: Labelled) -> str:
-    """Write images and labels into the file that their digest names, whole or not at all; return the digest."""
+    """Write images and labels atomically to a file named by their digest, and return the digest."""
     folder.mkdir(parents=True, exist_ok=True)
     digest = data.digest()
     partial = folder / f".{digest}.partial"
@@ -78,7 +80,7 @@ def store(folder: Path, data: Labelled) -> str:
             file.flush()
             os.fsync(file.fileno())
     except OSError:
-        partial.unlink()  # a disk that is full needs it
+        partial.unlink()  # frees the space on a full disk
         raise
     partial.chmod(0o444)
     partial.replace(folder / f"{digest}.npz")
@@ -86,41 +88,41 @@ def store(folder: Path, data: Labelled) -> str:
 
 
 def load(folder: Path, line: ManifestEntry, class_names: tuple[str, ...]) -> Labelled:
-    """Return an accepted batch, its labels as the dataset numbers its classes now.
+    """Return an accepted batch, with labels mapped to the current class numbers of the dataset.
 
     Raises:
-        DataError: The file is missing or is not what the manifest says, or a class of it is no more.
+        DataError: The file is missing, does not match the manifest, or has a class that the dataset no longer has.
     """
     path = folder / f"{line.digest}.npz"
     if not path.exists():
         raise DataError(
-            f"{path} is missing, which the manifest names (batch {line.batch})",
+            f"{path} is missing, but the manifest lists it (batch {line.batch})",
             expected=f"{line.images:,} images",
             found="no file",
-            next_step=f"copy {folder} from where the batch was taken in, or take its line out of the manifest",
+            next_step=f"copy {folder} from where the batch was ingested, or remove its line from the manifest",
         )
     data = read_npz(path)
     if (found := data.digest()) != line.digest:
         raise DataError(
-            f"{path} is not what the manifest says (batch {line.batch})",
+            f"{path} does not match the manifest (batch {line.batch})",
             expected=f"digest {line.digest}",
             found=found,
-            next_step="restore it, or take its line out of the manifest and put the batch into incoming again",
+            next_step="restore it, or remove its line from the manifest and put the batch into incoming again",
         )
-    gone = sorted({line.classes[label] for label in np.unique(data.labels)} - set(class_names))
-    if gone:
-        raise DataError(f"{path} has a class that is no more", expected=", ".join(class_names), found=gone[0])
+    removed = sorted({line.classes[label] for label in np.unique(data.labels)} - set(class_names))
+    if removed:
+        raise DataError(f"{path} has an unknown class", expected=", ".join(class_names), found=removed[0])
     numbers = [class_names.index(name) if name in class_names else -1 for name in line.classes]
     return Labelled(data.images, np.array(numbers, np.int64)[data.labels])
 
 
 def grow(raw: RawImages, manifest: Path, folder: Path) -> Grown:
-    """Return a dataset with every batch of its manifest added to train, in that order; test stays as it is.
+    """Return a dataset with every batch of its manifest added to train, in order; test is unchanged.
 
-    Images of a batch that are in test are held back: own images may be split anew after a batch was accepted.
+    Images of a batch that are in test are left out: your own images may be split again after a batch was accepted.
 
     Raises:
-        DataError: A batch is missing, damaged, or of another shape; see `load`.
+        DataError: A batch is missing, damaged, or has images of another shape; see `load`.
     """
     lines = read_manifest(manifest)
     held_out = set(_digests(raw.test.images)) if lines else set()

@@ -1,9 +1,9 @@
-"""Own images: packs what lies where its owner keeps it into one file, and says how params.yaml is to pin it.
+"""Own images: packs pictures from any folder into one file, and returns the settings that pin it in params.yaml.
 
-DVC cannot watch a folder that only a setting names. So what is outside is taken in first, by `pipeline ingest` and by
-the commands that call it (`run`, `retrain`, `make repro`): the pictures go, as they are, into a file named by its
-sha256, and its pin goes into the dataset's section of params, which DVC and git do watch. Whoever has the params and
-that file has the data; a folder that has changed since is a new pin, and only then does anything run again.
+DVC cannot track a folder that only a setting names. So `pipeline ingest` and the commands that call it (`run`,
+`retrain`, `make repro`) first copy the pictures unchanged into a file named by its sha256. Its pin goes into the
+dataset's section of params, which DVC and git track. The params and that file together define the data. If the folder
+changes, the pin changes, and only then do stages run again.
 """
 
 from __future__ import annotations
@@ -22,38 +22,38 @@ from pipeline.datasets.formats.folder import Entry
 from pipeline.datasets.source_format import source_format
 
 _CLASS = re.compile(r"[^./\\\x00-\x1f][^/\\\x00-\x1f]{0,79}")
-_LONG_AGO = (1980, 1, 1, 0, 0, 0)  # the earliest time that a zip file can tell
+_LONG_AGO = (1980, 1, 1, 0, 0, 0)  # the earliest time that a zip file can store
 
 
 def pins(content: dict[str, Any], root: Path, project: Path) -> list[str]:
-    """Pack the own images of every chosen dataset and return settings, ``key=value``, that pin them.
+    """Pack your own images of every selected dataset and return ``key=value`` settings that pin them.
 
     Args:
-        content: Params.
-        root: What relative paths are relative to.
-        project: The folder whose stages will read the packs; in ``data/own/<dataset>`` of it they are put.
+        content: The content of params.yaml.
+        root: The base of relative paths.
+        project: The folder whose stages read the packs; they are written to its ``data/own/<dataset>``.
 
     Raises:
-        DataError: Images are missing, or something lies among them that is none.
+        DataError: Images are missing, or the folder contains something else.
     """
     settings: list[str] = []
     sections = content.get("download")
     for dataset in content.get("datasets") or ():
         section = sections.get(dataset) if isinstance(sections, dict) else None
         if not isinstance(section, dict) or "path" not in section:
-            continue  # not of one's own; `pipeline check` tells what else is wrong
+            continue  # not the user's own images; `pipeline check` reports other faults
         source = source_format(str(section.get("format", "")))
         if not hasattr(source, "collect"):
-            continue  # a format that has no path: told by `pipeline check`, too
+            continue  # a format without a path: `pipeline check` reports this too
         path = _resolved(dataset, section["path"], root)
         if not path.exists() and section.get("files"):
-            print(f"{dataset}: {path} is not here; going on with what is pinned", file=sys.stderr)
+            print(f"{dataset}: {path} does not exist; using the pinned file", file=sys.stderr)
             continue
         try:
             entries = source.collect(path)
             pin = pack(dataset, entries, project / "data" / "own" / dataset)
         except PermissionError as error:
-            raise DataError(f"{dataset}: {error.filename} cannot be used", found=error.strerror) from None
+            raise DataError(f"{dataset}: {error.filename} cannot be accessed", found=error.strerror) from None
         values = {
             "path": str(section["path"] if root == project else path),
             "mirrors": [f"file:data/own/{dataset}/"],
@@ -61,8 +61,8 @@ def pins(content: dict[str, Any], root: Path, project: Path) -> list[str]:
             "classes": classes(dataset, entries),
         }
         if section.get("files") != [pin]:
-            told = f"{len(entries):,} pictures of {len(values['classes'])} classes"
-            print(f"{dataset}: {told} pinned as {pin['name']}", file=sys.stderr)
+            summary = f"{len(entries):,} pictures of {len(values['classes'])} classes"
+            print(f"{dataset}: {summary} pinned as {pin['name']}", file=sys.stderr)
         changed = {key: value for key, value in values.items() if section.get(key) != value}
         settings += [f"download.{dataset}.{key}={json.dumps(value)}" for key, value in changed.items()]
     return settings
@@ -73,16 +73,18 @@ def classes(dataset: str, entries: list[Entry]) -> list[str]:
     names = sorted({entry.label for entry in entries})
     wrong = [name for name in names if not _CLASS.fullmatch(name)]
     if wrong or len(names) < 2:
-        expected = "at least two classes with names of at most 80 characters, without slashes or a dot in front"
+        expected = "at least two classes with names of at most 80 characters, without slashes or a leading dot"
         raise DataError(f"{dataset}: classes", expected=expected, found=wrong or names)
     return names
 
 
 def pack(dataset: str, entries: list[Entry], store: Path) -> dict[str, Any]:
-    """Write pictures as they are into one file named by its sha256 and return its pin; equal pictures, equal file.
+    """Write pictures unchanged to one file named by its sha256, and return its pin.
+
+    Equal pictures give an equal file.
 
     Raises:
-        DataError: A picture is too large, or its name is no text.
+        DataError: A picture is too large, or its name is not valid UTF-8.
     """
     store.mkdir(parents=True, exist_ok=True)
     partial = store / ".pack.partial"
@@ -114,5 +116,5 @@ def _text(entry: Entry) -> str:
 
 def _resolved(dataset: str, path: Any, root: Path) -> Path:
     if not isinstance(path, str) or not path:
-        raise ParamsError(f"download.{dataset}.path", expected="where your images lie", found=repr(path))
+        raise ParamsError(f"download.{dataset}.path", expected="the path of your images", found=repr(path))
     return (root / Path(path).expanduser()).resolve()

@@ -1,4 +1,4 @@
-"""Source formats by their names."""
+"""Lookup of source formats by name."""
 
 from __future__ import annotations
 

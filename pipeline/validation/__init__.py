@@ -1,1 +1,1 @@
-"""The gate: what images must meet before anything learns from them, and the pages and plots that show them."""
+"""The validation gate: checks of images before training, and the pages and plots that show the results."""

@@ -1,8 +1,8 @@
-"""What a batch must meet before anything learns from it: the gate, and what only train's images can tell.
+"""Checks of an incoming batch: the expectations of the gate, and comparisons with the images of train.
 
-The gate judges a batch by itself, by the scale that train sets, and against test. Here it is compared with the images
-of train: hardly any of them may be there already, and labels must mean what they mean there. That is coarse on purpose:
-it catches labels that are numbered otherwise, not a wrong one here and there.
+The gate checks a batch on its own, against the reference of train, and against test. This module also compares it with
+the images of train: few of them may be in train already, and labels must have the same meaning as in train. The label
+check is coarse on purpose: it detects a different numbering of classes, not single wrong labels.
 """
 
 from __future__ import annotations
@@ -19,74 +19,78 @@ from pipeline.validation import suites
 from pipeline.validation.expectations import Outcome
 from pipeline.validation.suites import ValidateSettings
 
-_MOST_COMPARED = 10_000  # images of train; more make the likeness no sharper
-_MEANS = {  # expectations whose names do not say it
-    "label": "labels that are no class",
+_MOST_COMPARED = 10_000  # images of train; more do not make the comparison more precise
+_DESCRIPTIONS = {  # of expectations whose names do not explain themselves
+    "label": "labels that are not classes",
     "contrast": "blank images",
     "repeats-batch": "images that occur twice in the batch",
     "near-batch": "images that look the same within the batch",
     "leaked-batch": "images that are in test",
     "near-leaked-batch": "images that look the same as one in test",
-    "class-shift": "classes whose levels are not those of train",
+    "class-shift": "classes whose levels differ from train",
     "mean-batch": "images darker or lighter than those of train",
-    "std-batch": "images of less or more contrast than those of train",
+    "std-batch": "images with less or more contrast than those of train",
     "ink-batch": "images with less or more ink than those of train",
-    "saturation-batch": "images of less or more colour than those of train",
+    "saturation-batch": "images with less or more colour than those of train",
     "clipped-batch": "images with more or fewer white pixels than those of train",
 }
-_LEAST_LIKE = 0.25  # of the usual share; measured: digits a pixel aside keep 0.4 of it, those of another class nothing
-_SURPRISE = 1e-6  # a class is refused when labels as right as those of train would look so odd so rarely
+_LEAST_LIKE = 0.25  # of the usual share; measured: digits shifted by a pixel keep 0.4 of it, another class none
+_SURPRISE = 1e-6  # a class is rejected if labels as correct as in train would give its result with a lower probability
 
 
 @dataclass(frozen=True)
 class BatchDecision:
-    """Why a batch is refused (nothing: it is accepted), and what the gate observed."""
+    """The reasons to reject a batch (empty if it is accepted), and the outcomes of the gate."""
 
     reasons: tuple[str, ...]
     outcomes: tuple[Outcome, ...] = ()
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """The expectations that were not met, and stop nothing."""
+        """The names of failed expectations that do not reject the batch."""
         return tuple(outcome.name for outcome in self.outcomes if not outcome.passed and not outcome.stops)
 
 
 def judge(
     dataset: str, batch: Labelled, known: RawImages, scale: Reference, settings: ValidateSettings
 ) -> BatchDecision:
-    """Return every reason against a batch.
+    """Return the decision on a batch, with every reason to reject it.
 
     Args:
-        dataset: Which one the batch wants to join.
+        dataset: The name of the dataset to add the batch to.
         batch: At least one image.
-        known: The dataset as it is now, accepted batches included in train.
-        scale: What the report of validate says that train is like.
+        known: The current dataset, with accepted batches in train.
+        scale: The reference of train in the report of `validate`.
         settings: Section ``validate`` of params.
     """
     outcomes = tuple(
         suites.check_batch(batch, known.test, scale, settings, dataset, len(known.class_names), docs_folder=None)
     )
-    reasons = [_told(outcome) for outcome in outcomes if outcome.stops]
-    if not reasons:  # so the batch has labels and a shape that can be compared
-        reasons = [*_taken(batch.images, known.train.images, settings.max_duplicates), *_meanings(batch, known)]
+    reasons = [_reason(outcome) for outcome in outcomes if outcome.stops]
+    if not reasons:  # then labels and shapes are comparable
+        reasons = [
+            *_in_train(batch.images, known.train.images, settings.max_duplicates),
+            *_label_mismatches(batch, known),
+        ]
     return BatchDecision(tuple(reasons), outcomes)
 
 
-def _told(outcome: Outcome) -> str:
+def _reason(outcome: Outcome) -> str:
+    """Return the message about an expectation that was not met."""
     rows = ", ".join(f"{'class' if outcome.of_classes else 'image'} {index}" for _, index in outcome.rows[:10])
-    seen = ", ".join(f"{key} {value:g}" for key, value in outcome.observed.items() if key != "unexpected")
-    found = "; ".join(told for told in (f"{outcome.unexpected_count:,} ({rows})" if rows else "", seen) if told)
-    means = _MEANS.get(outcome.name, f"expectation {outcome.name!r}")
-    return f"{means} ({outcome.name}): expected {outcome.expected}, found {found}"
+    observed = ", ".join(f"{key} {value:g}" for key, value in outcome.observed.items() if key != "unexpected")
+    found = "; ".join(text for text in (f"{outcome.unexpected_count:,} ({rows})" if rows else "", observed) if text)
+    description = _DESCRIPTIONS.get(outcome.name, f"expectation {outcome.name!r}")
+    return f"{description} ({outcome.name}): expected {outcome.expected}, found {found}"
 
 
-def _taken(images: Images, train: Images, most: float) -> list[str]:
-    """Count the images that are in train already: they would weigh double."""
-    there = set(_digests(train))
-    again = [index for index, digest in enumerate(_digests(images)) if digest in there]
-    if len(again) <= most * len(images):
+def _in_train(images: Images, train: Images, most: float) -> list[str]:
+    """Report images that are in train already: they would count twice."""
+    known = set(_digests(train))
+    repeated = [index for index, digest in enumerate(_digests(images)) if digest in known]
+    if len(repeated) <= most * len(images):
         return []
-    found = f"{len(again):,} of {len(images):,}, the first at {again[0]}"
+    found = f"{len(repeated):,} of {len(images):,}, the first at {repeated[0]}"
     return [f"images that are in train already: expected at most {most:g} of the batch, found {found}"]
 
 
@@ -94,8 +98,11 @@ def _digests(images: Images) -> list[bytes]:
     return [hashlib.sha256(np.ascontiguousarray(image).data).digest() for image in images]
 
 
-def _meanings(batch: Labelled, known: RawImages) -> list[str]:
-    """Compare how often images lie nearest to the mean image of their class; classes that blur into one say nothing."""
+def _label_mismatches(batch: Labelled, known: RawImages) -> list[str]:
+    """Report classes whose images are nearest to the mean image of their class much less often than in train.
+
+    Classes with similar mean images are not reported: their share is low in train too.
+    """
     from scipy.special import bdtr
 
     names = known.class_names
@@ -121,6 +128,6 @@ def _meanings(batch: Labelled, known: RawImages) -> list[str]:
 
 
 def _closest(flat: npt.NDArray[np.float32], centres: npt.NDArray[np.float32]) -> npt.NDArray[np.int64]:
-    """Return the row of the nearest centre; |x|² is the same for all, so it is left out."""
+    """Return the row of the nearest centre; |x|² is omitted because it is the same for all centres."""
     distances = (centres * centres).sum(axis=1) - 2 * flat @ centres.T
     return np.asarray(distances.argmin(axis=1), np.int64)

@@ -1,4 +1,4 @@
-"""Pairs of images that look the same, as validate finds them and prepare heeds them: a CSV file, one row per pair."""
+"""Pairs of near-duplicate images, and their CSV file: `validate` writes one row per pair and `prepare` reads it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Indices = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Pairs:
-    """Positions of the two images of each pair, ``second < first``, and their distance; see `neighbours.search`."""
+    """Pairs of images: two positions, ``second < first``, and the distance; see `near_duplicates.search`."""
 
     first: Indices
     second: Indices
@@ -31,7 +31,7 @@ class Pairs:
         return len(self.first)
 
     def within(self, distance: float) -> Pairs:
-        """Return the pairs that are at most so far apart."""
+        """Return the pairs with at most a given distance."""
         near = self.distance <= distance
         return Pairs(self.first[near], self.second[near], self.distance[near])
 
@@ -40,7 +40,7 @@ NONE = Pairs(np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0))
 
 
 def joined(one: Pairs, other: Pairs) -> Pairs:
-    """Return the pairs of both."""
+    """Return the concatenation of two sets of pairs."""
     first, second = np.append(one.first, other.first), np.append(one.second, other.second)
     return Pairs(first, second, np.append(one.distance, other.distance))
 
@@ -52,8 +52,8 @@ def rows(pairs: Pairs, sizes: Mapping[str, int]) -> list[Row]:
     """Return split and index of both images of each pair, and their distance.
 
     Args:
-        pairs: Positions in all splits, one after another.
-        sizes: Images of every split, in that order.
+        pairs: Positions in the concatenation of all splits.
+        sizes: The number of images of every split, in that order.
     """
     names, starts = list(sizes), np.cumsum([0, *sizes.values()])
 
@@ -77,10 +77,10 @@ def save(path: Path, pairs: Pairs, sizes: Mapping[str, int]) -> None:
 
 
 def load(path: Path, split: str, size: int) -> Pairs:
-    """Return the pairs of which both images are of a split, as indices into that split.
+    """Return the pairs within a split, as indices into that split.
 
     Raises:
-        DataError: The file is missing, damaged, or names an image that the split of `size` images does not have.
+        DataError: The file is missing or damaged, or has an index outside the `size` images of the split.
     """
     try:
         with path.open(encoding="utf-8", newline="") as file:
@@ -89,10 +89,10 @@ def load(path: Path, split: str, size: int) -> Pairs:
             raise ValueError(f"columns {', '.join(header) or 'none'}")
         inside = [(int(b), int(a), float(d)) for s, a, o, b, d in rows if s == o == split]
         if any(not 0 <= second < first < size for first, second, _ in inside):
-            raise ValueError(f"an index outside of {size:,} images, or a pair the wrong way round")
+            raise ValueError(f"an index outside {size:,} images, or a pair in the wrong order")
     except (OSError, ValueError, csv.Error) as error:
         raise DataError(
-            f"{path} tells no pairs",
+            f"{path} is not a table of pairs",
             expected=f"rows of {', '.join(HEADER)}",
             found=error,
             next_step="dvc repro validate",
@@ -102,7 +102,10 @@ def load(path: Path, split: str, size: int) -> Pairs:
 
 
 def groups(first: Indices, second: Indices, count: int) -> Indices:
-    """Return for each of `count` images the lowest index that a chain of pairs links it to; its own without pairs."""
+    """Return the group of each of `count` images: the lowest index that a chain of pairs links to it.
+
+    An image without pairs is a group of its own.
+    """
     root = list(range(count))
 
     def find(index: int) -> int:

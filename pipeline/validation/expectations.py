@@ -1,7 +1,7 @@
-"""Great Expectations: the only module that imports it. Builds expectations, runs suites, writes Data Docs.
+"""Expectations: builds them, runs suites and writes Data Docs. Only this module imports Great Expectations.
 
-Every expectation has a name of its own, by which reports and tests know it, and a failure names the rows that did not
-meet it. One of severity ``warning`` is told and shown, and stops nothing.
+Every expectation has a unique name, which reports and tests use, and a failure lists the rows that did not meet it. A
+failure of severity ``warning`` is reported and does not stop the pipeline.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ if TYPE_CHECKING:
 
 Severity = Literal["critical", "warning"]
 
-_MOST_ROWS = 25  # named for each expectation: as many as a person looks at
+_MOST_ROWS = 25  # listed for each expectation: as many as a person reads
 _SITE = "docs"
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one expectation.
+    """The result of one expectation.
 
-    `observed` holds numbers only: the lowest and highest value of a numeric column, the share of rows that did not
-    meet the expectation, or the number of columns. `rows` are at most 25 of those that did not meet it, as split and
-    index; the index is that of a class where `of_classes`.
+    `observed` contains numbers only: the lowest and highest value of a numeric column, the share of rows that did not
+    meet the expectation, or the number of columns. `rows` lists at most 25 of the rows that did not meet it, as split
+    and index. The index is that of a class if `of_classes` is set.
     """
 
     name: str
@@ -43,43 +43,43 @@ class Outcome:
 
     @property
     def stops(self) -> bool:
-        """Whether the data goes no further."""
+        """Whether the outcome stops the pipeline."""
         return not self.passed and self.severity == "critical"
 
     @property
     def examples(self) -> tuple[str, ...]:
-        """At most ten rows, as people read them: ``test[17]``, ``train class 3``."""
+        """At most ten rows in readable form: ``test[17]``, ``train class 3``."""
         named = "{} class {}" if self.of_classes else "{}[{}]"
         return tuple(named.format(*row) for row in self.rows[:10])
 
 
 def columns(names: tuple[str, ...]) -> Any:
-    """Expect the columns of a table to be these, in this order."""
+    """Expect a table to have exactly these columns, in this order."""
     meta = {"name": "columns", "expected": ", ".join(names)}
     return _gx().expectations.ExpectTableColumnsToMatchOrderedList(column_list=list(names), meta=meta)
 
 
 def among(name: str, values: list[Any]) -> Any:
-    """Expect every value of the column of that name to be one of some values."""
+    """Expect every value of the column `name` to be one of `values`."""
     meta = {"name": name, "expected": f"one of {', '.join(map(str, values))}"}
     return _gx().expectations.ExpectColumnValuesToBeInSet(column=name, value_set=values, meta=meta)
 
 
-def matching(name: str, regex: str, told: str) -> Any:
-    """Expect every value of the column of that name to match."""
-    meta = {"name": name, "expected": told}
+def matching(name: str, regex: str, expected: str) -> Any:
+    """Expect every value of the column `name` to match `regex`."""
+    meta = {"name": name, "expected": expected}
     return _gx().expectations.ExpectColumnValuesToMatchRegex(column=name, regex=regex, meta=meta)
 
 
 def within(name: str, column: str, low: float | None, high: float | None, mostly: tuple[str, float] = ("", 0)) -> Any:
-    """Expect the values of a column to be within bounds: all, or of one split all but a share."""
-    told = f"at most {high:g}" if low is None else f"at least {low:g}" if high is None else f"{low:g} to {high:g}"
+    """Expect all values of a column to be within bounds, or all but a share of those of one split."""
+    expected = f"at most {high:g}" if low is None else f"at least {low:g}" if high is None else f"{low:g} to {high:g}"
     split, share = mostly
     chosen: dict[str, Any] = {}
     if split:
-        told += f" for all but {share:g} of the images of {split}"
+        expected += f" for all but {share:g} of the images of {split}"
         chosen = {"mostly": 1 - share, "row_condition": _of_split(split)}
-    meta = {"name": name, "expected": told}
+    meta = {"name": name, "expected": expected}
     between = _gx().expectations.ExpectColumnValuesToBeBetween
     return between(column=column, min_value=low, max_value=high, meta=meta, **chosen)
 
@@ -97,7 +97,7 @@ def rarely(name: str, column: str, split: str, share: float, severity: Severity 
 
 
 def run(tables: Mapping[str, pd.DataFrame], suites: Mapping[str, list[Any]], docs_folder: Path | None) -> list[Outcome]:
-    """Return the outcome of every expectation, in the order of the suites; write Data Docs into a folder, if any."""
+    """Return the outcome of every expectation, in the order of the suites; optionally write Data Docs to a folder."""
     by_name = {
         result.expectation_config.meta["name"]: _outcome(which, result, tables[which])
         for which, result in _checkpoint(tables, suites, docs_folder)
@@ -106,7 +106,7 @@ def run(tables: Mapping[str, pd.DataFrame], suites: Mapping[str, list[Any]], doc
 
 
 def _gx() -> Any:
-    """Return Great Expectations, imported so that it reports nothing to its makers."""
+    """Return Great Expectations, imported with its usage analytics off."""
     os.environ["GX_ANALYTICS_ENABLED"] = "False"  # read at import
     import great_expectations
     import great_expectations.expectations.row_conditions
@@ -121,7 +121,7 @@ def _of_split(split: str) -> Any:
 def _checkpoint(
     tables: Mapping[str, pd.DataFrame], suites: Mapping[str, list[Any]], docs_folder: Path | None
 ) -> Iterator[tuple[str, Any]]:
-    """Run one validation per table in a context that leaves nothing behind but Data Docs; yield (table, result)."""
+    """Run one validation per table in a temporary context and yield (table, result); only Data Docs are kept."""
     gx = _gx()
     context = gx.get_context(mode="ephemeral")
     context.variables.progress_bars = {"globally": False}
@@ -145,7 +145,7 @@ def _checkpoint(
 
 
 def _only_site(context: Any, folder: Path | None) -> None:
-    """Make a folder, or none, the context's only site for Data Docs; the default one leaves a temporary folder."""
+    """Set a folder, or none, as the only Data Docs site; the default site leaves a temporary folder behind."""
     for name in list(context.variables.data_docs_sites or {}):
         context.delete_data_docs_site(name)
     if folder is None:
@@ -183,7 +183,7 @@ def _outcome(which: str, result: Any, table: pd.DataFrame) -> Outcome:
 
 
 def _observed(column: str, found: Mapping[str, Any], table: pd.DataFrame) -> dict[str, float]:
-    """Return what was seen, rounded to six digits so that reports differ only where data does."""
+    """Return the observed numbers, rounded to six digits so that reports differ only where the data differs."""
     from pandas.api.types import is_bool_dtype, is_numeric_dtype
 
     if not column:

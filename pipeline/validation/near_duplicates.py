@@ -1,11 +1,12 @@
-"""Near duplicates: every pair of images whose patterns are almost the same, found exactly.
+"""Near duplicates: an exact search for every pair of images with almost the same pattern.
 
-The distance of two images is the length of the difference of their patterns. A pattern is an image without the mean
-of each channel, scaled to length 1: so 0 is the same image but for brightness, tint and contrast, and the square root
-of 2 is what unrelated images have. Grey levels alone would call any two birds in a clear sky near duplicates.
+The distance of two images is the length of the difference of their patterns. A pattern is an image minus the mean of
+each channel, scaled to length 1. So the distance is 0 for images that differ only in brightness, tint and contrast, and
+about the square root of 2 for unrelated images. With grey levels alone, any two birds in a clear sky would be near
+duplicates.
 
-No pair is missed: a projection on orthonormal directions, and so the search there, only ever makes distances
-shorter; whatever is near there is then measured on all pixels.
+The search misses no pair. A projection on orthonormal directions can only shorten distances, so the search there finds
+a superset of the pairs. Their distances are then computed on all pixels.
 """
 
 from __future__ import annotations
@@ -21,11 +22,11 @@ from pipeline.validation.duplicate_pairs import NONE, Indices, Pairs
 
 Floats = npt.NDArray[np.float32]
 
-_DIRECTIONS = 24  # of the projection; measured: with 16 more pairs are left to measure, with 32 more is compared
-_POOLED = 256  # values of an image of which the directions are learnt, at most: their covariance is cheap
+_DIRECTIONS = 24  # of the projection; measured: 16 leave more candidates to check, 32 make the search slower
+_POOLED = 256  # most values per image from which the directions are computed: keeps the covariance cheap
 _LEARN_FROM = 8192  # images
-_STEP = 1024  # images or pairs that are held as floats at a time
-_ROWS, _COLUMNS = 512, 4096  # compared at a time: their products stay in the processor's cache
+_STEP = 1024  # images or pairs converted to floats at a time
+_ROWS, _COLUMNS = 512, 4096  # compared at a time: their products fit in the CPU cache
 _SLACK = 1e-5  # of half a squared distance, for rounding in float32
 _MOST = 2_000_000
 
@@ -33,15 +34,15 @@ _MOST = 2_000_000
 def search(images: Images, limit: float, since: int = 0) -> Pairs:
     """Return the pairs of images at most `limit` apart, nearest first.
 
-    Of images with equal pixels only the first is searched, and constant images have no pattern: neither is in a pair.
+    Only the first of several images with equal pixels is searched. Constant images have no pattern and are skipped.
 
     Args:
         images: uint8, (N, H, W, C).
-        limit: Largest distance.
-        since: Only pairs with an image at this position or later: what is new is compared with what is known.
+        limit: The largest distance of a pair.
+        since: Return only pairs with an image at this position or later, such as new images after known ones.
 
     Raises:
-        DataError: There are too many pairs to be a flaw of the data.
+        DataError: There are more pairs than a fault of the data could explain.
     """
     chosen = _searched(images)
     start = int(np.searchsorted(chosen, since))
@@ -73,7 +74,7 @@ def search(images: Images, limit: float, since: int = 0) -> Pairs:
 
 
 def _searched(images: Images) -> Indices:
-    """Return the positions of images that have a pattern and are not equal to an earlier one."""
+    """Return the positions of images that have a pattern and do not repeat an earlier image."""
     seen: dict[int, int] = {}
     rows = (np.ascontiguousarray(image).tobytes() for image in images)
     first = np.array([seen.setdefault(hash(row), place) == place for place, row in enumerate(rows)], dtype=bool)
@@ -96,29 +97,29 @@ def _patterns(images: Images) -> Floats:
 
 
 def _pooled(images: Images, chosen: Indices) -> Floats:
-    """Return a point for each image, between which no distance is longer than between the patterns.
+    """Return a point per image, with distances no longer than those of the patterns.
 
-    The last coordinate is the length of what the sums over squares leave out.
+    The last coordinate is the length of the part of a pattern that pooling removes.
     """
     pooled = np.concatenate([_pool(_patterns(images[chosen[at : at + _STEP]])) for at in range(0, len(chosen), _STEP)])
     return _with_rest(pooled, np.ones(len(pooled), np.float32))
 
 
 def _points(pooled: Floats) -> Floats:
-    """Return the same of fewer coordinates: those along which the points differ most."""
+    """Reduce the points to the coordinates along which they differ most."""
     sample = pooled[:: -(-len(pooled) // _LEARN_FROM)]
     directions = np.linalg.eigh(sample.T @ sample)[1][:, ::-1][:, :_DIRECTIONS]
     return _with_rest(pooled @ directions.astype(np.float32), np.einsum("nd,nd->n", pooled, pooled))
 
 
 def _with_rest(points: Floats, squares: Floats) -> Floats:
-    """Append the length that is missing from points to those of which the squared length is given."""
+    """Append to each point the length that it lacks of the given squared length."""
     rest = np.sqrt(np.maximum(0, squares - np.einsum("nd,nd->n", points, points)))
     return np.column_stack([points, rest]).astype(np.float32)
 
 
 def _pool(patterns: Floats) -> Floats:
-    """Return sums over small squares, scaled so that they are a projection on orthonormal directions."""
+    """Return sums over small squares, scaled to be a projection on orthonormal directions."""
     count, height, width, channels = patterns.shape
     side = 1
     while -(-height // side) * -(-width // side) * channels > _POOLED and side < max(height, width):
@@ -132,7 +133,7 @@ def _pool(patterns: Floats) -> Floats:
 def _candidates(points: Floats, limit: float, start: int) -> Iterator[tuple[Indices, Indices]]:
     """Yield positions (first, second), ``second < first``, ``start <= first``, of points at most `limit` apart.
 
-    Half the squared distance is one product of matrices, the squared lengths being two more coordinates.
+    Half the squared distance is one matrix product, with the squared lengths as two additional coordinates.
     """
     halves = np.einsum("nd,nd->n", points, points) / 2
     ones = np.ones_like(halves)

@@ -1,6 +1,6 @@
-"""Pictures of a dataset: a labelled sample, the balance and the mean image of the classes, the spread of grey levels.
+"""Plots of a dataset: a labelled sample, class balance, mean image of each class, distribution of grey levels.
 
-PNG with fixed bytes: the same data gives the same file, so DVC sees a change only where there is one.
+The PNG files are deterministic: the same data gives the same bytes, so DVC detects a change only if the data changes.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ _COLOURS = ("#1f5fbf", "#c2410c", "#11703f", "#7a3fb0")
 _CHANNELS = {1: ("#1f5fbf",), 3: ("#c62828", "#2e7d32", "#1f5fbf")}
 _TITLE: dict[str, Any] = {"loc": "left", "fontsize": 11}
 _BINS = 64
-_MOST = 10_000  # images whose levels are counted: evenly chosen, enough for shares that are drawn
+_MOST = 10_000  # images whose levels are counted, evenly spaced: precise enough for a plot
 
 
 def draw(parts: Mapping[str, Labelled], class_names: tuple[str, ...], seed: int) -> dict[str, bytes]:
-    """Return the pictures by name; what a sample of train shows depends on the seed."""
+    """Return the plots by name, as PNG; the seed selects the sample of train."""
     train = next(iter(parts.values()))
     figures = {
         "samples": _samples(train, class_names, seed),
@@ -37,7 +37,7 @@ def draw(parts: Mapping[str, Labelled], class_names: tuple[str, ...], seed: int)
 
 
 def shown(image: Images) -> Images:
-    """Return an image as pictures take it: (H, W) where there is one channel, else its first three."""
+    """Return an image in the shape for plots: (H, W, 3) for three channels, else (H, W) of the first."""
     return image[..., 0] if image.shape[2] != 3 else image
 
 
@@ -82,7 +82,7 @@ def _balance(parts: Mapping[str, Labelled], class_names: tuple[str, ...]) -> Fig
 
 
 def _levels(parts: Mapping[str, Labelled]) -> Figure:
-    """Draw the share of values at each level: a log axis, because the background of a drawing is most of it."""
+    """Draw the share of values at each level, on a log axis because the background of drawings dominates."""
     figure = _figure(6.4, 3.4)
     axes = figure.add_subplot()
     edges = np.linspace(0, 256, _BINS + 1)
@@ -101,7 +101,7 @@ def _levels(parts: Mapping[str, Labelled]) -> Figure:
 
 
 def _legend(parts: Mapping[str, Labelled]) -> str:
-    return ", ".join(f"{split} {told}" for split, told in zip(parts, ("solid", "dashed"), strict=False))
+    return ", ".join(f"{split} {style}" for split, style in zip(parts, ("solid", "dashed"), strict=False))
 
 
 def _named(class_names: tuple[str, ...], label: int) -> str:

@@ -1,4 +1,4 @@
-"""What the official train split is like: the scale on which a test split or an incoming batch is judged."""
+"""The reference: bounds and levels of the official train split, for checks of a test split or incoming batch."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ if TYPE_CHECKING:
 
 _JUDGED = ("mean", "std", "ink", "saturation", "clipped")
 _SCALE = {"ink": 1.0, "clipped": 1.0}  # shares; the others are grey levels
-_TAIL = 0.005  # chosen: few enough images lie outside that damage to fewer of them moves no bound
+_TAIL = 0.005  # chosen: large enough that damage to fewer images does not move a bound
 _MARGIN = 0.5  # chosen: how far beyond the quantile a bound is, as a share of the way from the median
-_SLACK = 0.01  # of the scale: train images that are all alike must not make bounds of no width
+_SLACK = 0.01  # of the scale: keeps bounds of identical train images from having zero width
 
 
 def learn(images: pd.DataFrame, split: str = "train") -> Reference:
-    """Return the scale that a table of images gives; see `table.image_table`.
+    """Return the reference computed from a table of images; see `statistics.image_table`.
 
-    A bound lies beyond the quantile of the tail: wide, and unmoved by a few damaged images.
+    A bound lies beyond the quantile of the tail, so bounds are wide and a few damaged images do not move them.
 
     Raises:
         DataError: The table has no image of the split.

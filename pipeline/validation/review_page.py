@@ -1,4 +1,4 @@
-"""The review page, one file that opens offline: images that an expectation names, and the nearest pairs of images."""
+"""The review page, one offline HTML file: images that did not meet an expectation, and the nearest pairs."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _TEMPLATES = Path(__file__).with_name("templates")
 
 @dataclass(frozen=True)
 class Doubt:
-    """An expectation that some images do not meet, even if so few are allowed; `rows` as split and index."""
+    """An expectation that some images do not meet, even if their number is allowed; `rows` are (split, index)."""
 
     name: str
     expected: str
@@ -43,13 +43,13 @@ def page(
     """Return the page as HTML.
 
     Args:
-        dataset: Its name.
-        parts: The splits, in the order in which the positions of pairs count.
+        dataset: The name of the dataset.
+        parts: The splits, in the order that the positions of pairs refer to.
         class_names: Names of the labels.
         doubts: Expectations to show, in this order.
         near: Pairs, nearest first; the first hundred are shown.
-        distance: Up to which a pair counts as one image.
-        plots: PNG pictures of the whole, by name.
+        distance: The largest distance at which a pair counts as one image.
+        plots: PNG plots of the dataset, by name.
     """
     strips = [_strip(parts, class_names, doubt) for doubt in doubts]
     shown_pairs = [_pair(parts, class_names, near, place, distance) for place in range(min(len(near), _MOST_PAIRS))]
@@ -62,7 +62,7 @@ def page(
         summary=_summary(doubts),
         strips=strips,
         distance=distance,
-        counts=f"{len(near.within(distance)):,} pairs do; {len(shown_pairs)} of {len(near):,} found are shown.",
+        counts=f"{len(near.within(distance)):,} pairs do; {len(shown_pairs)} of {len(near):,} pairs found are shown.",
         pairs=shown_pairs,
         plots=[(name, _source(content)) for name, content in plots.items()],
     )
@@ -72,7 +72,7 @@ def _summary(doubts: Sequence[Doubt]) -> str:
     failed = [doubt.name for doubt in doubts if doubt.state == "failed"]
     if failed:
         return f"The gate refused this data: {', '.join(failed)}."
-    return f"The gate passed this data. {len(doubts)} expectations name images, few enough to be allowed."
+    return f"The gate passed this data. {len(doubts)} expectations list images, within the allowed share."
 
 
 def _strip(parts: Mapping[str, Labelled], class_names: tuple[str, ...], doubt: Doubt) -> dict[str, object]:

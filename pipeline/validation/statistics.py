@@ -1,4 +1,4 @@
-"""Tables that the gate judges: one row per image, and one row per class of each split."""
+"""Tables that the gate checks: one row per image, and one row per class of each split."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
     from pipeline.artifacts.validate import Reference
 
 CLASS_COLUMNS = ("split", "index", "images", "imbalance", "shift")
-_ROWS = 1024  # per step: bounds the memory for statistics in float32
+_ROWS = 1024  # per step: limits the memory for statistics in float32
 _SURE = 3.0  # standard errors of a mean
 
 
 def image_columns(channels: int) -> tuple[str, ...]:
-    """Return the columns of a table of images, which tell more of colour images than of grey ones."""
+    """Return the columns of a table of images; colour images have more than grey ones."""
     colour = ("saturation",) if channels == 3 else ()
     levels = tuple(f"channel{channel}" for channel in range(channels))
     found = ("sha256", "repeats", "leaked", "near", "near_leaked")
@@ -31,14 +31,14 @@ def image_columns(channels: int) -> tuple[str, ...]:
 
 
 def image_table(parts: Mapping[str, Labelled], near: Pairs = NONE, scored: str = "test") -> pd.DataFrame:
-    """Return one row per image of the named splits, with `image_columns`.
+    """Return one row per image of the splits, with the columns of `image_columns`.
 
-    ``mean`` and ``std`` are over an image's values (all channels), 0..255; ``ink`` is the share of values above 0, the
-    background of drawn datasets and black elsewhere; ``clipped`` the share at 255; ``saturation`` the mean
-    distance of a pixel's lowest channel from its highest, 0..255; ``channel0`` … the mean of each channel.
+    ``mean`` and ``std`` are over an image's values (all channels), 0..255; ``ink`` is the share of values above 0
+    (0 is the background of drawn datasets and black elsewhere); ``clipped`` is the share at 255; ``saturation`` is
+    the mean difference between a pixel's highest and lowest channel, 0..255; ``channel0`` … are the channel means.
     ``repeats``: the same pixels occur earlier in the split; ``near``: nearly the same pattern does. ``leaked`` and
-    ``near_leaked``: that occurs across the line between what is learnt from and what is scored on: for an image of
-    `scored` in any other split, for an image of a split after `scored` in `scored`.
+    ``near_leaked``: the same occurs across the boundary between training and scoring data: for an image of `scored`,
+    in any other split; for an image of a split after `scored`, in `scored`.
 
     Args:
         parts: The splits, in the order of the table.
@@ -69,9 +69,9 @@ def image_table(parts: Mapping[str, Labelled], near: Pairs = NONE, scored: str =
 def class_table(images: pd.DataFrame, classes: int, splits: tuple[str, ...], reference: Reference) -> pd.DataFrame:
     """Return one row per class of each split, with `CLASS_COLUMNS`; ``index`` is the class.
 
-    ``imbalance`` is how many times larger the split's largest class is; empty for a class without images, which is
-    for ``class-count`` to catch. ``shift`` is how far the class's mean of a channel is from that of the reference, in
-    standard deviations of its images there, beyond what so few images leave to chance; of all channels the largest.
+    ``imbalance`` is the ratio of the split's largest class to this class. It is empty for a class without images, which
+    ``class-count`` reports. ``shift`` is the distance of the class's channel mean from the reference, in standard
+    deviations of the reference images, minus a margin for chance in small samples; the largest of all channels.
     """
     import pandas as pd
 
@@ -99,7 +99,7 @@ def _shift(images: pd.DataFrame, reference: Reference, label: int) -> float:
 
 
 def _crosses(digests: pd.Series[str], place: np.ndarray, scored: int) -> np.ndarray:
-    """Tell which rows of `scored` occur before it, and which rows after it occur in it."""
+    """Return a mask of the rows of `scored` that occur before it, and of later rows that occur in it."""
     before, inside, after = place < scored, place == scored, place > scored
     return np.asarray(
         (inside & digests.isin(digests[before])) | (after & digests.isin(digests[inside]) & (scored >= 0))

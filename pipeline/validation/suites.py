@@ -1,8 +1,8 @@
-"""The gate: what images must meet before anything learns from them, or before a batch joins them.
+"""Suites of expectations on images, for the official splits and for incoming batches.
 
-A suite in code for each kind of data: an official train and test split, judged against bounds that train sets, and an
-incoming batch, judged against the same bounds and against the test images that it must not give away. Grey and colour
-images differ in their columns, so in their expectations too.
+There is one suite for each kind of data. The official train and test splits are checked against bounds computed from
+train. An incoming batch is checked against the same bounds, and against the test images, which it must not contain.
+Grey and colour images have different columns and so different expectations.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ if TYPE_CHECKING:
 
 SPLITS = ("train", "test")
 BATCH = "batch"
-_LEAST_CONTRAST = 2.0  # grey levels: an image below it is blank, or of one colour
-_FURTHER = 4 / 3  # of the distance: pairs are counted beyond it too, to show what another one would find
+_LEAST_CONTRAST = 2.0  # grey levels: an image below it is blank or of a single colour
+_FURTHER = 4 / 3  # of the distance: pairs beyond it are found too, to show the effect of a larger one
 
 Share = Annotated[float, pydantic.Field(ge=0, le=1)]
 
 
 class NearDuplicates(BaseSettings):
-    """When two images count as one, and for which share of a split that is too often.
+    """Section ``validate.near_duplicates`` of params: the distance and the shares to warn and fail at.
 
-    ``distance`` is that of `neighbours.search`, by dataset or default.
+    ``distance`` is that of `near_duplicates.search`, by dataset or ``default``.
     """
 
     distance: dict[str, Annotated[float, pydantic.Field(gt=0, le=1)]]
@@ -47,7 +47,7 @@ class NearDuplicates(BaseSettings):
     @pydantic.model_validator(mode="after")
     def _warns_first(self) -> Self:
         if self.warn > self.fail:
-            raise ValueError("warn at most fail")
+            raise ValueError("warn must not exceed fail")
         return self
 
 
@@ -63,7 +63,7 @@ class ValidateSettings(BaseSettings):
     near_duplicates: NearDuplicates
 
     def distance_of(self, dataset: str) -> float:
-        """Return the largest distance of near duplicates: the dataset's own, or the default one."""
+        """Return the largest distance of near duplicates for a dataset, or the default."""
         known = self.near_duplicates.distance
         found = known.get(dataset, known.get("default"))
         if found is None:
@@ -73,9 +73,9 @@ class ValidateSettings(BaseSettings):
 
 
 def near_duplicates(parts: Mapping[str, Labelled], settings: ValidateSettings, dataset: str, since: int = 0) -> Pairs:
-    """Return the pairs of images a third further apart than near duplicates may be, all splits in one row.
+    """Return the pairs of images up to 4/3 of the near-duplicate distance, in all splits concatenated.
 
-    Splits of other sizes of images than the first one's have no pairs: ``shape`` finds them.
+    If splits differ in image shape there are no pairs; the expectation ``shape`` reports that.
     """
     import numpy as np
 
@@ -86,7 +86,7 @@ def near_duplicates(parts: Mapping[str, Labelled], settings: ValidateSettings, d
 
 
 def image_table(parts: Mapping[str, Labelled], near: Pairs = NONE) -> pd.DataFrame:
-    """Return one row per image of the named splits; see `table.image_table`.
+    """Return one row per image of the splits; see `statistics.image_table`.
 
     Args:
         parts: The splits.
@@ -98,7 +98,7 @@ def image_table(parts: Mapping[str, Labelled], near: Pairs = NONE) -> pd.DataFra
 def suites(
     settings: ValidateSettings, scale: Reference, classes: int, splits: tuple[str, ...] = SPLITS
 ) -> dict[str, list[Any]]:
-    """Return the named expectations on the table of images and on the table of classes."""
+    """Return the expectations on the table of images and on the table of classes, by table."""
     shape = "×".join(map(str, scale.shape))
     images = [
         expect.columns(statistics.image_columns(scale.shape[2])),
@@ -128,18 +128,18 @@ def check(
     splits: tuple[str, ...] = SPLITS,
     scale: Reference | None = None,
 ) -> list[Outcome]:
-    """Return the outcome of every expectation on a table of images; write Data Docs into a folder.
+    """Return the outcome of every expectation on a table of images, and optionally write Data Docs.
 
     Args:
         images: See `image_table`.
-        settings: What is allowed.
-        classes: Labels are 0 up to this.
-        docs_folder: Where Data Docs go; None writes none.
+        settings: Section ``validate`` of params.
+        classes: The number of classes; labels are below it.
+        docs_folder: The folder for Data Docs; None writes none.
         splits: The splits of the table; ``("batch",)`` for a batch.
-        scale: What images are like; None learns that from the table's train split.
+        scale: The reference; None computes it from the train split of the table.
 
     Raises:
-        DataError: There is no scale and no image of train to learn it from.
+        DataError: There is no reference and no image of train to compute it from.
     """
     scale = scale or reference.learn(images)
     tables = {"images": images, "classes": statistics.class_table(images, classes, splits, scale)}
@@ -155,19 +155,19 @@ def check_batch(
     classes: int,
     docs_folder: Path | None,
 ) -> list[Outcome]:
-    """Return the outcome of every expectation on a batch of labelled images that wants to join train.
+    """Return the outcome of every expectation on an incoming batch of labelled images.
 
     On its own: labels, shape, blank images, repeats. Against train: bounds and levels of the classes. Against test: no
-    test image, nor a near duplicate of one, may be learnt from.
+    test image or near duplicate of one may get into train.
 
     Args:
-        batch: What came in.
+        batch: The incoming images.
         test: The official test split.
-        scale: The reference in the report that validate wrote.
+        scale: The reference in the report of `validate`.
         settings: Section ``validate`` of params.
-        dataset: The dataset that the batch wants to join.
-        classes: Labels are 0 up to this.
-        docs_folder: Where Data Docs go; None writes none.
+        dataset: The name of the dataset to add the batch to.
+        classes: The number of classes; labels are below it.
+        docs_folder: The folder for Data Docs; None writes none.
     """
     parts = {"test": test, BATCH: batch}
     near = near_duplicates(parts, settings, dataset, since=len(test)).within(settings.distance_of(dataset))

@@ -1,1 +1,1 @@
-"""Source formats, a module each, found by its name in `download.<dataset>.format`."""
+"""Source formats, one module each, selected by name in `download.<dataset>.format`."""

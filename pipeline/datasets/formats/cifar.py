@@ -1,11 +1,11 @@
 """Source format `cifar`: CIFAR-10's binary edition, a tar archive of records. No pickle, nothing extracted to disk.
 
 Layout (https://www.cs.toronto.edu/~kriz/cifar.html): ``data_batch_1.bin`` to ``data_batch_5.bin`` and
-``test_batch.bin``; a record is one byte of label and 3,072 bytes of pixels, the red, green and blue planes one after
-another. ``batches.meta.txt`` names the classes, one per line. An archive is a claim made by a file: names, sizes, and
-how much it unpacks to are checked before anything is read by them.
+``test_batch.bin``; a record is one label byte and 3,072 bytes of pixels: the red, green and blue planes in that order.
+``batches.meta.txt`` lists the classes, one per line. An archive is untrusted input: member names, sizes and the
+unpacked size are checked before they are used.
 
-Memory: the images (184 MB for CIFAR-10), and one batch (31 MB) while it is put in its place.
+Memory: the images (184 MB for CIFAR-10), and one batch (31 MB) while it is copied.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ _TEST = "test_batch.bin"
 _META = "batches.meta.txt"
 _SIDE, _CHANNELS = 32, 3
 _RECORD = 1 + _CHANNELS * _SIDE * _SIDE
-_MAX_META = 4096  # bytes; the real one has 61
-_MAX_MEMBERS = 32  # the real archive has 9; tools add some of their own
-_SLACK = 1 << 20  # bytes for headers, padding and a readme beside the batches
-_MAX_RATIO = 100  # chosen: photographs do not get a tenth smaller, and a bomb shrinks a thousandfold
-_RATIO_FROM = 1 << 20  # unpacked bytes; short texts may shrink a lot
+_MAX_META = 4096  # bytes; the official file has 61
+_MAX_MEMBERS = 32  # the official archive has 9; archive tools may add others
+_SLACK = 1 << 20  # bytes for headers, padding and a readme in addition to the batches
+_MAX_RATIO = 100  # chosen: photographs compress by less than a tenth, a zip bomb a thousandfold
+_RATIO_FROM = 1 << 20  # unpacked bytes; short texts may compress well
 
 
 class Settings(SourceSettings):
@@ -47,7 +47,7 @@ def read(folder: Path, settings: Settings) -> RawImages:
     """Return the images as (N, 32, 32, 3).
 
     Raises:
-        DataError: The archive is missing, damaged, holds what it must not or lacks what it must have.
+        DataError: The archive is missing or damaged, lacks a member, or has one that is not allowed.
     """
     if len(settings.files) != 1:
         raise DataError("download: files", expected="one archive", found=len(settings.files))
@@ -63,33 +63,36 @@ def read(folder: Path, settings: Settings) -> RawImages:
         raise DataError(f"{path} is missing", next_step="dvc repro download") from None
     except (tarfile.TarError, ValueError, OverflowError, EOFError, zlib.error, OSError) as error:
         raise DataError(
-            f"{path} cannot be unpacked", expected="whole tar", found=str(error), next_step="dvc repro -f download"
+            f"{path} cannot be unpacked",
+            expected="a complete tar archive",
+            found=str(error),
+            next_step="dvc repro -f download",
         ) from None
     return content.finish()
 
 
 def _walk(archive: tarfile.TarFile, content: _Content, limit: int) -> None:
-    """Hand the wanted members over, in the order in which they come; refuse what an honest archive does not hold."""
+    """Read the wanted members in archive order; reject members that the official archive cannot contain."""
     for count, member in enumerate(archive, start=1):
         place = PurePosixPath(member.name)
         if count > _MAX_MEMBERS:
-            raise content.error("holds too many members", expected=f"at most {_MAX_MEMBERS}", found="more")
-        if archive.offset > limit:  # of the next header: tarfile would step there, for ever where the file is shorter
+            raise content.error("has too many members", expected=f"at most {_MAX_MEMBERS}", found="more")
+        if archive.offset > limit:  # of the next header: tarfile seeks to it, endlessly if the file is shorter
             found = f"{member.size:,} in {member.name}"
-            raise content.error("declares too much", expected=f"at most {limit:,} bytes", found=found)
+            raise content.error("declares too many bytes", expected=f"at most {limit:,} bytes", found=found)
         if place.is_absolute() or ".." in place.parts:
-            raise content.error("has a member outside of its folder", expected=_FOLDER, found=repr(member.name))
+            raise content.error("has a member outside its folder", expected=_FOLDER, found=repr(member.name))
         if member.isdir():
             continue
         if not member.isreg() or member.issparse():
-            kind = "a link" if member.issym() or member.islnk() else "no plain file"
+            kind = "a link" if member.issym() or member.islnk() else "not a regular file"
             raise content.error(f"member {member.name} is {kind}", expected="files and folders", found=kind)
         if place.parent == PurePosixPath(_FOLDER) and place.name in content.readers:
             content.take(member, archive)
 
 
 class _Bounded:
-    """The unpacked bytes of a file, gzip or plain; reading ends with an error where they become too many."""
+    """A reader of the unpacked bytes of a file, gzip or plain, that raises an error past a limit."""
 
     def __init__(self, path: Path, file: BinaryIO, limit: int) -> None:
         self.path, self._file, self._limit, self._count = path, file, limit, 0
@@ -108,21 +111,23 @@ class _Bounded:
         chunk = self._source.read(min(size, _RATIO_FROM))
         self._count += len(chunk)
         if self._count > self._limit:
-            raise DataError(f"{self.path} unpacks to too much", expected=f"at most {self._limit:,} bytes", found="more")
+            raise DataError(
+                f"{self.path} unpacks to too many bytes", expected=f"at most {self._limit:,} bytes", found="more"
+            )
         if self._count > _RATIO_FROM and self._count > _MAX_RATIO * self._file.tell():
             expected = f"at most {_MAX_RATIO} times its size"
             raise DataError(f"{self.path} is packed too tightly for images", expected=expected, found="more")
         return chunk
 
     def drain(self) -> None:
-        """Read to the end, where gzip keeps its checksum."""
+        """Read to the end, so that gzip verifies its checksum."""
         while self.read(_RATIO_FROM):
             pass
 
 
 @dataclass
 class _Content:
-    """What has been read of an archive so far; `finish` judges whether it is all."""
+    """The content of an archive read so far; `finish` checks that it is complete."""
 
     path: Path
     settings: Settings
@@ -135,23 +140,25 @@ class _Content:
         self.train: Images = np.empty((len(_TRAIN) * size, _SIDE, _SIDE, _CHANNELS), np.uint8)
         self.readers: dict[str, Callable[[str, bytes], None]] = dict.fromkeys((*_TRAIN, _TEST), self._batch)
         self.readers[_META] = self._names
-        self._seen: set[str] = set()
+        self._members_read: set[str] = set()
 
-    def error(self, wrong: str, *, expected: object, found: object) -> DataError:
-        return DataError(f"{self.path} {wrong}", expected=expected, found=found)
+    def error(self, fault: str, *, expected: object, found: object) -> DataError:
+        return DataError(f"{self.path} {fault}", expected=expected, found=found)
 
     def take(self, member: tarfile.TarInfo, archive: tarfile.TarFile) -> None:
-        """Read a wanted member, once its size has been found right."""
+        """Check the size of a wanted member and read it."""
         name = PurePosixPath(member.name).name
-        if name in self._seen:
-            raise self.error(f"holds {name} twice", expected="every member once", found="another one")
-        self._seen.add(name)
+        if name in self._members_read:
+            raise self.error(f"has {name} twice", expected="every member once", found="a second one")
+        self._members_read.add(name)
         images = self.settings.batch_images
         if name == _META and member.size > _MAX_META:
             raise self.error(f"{name} is too large", expected=f"at most {_MAX_META:,} bytes", found=f"{member.size:,}")
         if name != _META and member.size % _RECORD:
             wanted = f"a multiple of {_RECORD:,} bytes"
-            raise self.error(f"{name} is no whole number of records", expected=wanted, found=f"{member.size:,}")
+            raise self.error(
+                f"{name} does not have a whole number of records", expected=wanted, found=f"{member.size:,}"
+            )
         if name != _META and member.size != images * _RECORD:
             found = f"{member.size // _RECORD:,}"
             raise self.error(f"{name} has the wrong number of images", expected=f"{images:,} images", found=found)
@@ -159,7 +166,7 @@ class _Content:
         self.readers[name](name, source.read(member.size) if source else b"")
 
     def _batch(self, name: str, content: bytes) -> None:
-        """Put the images of a batch in their place, as (N, H, W, C)."""
+        """Store the images of a batch as (N, H, W, C)."""
         records = np.frombuffer(content, np.uint8).reshape(-1, _RECORD)
         self.labels[name] = records[:, 0].astype(np.int64)
         outside = np.flatnonzero(self.labels[name] >= len(self.settings.classes))
@@ -175,25 +182,29 @@ class _Content:
         self.images[name] = target
 
     def _names(self, name: str, content: bytes) -> None:
-        """Check that the archive and params name the same classes in the same order: labels mean nothing else."""
+        """Check that the archive and params list the same classes in the same order, so that labels match."""
         expected = self.settings.classes
         try:
             found = tuple(line.strip() for line in content.decode("ascii").splitlines() if line.strip())
         except UnicodeDecodeError as error:
-            raise self.error(f"{name} is not text", expected="a class name per line", found=error.reason) from None
+            raise self.error(f"{name} is not text", expected="one class name per line", found=error.reason) from None
         if len(found) != len(expected):
-            raise self.error(f"{name} names the wrong number of classes", expected=len(expected), found=len(found))
+            raise self.error(f"{name} lists the wrong number of classes", expected=len(expected), found=len(found))
         for label, (theirs, ours) in enumerate(zip(found, expected, strict=True)):
             if theirs != ours:
-                told = f"{ours!r} (download's classes)"
-                raise self.error(f"{name} names class {label} differently", expected=told, found=repr(theirs[:40]))
+                wanted = f"{ours!r} (download's classes)"
+                raise self.error(f"{name} names class {label} differently", expected=wanted, found=repr(theirs[:40]))
         self.classes = found
 
     def finish(self) -> RawImages:
-        """Return the whole dataset, or tell which members are missing."""
-        missing = [name for name in (*_TRAIN, _TEST, _META) if name not in self._seen]
+        """Return the dataset.
+
+        Raises:
+            DataError: Members are missing.
+        """
+        missing = [name for name in (*_TRAIN, _TEST, _META) if name not in self._members_read]
         if missing or self.classes is None:
-            found = ", ".join(sorted(self._seen)) or "none of them"
+            found = ", ".join(sorted(self._members_read)) or "none of them"
             raise self.error(f"lacks {', '.join(missing)}", expected="six batches and their names", found=found)
         train = Labelled(self.train, np.concatenate([self.labels[name] for name in _TRAIN]))
         return RawImages(train, Labelled(self.images[_TEST], self.labels[_TEST]), self.classes)

@@ -1,4 +1,4 @@
-"""Source format `digits`: the 1,797 real 8×8 scans that ship inside scikit-learn, in MNIST's frame. Needs no network.
+"""Source format `digits`: the 1,797 real 8×8 scans that ship inside scikit-learn, in MNIST's layout. No network.
 
 The file is UCI's "Optical Recognition of Handwritten Digits" (its test part) as comma-separated text without a header:
 64 values from 0 (paper) to 16 (ink), row by row, then the digit. It has no official split; see `is_test`.
@@ -17,9 +17,9 @@ from pipeline.datasets.arrays import Images, Labelled, Labels, RawImages, Source
 
 _SIDE = 8
 _MAX_VALUE = 16
-_DIGIT_SIDE, _FRAME_SIDE = 20, 28  # as MNIST does it: the digit fills 20×20 in the middle of a 28×28 image
+_DIGIT_SIDE, _FRAME_SIDE = 20, 28  # as in MNIST: the digit fills 20×20 in the middle of a 28×28 image
 _TEST_EVERY = 5
-_MAX_BYTES = 1 << 24  # the file has 264,712; more than 16 MB is another file
+_MAX_BYTES = 1 << 24  # the file has 264,712; a larger one than 16 MB is another file
 
 
 class Settings(SourceSettings):
@@ -30,7 +30,7 @@ def read(folder: Path, settings: Settings) -> RawImages:
     """Return the digits as (N, 28, 28, 1) images, ink bright on black, split by `is_test`.
 
     Raises:
-        DataError: The file is missing or damaged, or a row in it is not 64 values of 0..16 and a known digit.
+        DataError: The file is missing or damaged, or a row is not 64 values of 0..16 and a known digit.
     """
     if len(settings.files) != 1:
         raise DataError("download: files", expected="one file of digits", found=len(settings.files))
@@ -48,9 +48,9 @@ def read(folder: Path, settings: Settings) -> RawImages:
 
 
 def is_test(labels: Labels) -> npt.NDArray[np.bool_]:
-    """Return which rows are the test split: the fifth, tenth, … of every class, in the order of the file.
+    """Return a mask of the test split: every fifth row of each class, in file order.
 
-    Stratified, and the same with every version of numpy, which a seeded generator would not promise.
+    The split is stratified and the same with every version of numpy, which a seeded generator does not guarantee.
     """
     held_out = np.zeros(len(labels), dtype=bool)
     for label in np.unique(labels):
@@ -59,7 +59,7 @@ def is_test(labels: Labels) -> npt.NDArray[np.bool_]:
 
 
 def enlarge(values: npt.NDArray[np.int64]) -> Images:
-    """Return (N, 8, 8) values of 0..16 as (N, 28, 28, 1) uint8: bicubic to 20×20, centred, 16 becoming 255."""
+    """Return (N, 8, 8) values of 0..16 as (N, 28, 28, 1) uint8: bicubic to 20×20, centred, 16 mapped to 255."""
     pixels = np.rint(values * (255 / _MAX_VALUE)).astype(np.uint8)
     framed = np.zeros((len(pixels), _FRAME_SIDE, _FRAME_SIDE, 1), np.uint8)
     edge = (_FRAME_SIDE - _DIGIT_SIDE) // 2
@@ -71,7 +71,7 @@ def enlarge(values: npt.NDArray[np.int64]) -> Images:
 
 
 def _parse(path: Path, content: bytes, classes: int) -> npt.NDArray[np.int64]:
-    """Return the file's rows as an array (N, 65), every value checked."""
+    """Return the file's rows as an array of shape (N, 65), with every value checked."""
     rows = [_parse_row(path, number, line) for number, line in enumerate(content.splitlines(), start=1)]
     if not rows:
         raise DataError(f"{path} is empty", expected="one digit per line", found="no line")
@@ -97,7 +97,7 @@ def _parse_row(path: Path, number: int, line: bytes) -> list[int]:
     try:
         row = [int(cell) for cell in cells]
     except ValueError as error:
-        raise DataError(f"{path} line {number}", expected="whole numbers", found=str(error)) from None
-    if max(map(abs, row)) > 255:  # keeps absurd numbers out of a 64-bit array
+        raise DataError(f"{path} line {number}", expected="integers", found=str(error)) from None
+    if max(map(abs, row)) > 255:  # prevents overflow of the 64-bit array
         raise DataError(f"{path} line {number}", expected=f"values of 0 to {_MAX_VALUE}", found=max(map(abs, row)))
     return row

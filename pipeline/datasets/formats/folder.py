@@ -1,9 +1,9 @@
-"""Source format `folder`: your own pictures, a folder per class, with train and test folders above them or without.
+"""Source format `folder`: your own pictures in one folder per class, optionally below train and test folders.
 
     pets/cat/1.png  pets/dog/2.jpg …              or pets/train/cat/1.png … and pets/test/cat/9.png …
 
-`collect` finds the pictures where you keep them; `pipeline ingest` packs them, as they are, into one file that
-params.yaml pins like any other; `read` decodes what was pinned. So the data of a run is what its params say.
+`collect` finds the pictures in your folder. `pipeline ingest` packs them unchanged into one file, which params.yaml
+pins like any other. `read` decodes the pinned file. So params.yaml determines the data of a run.
 """
 
 from __future__ import annotations
@@ -30,18 +30,18 @@ _Side = Annotated[int, pydantic.Field(ge=1, le=1024)]
 
 
 class Settings(SourceSettings):
-    """The dataset's section under ``download``; mirrors, files and classes are written by `pipeline ingest`."""
+    """The dataset's section under ``download``; `pipeline ingest` writes mirrors, files and classes."""
 
     path: str  # relative to the project's root
     size: tuple[_Side, _Side]  # height, width
     channels: Literal[1, 3]
-    test_fraction: Annotated[float, pydantic.Field(gt=0, lt=1)] = 0.2  # where there are no train and test folders
+    test_fraction: Annotated[float, pydantic.Field(gt=0, lt=1)] = 0.2  # used without train and test folders
     seed: Annotated[int, pydantic.Field(ge=0)] = 0
 
 
 @dataclass(frozen=True, order=True)
 class Entry:
-    """A picture of one's own: what it is, and where it lies."""
+    """One of your own pictures: its split, label, name and path."""
 
     split: str
     label: str
@@ -50,10 +50,10 @@ class Entry:
 
 
 def collect(path: Path) -> list[Entry]:
-    """Return the pictures under a folder, in the order of their names.
+    """Return the pictures under a folder, sorted by name.
 
     Raises:
-        DataError: No such folder, a class without pictures, something that is none, or a link that leads out of it.
+        DataError: The folder does not exist, a class has no pictures, a file is not a picture, or a link leads outside.
     """
     if not path.is_dir():
         raise DataError(f"{path}: no such folder", expected="a folder per class", found="none")
@@ -64,40 +64,42 @@ def collect(path: Path) -> list[Entry]:
     for name, root in roots.items():
         for folder in visible(root):
             found = [Entry(name, folder.name, picture.name, picture) for picture in pictures(folder, path)]
-            if not found:  # its class would vanish without a word
+            if not found:  # otherwise its class would disappear silently
                 raise DataError(f"{folder}: a class without pictures", expected=" ".join(SUFFIXES), found="none")
             entries += found
     return sorted(entries)
 
 
 def pictures(folder: Path, inside: Path) -> Iterator[Path]:
-    """Yield the pictures in the folder of a class.
+    """Yield the pictures in a class folder.
 
     Raises:
-        DataError: It is no folder, or holds what is no picture by its name, or a link that leads out of `inside`.
+        DataError: It is not a folder, has a file without a picture's suffix, or has a link that leads out of `inside`.
     """
     if not folder.is_dir():
-        raise DataError(f"{folder}: a file beside the classes", expected="a folder per class", found=folder.name)
+        raise DataError(f"{folder}: a file next to the class folders", expected="a folder per class", found=folder.name)
     home = os.path.realpath(inside)
     for path in visible(folder):
-        lies = Path(os.path.realpath(path))  # Path.resolve raises on a loop of links
-        if not lies.is_relative_to(home):
-            raise DataError(f"{path} is a link", expected=f"pictures in {inside}", found=lies)
+        target = Path(os.path.realpath(path))  # Path.resolve raises on a loop of links
+        if not target.is_relative_to(home):
+            raise DataError(f"{path} is a link", expected=f"pictures in {inside}", found=target)
         if path.suffix.lower() not in SUFFIXES or not path.is_file():
-            raise DataError(f"{path} is no picture by its name", expected=" ".join(SUFFIXES), found=path.name)
+            raise DataError(
+                f"{path} does not have the suffix of a picture", expected=" ".join(SUFFIXES), found=path.name
+            )
         yield path
 
 
 def visible(folder: Path) -> list[Path]:
-    """Return what a folder holds, by name; hidden files such as .DS_Store do not count."""
+    """Return the entries of a folder, sorted by name, without hidden files such as .DS_Store."""
     return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
 
 
 def read(folder: Path, settings: Settings) -> RawImages:
-    """Return the pictures of the pinned file, fitted to one size; see `picture.decode`.
+    """Return the pictures of the pinned file, resized to fit one size; see `decoding.decode`.
 
     Raises:
-        DataError: It is not one packed file, or pictures in it cannot be decoded.
+        DataError: There is not exactly one packed file, or pictures in it cannot be decoded.
     """
     if len(settings.files) != 1:
         raise DataError("download: files", expected="one file packed by `pipeline ingest`", found=len(settings.files))
@@ -125,9 +127,9 @@ def read(folder: Path, settings: Settings) -> RawImages:
 
 
 def choose_test(images: Images, labels: Labels, fraction: float, seed: int) -> npt.NDArray[np.bool_]:
-    """Return which pictures are held out: of every class a fraction, those with the lowest hash of seed and pixels.
+    """Return a mask of the test pictures: a fraction of every class, with the lowest hashes of seed and pixels.
 
-    So a picture that is added or removed moves hardly another one across, and copies of a picture go together.
+    Adding or removing a picture therefore moves few others to another split, and copies of a picture stay together.
     """
     hashes = np.array([hashlib.sha256(b"%d:" % seed + image.tobytes()).hexdigest() for image in images])
     held_out = np.zeros(len(labels), dtype=bool)

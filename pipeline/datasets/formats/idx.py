@@ -1,8 +1,8 @@
-"""Source format `idx`: MNIST's own, used by its drop-in relatives too (Fashion-MNIST, KMNIST, EMNIST).
+"""Source format `idx`: the format of MNIST and its drop-in replacements (Fashion-MNIST, KMNIST, EMNIST).
 
 Layout, big endian (http://yann.lecun.com/exdb/mnist/): two zero bytes, a type code (0x08: unsigned byte), the number of
-dimensions, one 4-byte size per dimension, then the values in C order. A header is a claim made by a file: nothing
-is allocated by it before it has been checked against the bytes that are there.
+dimensions, one 4-byte size per dimension, then the values in C order. A header is untrusted input: its
+sizes are checked against the length of the file before memory is allocated.
 """
 
 from __future__ import annotations
@@ -18,24 +18,24 @@ from pipeline.core.errors import DataError
 from pipeline.datasets.arrays import Images, Labelled, Labels, RawImages, SourceSettings, read_unpacked
 
 _UBYTE = 0x08
-_MAX_DEFLATE_RATIO = 1032  # deflate cannot pack tighter, so a file cannot hold more than this many times its size
+_MAX_DEFLATE_RATIO = 1032  # the maximum of deflate, so a file cannot unpack to more than this many times its size
 
 
 class Settings(SourceSettings):
-    """The dataset's section under ``download``; file roles follow the official names (``train-images…`` and so on)."""
+    """The dataset's section under ``download``; the official names give file roles (``train-images…`` and so on)."""
 
 
 def read(folder: Path, settings: Settings) -> RawImages:
     """Return the train and test images, (N, H, W, 1), of the four IDX files in a folder.
 
     Raises:
-        DataError: A file is missing, damaged, or not what its header or its pin says; labels and images do not fit.
+        DataError: A file is missing, damaged, or does not match its header or pin, or labels do not match images.
     """
     train = _read_split(folder, "train", settings)
     test = _read_split(folder, "t10k", settings)
     if train.images.shape[1:] != test.images.shape[1:]:
         raise DataError(
-            f"{folder}: test images have another size than train images",
+            f"{folder}: test images differ in size from train images",
             expected=train.images.shape[1:],
             found=test.images.shape[1:],
         )
@@ -47,11 +47,11 @@ def parse(path: Path, dimensions: int, unpacked_bytes: int | None = None) -> npt
 
     Args:
         path: The file.
-        dimensions: How many axes it must have: 1 for labels, 3 for images.
-        unpacked_bytes: What it must unpack to; without it, what a file of its size can unpack to at most.
+        dimensions: The expected number of axes: 1 for labels, 3 for images.
+        unpacked_bytes: The limit of the unpacked size. Defaults to the most that a file of its size can unpack to.
 
     Raises:
-        DataError: The file is not that, or declares another size than it has.
+        DataError: The file is not IDX with these axes, or its declared size is wrong.
     """
     limit = unpacked_bytes or _size(path) * _MAX_DEFLATE_RATIO
     content = read_unpacked(path, limit)
@@ -67,14 +67,14 @@ def parse(path: Path, dimensions: int, unpacked_bytes: int | None = None) -> npt
 
 
 def _shape(path: Path, content: bytes, dimensions: int) -> tuple[int, ...]:
-    """Return the declared size of every dimension, once the magic number is the expected one."""
+    """Check the magic number and return the declared size of every dimension."""
     magic = bytes([0, 0, _UBYTE, dimensions])
     if content[:2] != magic[:2] or len(content) < 4:
         raise DataError(
             f"{path} is not an IDX file", expected=f"magic {magic.hex()}", found=content[:4].hex() or "none"
         )
     if content[2] != _UBYTE:
-        raise DataError(f"{path} has the wrong type of value", expected="0x08 (ubyte)", found=f"0x{content[2]:02x}")
+        raise DataError(f"{path} has the wrong value type", expected="0x08 (ubyte)", found=f"0x{content[2]:02x}")
     if content[3] != dimensions:
         raise DataError(f"{path} has the wrong number of dimensions", expected=dimensions, found=content[3])
     if len(content) < 4 + 4 * dimensions:
@@ -89,7 +89,7 @@ def _read_split(folder: Path, prefix: str, settings: Settings) -> Labelled:
     labels: Labels = parse(folder / labels_name, 1, settings.unpacked_limit(labels_name)).astype(np.int64)
     if len(images) != len(labels):
         raise DataError(
-            f"{folder}: {labels_name} does not fit {images_name}",
+            f"{folder}: {labels_name} does not match {images_name}",
             expected=f"{len(images):,} labels",
             found=f"{len(labels):,}",
         )
@@ -104,7 +104,7 @@ def _read_split(folder: Path, prefix: str, settings: Settings) -> Labelled:
 
 
 def _with_role(prefix: str, settings: Settings) -> str:
-    """Return the name of the one pinned file that says that it plays a role."""
+    """Return the name of the one pinned file with a role's prefix."""
     names = [file.name for file in settings.files]
     found = [name for name in names if name.startswith(prefix)]
     if len(found) != 1:

@@ -1,12 +1,14 @@
-"""Source format `shapes`: 32×32 colour pictures of ten shapes, drawn from a seed. Needs no network and no file.
+"""Source format `shapes`: 32×32 colour pictures of ten shapes, drawn from a seed. No network, no files.
 
-Every picture shows one shape, of any place, size and turn, lighter or darker than a sloping background with noise and
-loose bars behind it. Colour tells nothing about the class; that backgrounds are bluish only lets a gate
-notice swapped channels. So a network that looks for edges anywhere learns it, and one that weighs fixed pixels hardly.
+Every picture shows one shape at a random position, size and rotation. It is lighter or darker than its background,
+which is a colour gradient with noise and random bars. Colour is independent of the class; backgrounds are bluish so
+that the validation gate can detect swapped channels. A network that detects edges at any position learns the task; one
+that weighs fixed pixels hardly does.
 
-The same seed draws the same bytes with every numpy on every platform: random numbers are the raw output of PCG64,
-which numpy promises never to change, and pixels are made by ``+ - * /``, ``sqrt``, comparisons and rounding, which
-IEEE 754 defines to the last bit. Sines and cosines, whose last bits differ between C libraries, are not used.
+The same seed draws the same bytes with every numpy version on every platform. Random numbers are the raw output of
+PCG64, which numpy guarantees never to change. Pixels are computed with ``+ - * /``, ``sqrt``, comparisons and
+rounding, which IEEE 754 defines to the last bit. Sine and cosine are not used: their last bits differ between C
+libraries.
 """
 
 from __future__ import annotations
@@ -32,7 +34,7 @@ _Distance = Callable[[_Array, _Array], _Array]
 
 
 class Settings(SourceSettings):
-    """The dataset's section under ``download``: how many pictures, and which shapes."""
+    """The dataset's section under ``download``: the number of pictures and the shapes."""
 
     train: Annotated[int, pydantic.Field(ge=1, le=1_000_000)]
     test: Annotated[int, pydantic.Field(ge=1, le=1_000_000)]
@@ -40,17 +42,17 @@ class Settings(SourceSettings):
 
 
 def read(folder: Path, settings: Settings) -> RawImages:
-    """Return the pictures, drawn anew: (N, 32, 32, 3), the classes in turn; nothing in the folder is read.
+    """Return newly drawn pictures as (N, 32, 32, 3), with classes in turn; the folder is not read.
 
     Raises:
-        DataError: A class is no shape that can be drawn, or files are pinned.
+        DataError: A class is not a known shape, or files are pinned.
     """
     unknown = sorted(set(settings.classes) - set(SHAPES))
     if unknown:
         raise DataError("download: classes of shapes", expected=nearest(unknown[0], SHAPES), found=repr(unknown[0]))
     if settings.files:
         raise DataError(
-            f"download: files of shapes in {folder}", expected="none: it is drawn", found=len(settings.files)
+            f"download: files of shapes in {folder}", expected="none: images are drawn", found=len(settings.files)
         )
     return RawImages(
         train=draw(settings.classes, settings.train, [settings.seed, 0]),
@@ -60,7 +62,7 @@ def read(folder: Path, settings: Settings) -> RawImages:
 
 
 def draw(classes: tuple[str, ...], count: int, seed: list[int]) -> Labelled:
-    """Return `count` pictures of shapes, the first of the first class, the second of the second, and round again."""
+    """Return `count` pictures of shapes, with labels 0, 1, … repeated in turn."""
     random = np.random.PCG64(seed)
     labels: Labels = np.arange(count, dtype=np.int64) % len(classes)
     images = np.empty((count, SIDE, SIDE, 3), np.uint8)
@@ -71,7 +73,7 @@ def draw(classes: tuple[str, ...], count: int, seed: list[int]) -> Labelled:
 
 
 class _Frame(NamedTuple):
-    """Where a shape lies in each picture: centre and size in pixels, and the turn as cosine and sine."""
+    """The position of a shape in each picture: centre and size in pixels, rotation as cosine and sine."""
 
     x: _Array
     y: _Array
@@ -103,7 +105,7 @@ class _Canvas(NamedTuple):
 
 
 def _background(count: int, random: np.random.PCG64) -> _Canvas:
-    """Return slopes of colour, more blue than green, and more green than red."""
+    """Return colour gradients, on average more blue than green and more green than red."""
     level = (
         np.array([70.0, 90.0, 120.0]) + 60 * _uniform(random, count, 1, 1, 3) + 20 * _uniform(random, count, 1, 1, 1)
     )
@@ -120,7 +122,7 @@ def _ink(level: _Array, random: np.random.PCG64) -> _Array:
 
 
 def _add_bar(pixels: _Array, random: np.random.PCG64) -> None:
-    """Draw a thin bar anywhere in each picture, in any colour."""
+    """Draw a thin bar at a random position in each picture, in a random colour."""
     count = len(pixels)
     frame = _frame(count, random, (3.0, 9.0), margin=0.0)
     pixels[:] = _blend(pixels, _coverage(_box(1.0, 0.12), frame), 255 * _uniform(random, count, 1, 1, 3))
@@ -130,7 +132,7 @@ def _frame(count: int, random: np.random.PCG64, sizes: tuple[float, float], marg
     low, high = sizes
     span = SIDE - 2 * margin
     half = 2 * _uniform(random, count, 1, 1) - 1  # the tangent of half an angle within ±90°
-    turned = np.where(_uniform(random, count, 1, 1) < 0.5, -1.0, 1.0)  # and half of them by 180° more
+    turned = np.where(_uniform(random, count, 1, 1) < 0.5, -1.0, 1.0)  # half of them are rotated by a further 180°
     return _Frame(
         x=margin + span * _uniform(random, count, 1, 1),
         y=margin + span * _uniform(random, count, 1, 1),
@@ -141,7 +143,10 @@ def _frame(count: int, random: np.random.PCG64, sizes: tuple[float, float], marg
 
 
 def _coverage(distance: _Distance, frame: _Frame) -> _Array:
-    """Return which share of each pixel a shape covers: by its centre's distance from the edge, as font renderers do."""
+    """Return the share of each pixel that a shape covers.
+
+    It is computed from the distance of the pixel's centre to the edge, as in font renderers.
+    """
     centre = np.arange(SIDE) + 0.5
     x = (centre.reshape(1, 1, SIDE) - frame.x) / frame.size
     y = (centre.reshape(1, SIDE, 1) - frame.y) / frame.size
@@ -160,7 +165,7 @@ def _uniform(random: np.random.PCG64, *shape: int) -> _Array:
     return numbers * 2.0**-53
 
 
-# Shapes as distances from their edge, negative inside, in units of their size; x to the right, y down.
+# Signed distances from the edge of each shape, negative inside, in units of its size; x to the right, y down.
 
 
 def _box(wide: float, high: float, x0: float = 0.0, y0: float = 0.0) -> _Distance:
@@ -180,7 +185,7 @@ def _without(first: _Distance, second: _Distance) -> _Distance:
 
 
 def _star(x: _Array, y: _Array) -> _Array:
-    """A pentagram is what lies on the inner side of at least four of its five lines."""
+    """Return the distance from a pentagram: the points on the inner side of at least four of its five lines."""
     normals = ((0.0, 1.0), (0.9510565, 0.3090170), (0.5877853, -0.8090170))
     mirrored = [(-a, b) for a, b in normals[1:]]
     lines = np.stack([a * x + b * y for a, b in (*normals, *mirrored)])

@@ -1,7 +1,7 @@
-"""Source format `table`: your own pictures, named by a CSV file with columns ``path``, ``label`` and maybe ``split``.
+"""Source format `table`: your own pictures, listed in a CSV file with ``path``, ``label`` and optionally ``split``.
 
-Paths are relative to the table and stay below its folder; ``split`` is ``train`` or ``test``. They are packed and read
-as those of `folder`.
+Paths are relative to the table and stay below its folder; ``split`` is ``train`` or ``test``. Pictures are packed and
+read as in `folder`.
 """
 
 from __future__ import annotations
@@ -17,14 +17,16 @@ from pipeline.datasets.formats.folder import UNSPLIT, Entry
 
 
 class Settings(folder.Settings):
-    """The dataset's section under ``download``: as for a folder, with the table as its path."""
+    """The dataset's section under ``download``: as for `folder`, with the path of the table."""
 
 
 def collect(path: Path) -> list[Entry]:
-    """Return the pictures that a table names, the rows numbered so that equal names in different folders differ.
+    """Return the pictures that a table lists.
+
+    Names have the line number as a prefix, so that equal file names in different folders differ.
 
     Raises:
-        DataError: The table is missing, is no CSV, or a row names no label or no picture below its folder.
+        DataError: The table is missing or is not CSV, or a row has no picture below its folder.
     """
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
@@ -47,10 +49,10 @@ def _entry(table: Path, line: int, row: dict[str, str | None], has_split: bool) 
     split = row["split"] if has_split else UNSPLIT
     if has_split and split not in ("train", "test"):
         raise DataError(f"{where}: split", expected="train or test", found=repr(split))
-    told, label = row["path"] or "", row["label"] or ""
-    picture = (table.parent / told).resolve()
+    name, label = row["path"] or "", row["label"] or ""
+    picture = (table.parent / name).resolve()
     if not picture.is_relative_to(table.parent.resolve()):
-        raise DataError(f"{where}: path leads out", expected=f"a picture below {table.parent}", found=told)
+        raise DataError(f"{where}: path is outside the folder", expected=f"a picture below {table.parent}", found=name)
     if picture.suffix.lower() not in SUFFIXES or not picture.is_file():
-        raise DataError(f"{where}: no such picture", expected=" ".join(SUFFIXES), found=repr(told))
+        raise DataError(f"{where}: no such picture", expected=" ".join(SUFFIXES), found=repr(name))
     return Entry(split or UNSPLIT, label, f"{line:07}-{picture.name}", picture)
