@@ -87,7 +87,7 @@ class Fitted(ABC):
 
     @abstractmethod
     def answer(self, images: Images) -> object:
-        """Return what the model says of some images, (N, H, W, C): how long it takes is its latency."""
+        """Return the predictions for images, (N, H, W, C); the duration of the call is the latency."""
 
     def draw(self, path: Path) -> bool:
         """Write a picture (PNG) of what the model gives, to watch it learn; return False where there is none to see."""
@@ -156,7 +156,7 @@ class BaseFamily(ABC):
                 raise ParamsError(f"{name}.presets: unknown", expected=nearest(wanted, known), found=repr(wanted))
 
     def suggest(self, trial: Trial) -> Hyperparameters:
-        """Ask a trial for hyperparameters. A family with conditional dimensions overrides this."""
+        """Sample hyperparameters from a trial. A family with conditional dimensions overrides this."""
         return sample(trial, self.dimensions)
 
     def presets_for(self, dataset: str) -> dict[str, Hyperparameters]:

@@ -1,6 +1,6 @@
 """Nearest neighbours on pixels: the floor that every other family has to beat.
 
-How many neighbours vote is not left to the search: one pass over the distances tells it for every number at once, by
+How many neighbours vote is not left to the search: one pass over the distances scores every number at once, by
 cross-validation on the training images alone.
 """
 
@@ -28,11 +28,11 @@ _METRICS = {"l1": "manhattan", "l2": "euclidean"}
 
 
 class NeighboursSettings(FamilySettings):
-    """What the family's section of params holds.
+    """The family's section of params.
 
     Attributes:
         neighbours: The numbers of neighbours that cross-validation chooses from.
-        folds: Of cross-validation; each in turn is the one that the others are asked about.
+        folds: Number of folds of cross-validation; each in turn is held out.
         fold_images: Training images that cross-validation uses, all folds together.
         images: By metric, how many training images are kept to be neighbours; 0: all. L1 costs a subtraction for every
             pair of pixels, L2 a matrix product: measured on one busy core, 0.5 and 6 billion of them a second.
@@ -62,7 +62,7 @@ class Neighbours(Fitted):
     classes: int
 
     def save_state(self, path: Path) -> None:
-        """Write that there is nothing to go on from: one epoch is all there is."""
+        """Write a state without weights: training ends after one epoch, so nothing resumes from it."""
         np.savez(path, k=self.k)
 
     def export(self, folder: Path) -> None:
@@ -134,7 +134,7 @@ class Family(BaseFamily):
 
 
 def votes(known: Labelled, asked: Images, metric: str, numbers: Sequence[int], classes: int) -> dict[int, Votes]:
-    """Return how many of the nearest images are of each class, (N, classes), by how many are asked.
+    """Return how many of the nearest images are of each class, (N, classes), by number of neighbours.
 
     Args:
         known: Images that vote, with their labels.
