@@ -52,7 +52,7 @@ def check_backend(backend: Backend) -> None:
     wanted = os.environ.get("KERAS_BACKEND")
     if wanted and wanted != backend:
         raise ParamsError(
-            "two backends are asked for",
+            "two backends are configured",
             expected=f"runtime.backend={backend} from params.yaml",
             found=f"KERAS_BACKEND={wanted} in the environment",
             next_step=f"unset KERAS_BACKEND, or set runtime.backend to {wanted}",

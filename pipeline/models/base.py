@@ -1,4 +1,4 @@
-"""What a family of models is: its settings, its search space, how it builds, trains and is scored.
+"""The contract of a model family: settings, search space, training and objective.
 
 A family is a package in this folder whose module `family` has a class `Family`, found by its name. It knows neither
 the study that searches it nor where runs are logged: everything enters through the arguments of `fit`.
@@ -90,7 +90,7 @@ class Fitted(ABC):
         """Return the predictions for images, (N, H, W, C); the duration of the call is the latency."""
 
     def draw(self, path: Path) -> bool:
-        """Write a picture (PNG) of what the model gives, to watch it learn; return False where there is none to see."""
+        """Write a picture (PNG) of the model's output; return False if the model has none."""
         del path
         return False
 

@@ -123,22 +123,22 @@ class Family(BaseFamily):
         found: dict[int, list[Score]] = {k: [] for k in self.settings.neighbours}
         for held_out in folds:
             others = np.concatenate([fold for fold in folds if fold is not held_out])
-            asked = train.take(held_out)
-            counts = votes(train.take(others), asked.images, metric, self.settings.neighbours, classes)
+            queries = train.take(held_out)
+            counts = votes(train.take(others), queries.images, metric, self.settings.neighbours, classes)
             for k, of_images in counts.items():
-                found[k].append(score(of_images, asked.labels))
+                found[k].append(score(of_images, queries.labels))
         return {
             k: Score(float(np.mean([s.accuracy for s in scores])), float(np.mean([s.loss for s in scores])))
             for k, scores in found.items()
         }
 
 
-def votes(known: Labelled, asked: Images, metric: str, numbers: Sequence[int], classes: int) -> dict[int, Votes]:
+def votes(known: Labelled, images: Images, metric: str, numbers: Sequence[int], classes: int) -> dict[int, Votes]:
     """Return how many of the nearest images are of each class, (N, classes), by number of neighbours.
 
     Args:
         known: Images that vote, with their labels.
-        asked: Images of the same shape, (N, H, W, C).
+        images: Images of the same shape, (N, H, W, C).
         metric: ``l1`` or ``l2``, on pixels.
         numbers: How many neighbours vote; no more than there are.
         classes: Number of classes.
@@ -147,7 +147,7 @@ def votes(known: Labelled, asked: Images, metric: str, numbers: Sequence[int], c
 
     most = min(max(numbers), len(known))
     index = NearestNeighbors(n_neighbors=most, algorithm="brute", metric=_METRICS[metric]).fit(_flat(known.images))
-    nearest = known.labels[index.kneighbors(_flat(asked), return_distance=False)]
+    nearest = known.labels[index.kneighbors(_flat(images), return_distance=False)]
     counts = np.eye(classes, dtype=np.int32)[nearest].cumsum(axis=1)
     return {k: counts[:, min(k, most) - 1] for k in numbers}
 
