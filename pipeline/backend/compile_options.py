@@ -1,4 +1,4 @@
-"""How many steps a call into the backend takes, and whether it compiles them."""
+"""Compile options: the steps per call into the backend, and whether XLA compiles them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ _STEPS = 32
 
 
 def options() -> dict[str, Any]:
-    """Return what `compile` of a model is told, on the backend that runs.
+    """Return the arguments of a model's `compile` for the current backend.
 
     PyTorch takes one step at a time. JAX must compile: Keras runs it operation by operation otherwise. Elsewhere XLA is
     2-3 times slower on a CPU, and compiles for longer than a small model trains.

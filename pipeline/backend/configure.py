@@ -1,4 +1,4 @@
-"""Where Keras runs: which backend, on which devices, with how many threads.
+"""Configuration of Keras: backend, devices and number of threads.
 
 Call `configure` before the first import of Keras, in every process that uses it.
 """
@@ -44,7 +44,7 @@ def load_settings() -> RuntimeSettings:
 
 
 def check_backend(backend: Backend) -> None:
-    """Check that the backend is installed and that nobody asks for another.
+    """Check that the backend is installed and that the environment requests no other.
 
     Raises:
         ParamsError: KERAS_BACKEND names another backend, or the backend is not installed.
@@ -52,7 +52,7 @@ def check_backend(backend: Backend) -> None:
     wanted = os.environ.get("KERAS_BACKEND")
     if wanted and wanted != backend:
         raise ParamsError(
-            "two backends are asked for",
+            "two backends are configured",
             expected=f"runtime.backend={backend} from params.yaml",
             found=f"KERAS_BACKEND={wanted} in the environment",
             next_step=f"unset KERAS_BACKEND, or set runtime.backend to {wanted}",
@@ -61,7 +61,7 @@ def check_backend(backend: Backend) -> None:
         raise ParamsError(
             f"runtime.backend is {backend}, which is not installed",
             expected="an installed backend",
-            next_step="`pipeline doctor` says what is here and how to install the rest",
+            next_step="`pipeline doctor` lists what is installed and how to install the rest",
         )
 
 
@@ -99,7 +99,7 @@ def _configure_tensorflow(threads: int | None) -> None:
     """Import TensorFlow without its notices.
 
     oneDNN stays on: measured with one thread, MNIST-sized images and two convolutions, it trains 1.5 to 2.2 times as
-    many images a second. TensorFlow tells of it at every import, whatever the log level, unless nobody listens.
+    many images a second. TensorFlow reports it at every import, whatever the log level, so standard error is captured.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
@@ -114,7 +114,7 @@ def _configure_tensorflow(threads: int | None) -> None:
 
 @contextmanager
 def _silent_stderr() -> Iterator[None]:
-    """Keep what native code writes to standard error, and show it only if the block fails."""
+    """Capture what native code writes to standard error; print it only if the block fails."""
     sys.stderr.flush()
     saved = os.dup(2)
     with tempfile.TemporaryFile() as kept:
@@ -145,7 +145,7 @@ def worker_environments(workers: int) -> list[dict[str, str]]:
 
 
 def visible_gpus() -> list[str]:
-    """Return the indices or ids of the NVIDIA GPUs that this process may use, as CUDA_VISIBLE_DEVICES wants them."""
+    """Return the indices or ids of the NVIDIA GPUs that this process may use, in the form of CUDA_VISIBLE_DEVICES."""
     chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
     if chosen is not None:
         return [gpu for gpu in chosen.split(",") if gpu.strip() not in ("", "-1")]

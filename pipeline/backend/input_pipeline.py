@@ -1,8 +1,8 @@
-"""How arrays reach a model: in the order in which they are to be seen, batch by batch.
+"""Input pipelines: feed arrays to a model in a fixed order, batch by batch.
 
 On TensorFlow, Keras hands arrays to tf.data, whose autotuning notices the end of an epoch only when its own period is
-over. That doubles from 10 ms on, so an epoch comes to last 10 ms times a power of two (seen with TensorFlow 2.21). Here
-all lies in memory and nothing is left to tune, so it is told not to.
+over. That doubles from 10 ms on, so an epoch lasts 10 ms times a power of two (seen with TensorFlow 2.21). Here
+all data lies in memory and there is nothing to tune, so autotuning is disabled.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ import numpy as np
 if TYPE_CHECKING:
     import keras
 
-_AHEAD = 2  # batches that wait to be taken
+_AHEAD = 2  # batches to prefetch
 
 
 def batches(arrays: Any, batch_size: int) -> dict[str, Any]:
-    """Return the arguments with which `fit` sees arrays in their order.
+    """Return the arguments that make `fit` read arrays in their order.
 
     Args:
         arrays: A tuple of what `fit` calls x and, where there is one, y; x may be a dict of arrays.
-        batch_size: Images that are seen at once.
+        batch_size: Images per batch.
     """
     if _tensorflow():
         return {"x": _dataset(arrays, batch_size), "shuffle": False}
@@ -38,13 +38,13 @@ def validation(arrays: Any, batch_size: int) -> dict[str, Any]:
 
 
 def predict(network: keras.Model, inputs: Sequence[Any], batch_size: int) -> Any:
-    """Return what a network gives for arrays, one for each of its inputs, as arrays."""
+    """Return a network's outputs for arrays, one array per input."""
     import keras
 
     parts = []
     for start in range(0, len(inputs[0]), batch_size):
-        asked = [array[start : start + batch_size] for array in inputs]
-        parts.append(network.predict_on_batch(asked if len(asked) > 1 else asked[0]))
+        batch = [array[start : start + batch_size] for array in inputs]
+        parts.append(network.predict_on_batch(batch if len(batch) > 1 else batch[0]))
     return keras.tree.map_structure(lambda *outputs: np.concatenate(outputs), *parts)
 
 
@@ -55,11 +55,11 @@ def _tensorflow() -> bool:
 
 
 def _dataset(arrays: Any, batch_size: int) -> Any:
-    """Return a `tf.data.Dataset` of batches, the last as small as what is left."""
+    """Return a `tf.data.Dataset` of batches, the last one possibly smaller."""
     import keras
     import tensorflow
 
-    with tensorflow.device("CPU:0"):  # a batch at a time goes to where it is computed with
+    with tensorflow.device("CPU:0"):  # one batch at a time is copied to the device that computes
         held = keras.tree.map_structure(tensorflow.convert_to_tensor, arrays)
         count = len(keras.tree.flatten(held)[0])
 

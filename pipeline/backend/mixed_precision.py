@@ -1,4 +1,4 @@
-"""In which precision a network trains: weights are always kept in 32 bits, products may be taken of 16.
+"""Precision of training: weights are always stored in 32 bits, products may be computed in 16.
 
 Measured on one core of a CPU with AVX-512 BF16 (benchmarks/precision.py, 32×32×3 images): the network `fast` trains 1.4
 times as fast with bfloat16 as with float32, a plain stack of 32 and 64 filters 1.1 times.
@@ -20,7 +20,7 @@ _AMPERE = 8  # the first generation of NVIDIA's GPUs whose units multiply bfloat
 
 @contextmanager
 def policy(precision: Precision, *, heavy: bool) -> Iterator[None]:
-    """Build networks in some precision inside of the block.
+    """Build networks in a given precision inside the block.
 
     Args:
         precision: ``auto`` is bfloat16 where the network is heavy and the device computes with it.
@@ -40,7 +40,7 @@ def policy(precision: Precision, *, heavy: bool) -> Iterator[None]:
 
 @functools.cache
 def native_bfloat16() -> bool:
-    """Tell whether the device that Keras uses here multiplies bfloat16 faster than float32."""
+    """Return whether the device that Keras uses multiplies bfloat16 faster than float32."""
     import keras
 
     backend = keras.backend.backend()
@@ -61,7 +61,7 @@ def native_bfloat16() -> bool:
 
 
 def _cpu_flags() -> set[str]:
-    """Return what the CPU can, as Linux tells it; nothing on other systems."""
+    """Return the CPU's feature flags as Linux reports them; an empty set on other systems."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace").splitlines()
     except OSError:

@@ -1,4 +1,4 @@
-"""The contract of a task: all that the rest of the pipeline knows about what a model is for.
+"""The contract of a task: the interface between a kind of model and the rest of the pipeline.
 
 A task is a module of this package with a class `Task`, and a family names it: ``task = "classify"``. Models of one task
 compete with each other for one registered model per dataset. Nothing else in the package names a task.
@@ -39,7 +39,7 @@ class Scored:
         kept: The model's answers image by image, as far as `Task.compare` needs them.
         figures: The fields that the task's summary adds to those of all tasks.
         metrics: The metrics for MLflow, without the prefix ``test_``.
-        plots: Files to look at, by name.
+        plots: Plot files, by name.
         text: The figures in a line.
     """
 
@@ -66,7 +66,7 @@ class Comparison:
 
 
 class Task(ABC, Generic[S]):
-    """What models are for.
+    """A task that models perform.
 
     Attributes:
         noun: What a model of the task is called: the registered model of a dataset is ``<dataset>-<noun>``.
@@ -96,11 +96,11 @@ class Task(ABC, Generic[S]):
 
     @abstractmethod
     def compare(self, candidate: Arrays, champion: Arrays, version: str) -> Comparison:
-        """Compare two models by what was kept of their answers to the same test images.
+        """Compare two models by their stored predictions for the same test images.
 
         Args:
-            candidate: What was kept of the candidate.
-            champion: What was kept of the champion.
+            candidate: Stored predictions of the candidate.
+            champion: Stored predictions of the champion.
             version: The champion's version.
 
         Raises:

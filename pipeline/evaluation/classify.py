@@ -61,7 +61,7 @@ class Task(base.Task[Summary]):
     )
 
     def score(self, model: Any, split: TestSplit, features: Path, confidence: float) -> Scored:
-        """Score a classifier; kept are the label and the probabilities that it gives each image, and the truth."""
+        """Score a classifier; keep the true label, the predicted label and the probabilities of each image."""
         del features
         predicted, probabilities = predict(model, split)
         actual = np.asarray(split.test.labels)

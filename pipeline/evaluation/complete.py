@@ -50,7 +50,7 @@ class Task(base.Task[Summary]):
     )
 
     def score(self, model: Any, split: TestSplit, features: Path, confidence: float) -> Scored:
-        """Score a completer; kept is the mean squared error of each image, in units of the whole range of a pixel."""
+        """Score a completer; keep the mean squared error of each image, in units of the whole range of a pixel."""
         del features
         from scipy.stats import norm
 

@@ -45,7 +45,7 @@ class Summary(evaluate.Summary):
 
 
 class Task(base.Task[Summary]):
-    """Draws images that are not there."""
+    """Generates new images."""
 
     noun = "generator"
     serving: ClassVar[Mapping[str, tuple[str, ...]]] = {"generator": ("keras",)}
@@ -66,7 +66,7 @@ class Task(base.Task[Summary]):
     )
 
     def score(self, model: Any, split: TestSplit, features: Path, confidence: float) -> Scored:
-        """Score a generator; kept are the features of generated and of test images."""
+        """Score a generator; keep the features of generated and of test images."""
         del confidence
         fixed = feature_network.load(features)
         chosen = np.sort(np.random.default_rng(0).permutation(len(split.test))[:_MOST])
@@ -161,7 +161,7 @@ class Task(base.Task[Summary]):
 
 
 def draw(model: Any, counts: npt.NDArray[np.int64]) -> Images:
-    """Return images of a served generator: as many of each class as asked for, always the same."""
+    """Return images of a served generator: the requested number of each class, always the same."""
     import pandas as pd
 
     labels = np.arange(len(counts))
@@ -191,7 +191,7 @@ def _distances(
 def _memory(
     drawn: feature_network.Features, real: feature_network.Features, fixed: feature_network.FeatureNetwork
 ) -> dict[str, float]:
-    """Return signs of images learned by heart: how near to training images generated ones are, and test images.
+    """Return signs of memorised images: how near to training images generated ones are, and test images.
 
     ``memorised`` is the share of generated images that are nearer to one than all but a hundredth of the test images:
     a hundredth is what new images have. ``nearest`` and ``nearest_real`` are median distances.

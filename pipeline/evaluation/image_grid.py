@@ -1,4 +1,4 @@
-"""Sheets of images as PNG."""
+"""Grids of images as PNG."""
 
 from __future__ import annotations
 

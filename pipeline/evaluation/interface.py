@@ -1,4 +1,4 @@
-"""What models of a task take and return, in plain terms; MLflow's signature is made of it."""
+"""Inputs and outputs of a task's models, from which MLflow's signature is made."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Column:
 
 @dataclass(frozen=True)
 class Interface:
-    """What models take and return.
+    """Inputs and outputs of models.
 
     Attributes:
         inputs: What a caller sends.

@@ -1,4 +1,4 @@
-"""How the figures of a task are shown, in a terminal and on the report page."""
+"""Labels and formats of a task's figures, in a terminal and on the report page."""
 
 from __future__ import annotations
 

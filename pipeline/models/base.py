@@ -1,4 +1,4 @@
-"""What a family of models is: its settings, its search space, how it builds, trains and is scored.
+"""The contract of a model family: settings, search space, training and objective.
 
 A family is a package in this folder whose module `family` has a class `Family`, found by its name. It knows neither
 the study that searches it nor where runs are logged: everything enters through the arguments of `fit`.
@@ -87,10 +87,10 @@ class Fitted(ABC):
 
     @abstractmethod
     def answer(self, images: Images) -> object:
-        """Return what the model says of some images, (N, H, W, C): how long it takes is its latency."""
+        """Return the predictions for images, (N, H, W, C); the duration of the call is the latency."""
 
     def draw(self, path: Path) -> bool:
-        """Write a picture (PNG) of what the model gives, to watch it learn; return False where there is none to see."""
+        """Write a picture (PNG) of the model's output; return False if the model has none."""
         del path
         return False
 
@@ -156,7 +156,7 @@ class BaseFamily(ABC):
                 raise ParamsError(f"{name}.presets: unknown", expected=nearest(wanted, known), found=repr(wanted))
 
     def suggest(self, trial: Trial) -> Hyperparameters:
-        """Ask a trial for hyperparameters. A family with conditional dimensions overrides this."""
+        """Sample hyperparameters from a trial. A family with conditional dimensions overrides this."""
         return sample(trial, self.dimensions)
 
     def presets_for(self, dataset: str) -> dict[str, Hyperparameters]:

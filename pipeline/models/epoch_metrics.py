@@ -9,7 +9,7 @@ from typing import Self
 
 @dataclass(frozen=True)
 class EpochMetrics:
-    """What one epoch of a training gave.
+    """The metrics of one epoch of a training.
 
     Example: ``epoch["val_loss"]`` is a metric by its name, the same as ``epoch.values["val_loss"]``.
 

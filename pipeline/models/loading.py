@@ -34,7 +34,7 @@ def load(name: str, settings: Mapping[str, Any] | None = None, dataset: str | No
     Args:
         name: Name of its package and of its section of params.
         settings: Its section; None reads params.yaml.
-        dataset: Whose search space it is to have; None leaves it at what holds for all.
+        dataset: Dataset whose search space to use; None uses the general space.
 
     Raises:
         ParamsError: No such family, or a section that is wrong.

@@ -32,11 +32,11 @@ class Choice(params.Settings):
     )
 
     def holds(self, value: Value) -> bool:
-        """Tell whether a value is one of these."""
+        """Return whether a value is one of these."""
         return value in self.choices
 
     def sample(self, trial: Trial, name: str) -> Value:
-        """Ask a trial for a value of this dimension."""
+        """Sample a value of this dimension from a trial."""
         value: Value = trial.suggest_categorical(name, self.choices)
         return value
 
@@ -57,11 +57,11 @@ class Range(params.Settings):
         return self
 
     def holds(self, value: Value) -> bool:
-        """Tell whether a value is a number from `low` to `high`."""
+        """Return whether a value is a number from `low` to `high`."""
         return not isinstance(value, str) and self.low <= value <= self.high
 
     def sample(self, trial: Trial, name: str) -> Value:
-        """Ask a trial for a value of this dimension."""
+        """Sample a value of this dimension from a trial."""
         if isinstance(self.low, int) and isinstance(self.high, int):
             return trial.suggest_int(name, self.low, self.high, log=self.log)
         return trial.suggest_float(name, float(self.low), float(self.high), log=self.log)
@@ -91,7 +91,7 @@ def override(space: Space, overrides: Mapping[str, Any], where: str) -> dict[str
 
 
 def sample(trial: Trial, space: Space) -> Hyperparameters:
-    """Ask a trial for a value of every dimension."""
+    """Sample a value of every dimension from a trial."""
     return {name: dimension.sample(trial, name) for name, dimension in space.items()}
 
 

@@ -1,6 +1,6 @@
 """Random changes of training images, as operations of Keras: they run on the device, on every backend.
 
-A shift and a mirroring only say from which row and column each pixel comes. As one-hot matrices they cost two small
+A shift or a mirroring only selects the source row and column of each pixel. As one-hot matrices they cost two small
 products, need no gather, and leave black where an image has nothing to show.
 """
 
@@ -12,7 +12,7 @@ from pipeline.models.space import Hyperparameters
 
 
 class Augment:
-    """What happens to a batch of images before a network sees it in training.
+    """Random augmentation of a batch of training images.
 
     Args:
         hyperparameters: ``shift`` (pixels, in each direction), ``flip`` (left to right, for half of the images),
@@ -42,7 +42,7 @@ class Augment:
         return images
 
     def _sources(self, count: Any, length: int, *, mirrored: bool) -> Any:
-        """Return for each image a matrix that takes each place along a side from where it comes, or from nowhere."""
+        """Return a one-hot matrix per image: the source of each place along a side; a zero row where there is none."""
         import keras
         from keras import ops
 

@@ -1,10 +1,10 @@
 """The whole state of a training: every model variable and the optimizer's.
 
 A `.keras` file leaves out the state of seed generators, so training resumed from one would draw other dropout masks
-than training that never stopped. Here everything that training changes is kept, as plain arrays.
+than training that never stopped. This module saves everything that training changes, as plain arrays.
 
-The model that was saved last is kept in memory, too: whoever goes on with its training in the same process needs not
-build, trace and compile it anew, which takes a small model as long as an epoch.
+The last saved model is kept in memory, too: resuming its training in the same process then needs no new build, trace
+and compilation, which take a small model as long as an epoch.
 """
 
 from __future__ import annotations
@@ -41,7 +41,9 @@ def begin(build: Callable[[], keras.Model], state: Path | None, seed: int) -> ke
     _saved.clear()  # it is about to change, or to make room for another
     if live:
         return live[0]
-    keras.utils.clear_session(free_memory=False)  # a worker builds many models: what the last left must not pile up
+    keras.utils.clear_session(
+        free_memory=False
+    )  # a worker builds many models: memory of earlier models must not accumulate
     keras.utils.set_random_seed(seed)
     model = build()
     model.optimizer.build(model.trainable_variables)  # else the first step does, and a second time is traced for it
@@ -59,7 +61,7 @@ def save(model: keras.Model, path: Path) -> None:
 
 
 def _file(path: Path) -> _File | None:
-    """Return what tells a file from every other, by whatever path it is found; None where there is none."""
+    """Return an identity of a file that does not depend on its path; None if it does not exist."""
     try:
         found = path.stat()
     except OSError:

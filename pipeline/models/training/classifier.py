@@ -1,4 +1,4 @@
-"""How every Keras classifier trains. Its family only builds the network."""
+"""Training of Keras classifiers; a family only builds the network."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 class ClassifierSettings(FamilySettings):
-    """What the section of a family of classifiers holds.
+    """A classifier family's section of params.
 
     Attributes:
         class_weights: ``balanced`` weighs every class alike, however many images it has.
@@ -40,7 +40,7 @@ class ClassifierSettings(FamilySettings):
 
 
 class KerasClassifier(KerasFamily):
-    """A family whose `build` gives logits, trained by cross-entropy as `recipe` says."""
+    """A family whose `build` gives logits, trained by cross-entropy as `recipe` defines."""
 
     Settings: ClassVar[type[FamilySettings]] = ClassifierSettings
     settings: ClassifierSettings
@@ -52,7 +52,7 @@ class KerasClassifier(KerasFamily):
         """Return a new model that takes raw uint8 images (N, H, W, C) and gives logits (N, classes)."""
 
     def heavy(self, hyperparameters: Hyperparameters) -> bool:
-        """Tell whether a network spends its time in wide convolutions; see `precision.policy`."""
+        """Return whether a network spends its time in wide convolutions; see `precision.policy`."""
         del hyperparameters
         return False
 
@@ -61,7 +61,7 @@ class KerasClassifier(KerasFamily):
         return trainable_parameters(self.build(hyperparameters, spec))
 
     def plan(self, data: Splits) -> TrainingPlan:
-        """Return how a classifier trains: on images and labels, the classes weighed as params say."""
+        """Return how a classifier trains: on images and labels, with the class weights that params set."""
         balanced = self.settings.class_weights == "balanced"
         weights = _balanced(data.train.labels, len(data.class_names)) if balanced else None
         return TrainingPlan(arrays=_labelled, arguments={"class_weight": weights}, stops=self._out_of_patience)

@@ -1,8 +1,8 @@
-"""A running average of a network's weights: what a training is worth now, whatever its learning rate still shakes.
+"""A running average of a network's weights, which smooths the noise of a high learning rate.
 
-It makes epochs in the middle of a training tell what the training will come to, and so what a search decides on.
+It makes metrics in the middle of a training predict its final result, on which a search bases its decisions.
 Optimizers of Keras keep one, too (`use_ema`), but of trainable weights only, begun at random ones, and validation sees
-it after it has been swapped in: this one averages normalisation statistics along and answers beside the network.
+it after it has been swapped in: this one also averages normalisation statistics, and predicts beside the network.
 Import it where Keras is loaded anyway.
 """
 

@@ -1,4 +1,4 @@
-"""What Keras has trained, as a checkpoint and as an exported model."""
+"""Results of Keras trainings, as a checkpoint and as an exported model."""
 
 from __future__ import annotations
 
@@ -45,11 +45,11 @@ class KerasFitted(Fitted):
         try:
             self.network.save(folder / "model.keras")
         finally:
-            if average:  # training may go on with it
+            if average:  # training may continue with it
                 self.network.trainable = False
 
     def answer(self, images: Images) -> object:
-        """Return what the network gives."""
+        """Return the network's output."""
         return self.network.predict_on_batch(images)
 
 

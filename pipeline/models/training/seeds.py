@@ -1,4 +1,4 @@
-"""Trains one model per seed, in pieces: a training that was killed goes on, and one that is finished is found again.
+"""Trains one model per seed, in pieces: an interrupted training resumes, and a finished one is not repeated.
 
 A piece is a task, which leaves a checkpoint; the metrics of its epochs are written when it is done. All of it stays in
 the study's folder, so code that changes without changing what is trained makes the stage run, and trains nothing.
@@ -51,9 +51,9 @@ class Seeds:
         self._known = {seed: _read(_written(task)) for seed, task in tasks.items()}
 
     def start(self, executor: Executor) -> None:
-        """Submit what is left to train."""
+        """Submit the remaining training."""
         for seed in self._tasks:
-            self._go_on(executor, seed)
+            self._submit_next(executor, seed)
 
     def finish(self, executor: Executor) -> SeedsResult:
         """Wait until every seed is trained, and return the best on validation.
@@ -67,7 +67,7 @@ class Seeds:
                     self._print(event.key, event.message)
                 elif isinstance(event, Done):
                     self._keep(event.key, event.result)
-                    self._go_on(executor, event.key)
+                    self._submit_next(executor, event.key)
                 else:
                     raise EngineError(f"training with seed {event.key} failed", found=event.reason)
         trained = {seed: known for seed, known in self._known.items() if known is not None}
@@ -91,13 +91,13 @@ class Seeds:
         stop = next(end for end in _ends(task.span.total) if end >= epochs)
         return replace(task, span=Span(0, stop, task.span.total))
 
-    def _go_on(self, executor: Executor, seed: int) -> None:
+    def _submit_next(self, executor: Executor, seed: int) -> None:
         piece = self._next(seed)
         if piece is not None:
             executor.submit(seed, piece)
-        elif not exported_model(self._last(seed)).is_dir():  # somebody has tidied up
+        elif not exported_model(self._last(seed)).is_dir():  # the folder was cleaned up
             self._known[seed] = None
-            self._go_on(executor, seed)
+            self._submit_next(executor, seed)
 
     def _keep(self, seed: int, piece: TaskResult) -> None:
         known = self._known[seed]
@@ -131,4 +131,4 @@ def _read(path: Path) -> TaskResult | None:
     try:
         return TaskResult.read(path)
     except (OSError, ValueError, KeyError, TypeError):
-        return None  # not there, or of other code: it is trained again
+        return None  # missing, or written by other code: train it again

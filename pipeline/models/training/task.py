@@ -1,7 +1,7 @@
 """A training task: some epochs of one training, which any executor can run, anywhere, more than once.
 
 Its result lies on disk beside its checkpoint, and both appear together or not at all. So a finished task is never
-computed again, whether the worker dies before it answers or the parent before it reads the answer.
+computed again, whether the worker dies before it returns the result or the parent before it reads it.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class TrainingTask:
         seed: Seed of the training.
         span: Epochs to train now.
         folder: Where the checkpoints of this training lie, one folder per task.
-        ledger: File that gets a line ``training epoch`` for every epoch computed: what the search really cost.
+        ledger: File that gets a line ``training epoch`` for every epoch computed: the actual cost of the search.
         export: Whether to leave a folder ``model`` beside the checkpoint; see `exported_model`.
         latency: Whether to measure how long the model takes to label one image.
         features: Folder written by the stage `features`, for families that need it.
@@ -79,7 +79,7 @@ class TaskResult:
     Attributes:
         epochs: Their metrics.
         parameters: Of the model.
-        latency_ms: Of its answer for one image, where it was to be measured.
+        latency_ms: Latency of predicting one image, if it was measured.
         checkpoint_bytes: Size of its checkpoint.
         pictures: Files in the task's folder that show what the model gives after its last epoch; there until the next
             task is finished.
@@ -92,7 +92,7 @@ class TaskResult:
     pictures: list[str] = field(default_factory=list)
 
     def measured(self) -> dict[str, float]:
-        """Return what is known of the model, by name."""
+        """Return the measurements of the model, by name."""
         known = {"parameters": self.parameters, "latency_ms": self.latency_ms}
         return {name: value for name, value in known.items() if value is not None}
 
@@ -185,7 +185,7 @@ def _train(task: TrainingTask, finished: Path, emit: Callable[[EpochMetrics], No
 
 
 def _out_of_memory(error: Exception) -> bool:
-    """Tell whether an error of any backend says that memory ran out: by name, because one only is installed."""
+    """Return whether an error of any backend means out of memory; by name, as only one backend is installed."""
     kinds = ("ResourceExhausted", "OutOfMemory")
     signs = ("RESOURCE_EXHAUSTED", "out of memory", "can't allocate memory", "not enough memory")
     named = any(kind in base.__name__ for base in type(error).__mro__ for kind in kinds)
@@ -197,7 +197,7 @@ def _first_line(error: Exception) -> str:
 
 
 def _latency_ms(fitted: Fitted, data: Splits) -> float:
-    """Return the median time to answer for one image, after the calls in which the backend prepares itself."""
+    """Return the median time to predict one image, after the calls in which the backend prepares itself."""
     image = np.asarray(data.val.images[:1])
     taken = []
     for _ in range(_LATENCY_CALLS):

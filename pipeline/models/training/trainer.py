@@ -51,12 +51,12 @@ class Trainer(keras.Model):
         self._steps = self.add_weight(shape=(), initializer="zeros", trainable=False, name="steps")
 
     def build(self, input_shape: Any) -> None:
-        """Nothing is left to build: the network is."""
+        """Do nothing: the network is already built."""
         del input_shape
         self.built = True
 
     def call(self, images: Any, training: bool = False) -> Any:
-        """Return logits; in training, of changed images, mixed in pairs where asked for."""
+        """Return logits; in training, of changed images, mixed in pairs if mixup is on."""
         if not training:
             return (self.average or self.network)(images, training=False)
         images = self._augment(images)
@@ -89,7 +89,7 @@ class Trainer(keras.Model):
         return loss
 
     def waited(self, loss: float) -> int:
-        """Take note of a validation loss and return for how many epochs it has not been lower than before."""
+        """Record a validation loss and return the number of epochs without improvement."""
         lower = loss < float(self._lowest)
         self._waited.assign(0.0 if lower else float(self._waited) + 1)
         if lower:

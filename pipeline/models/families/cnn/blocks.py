@@ -1,4 +1,4 @@
-"""What the architectures are put together from."""
+"""Building blocks of the architectures."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _MOMENTUM = 0.9  # moving averages follow within tens of steps: a first rung on 
 def conv(
     x: Any, filters: int, kernel: int = 3, *, strides: int = 1, pool: bool = False, activation: str | None = "relu"
 ) -> Any:
-    """Return x convolved with padded borders, pooled where asked for (maxima of 2×2), normalised and activated."""
+    """Return x convolved with padded borders, pooled if requested (maxima of 2×2), normalised and activated."""
     from keras import layers
 
     x = layers.Conv2D(filters, kernel, strides=strides, padding="same", use_bias=False)(x)

@@ -46,14 +46,14 @@ class Family(KerasClassifier):
         super().__init__(name, settings, dataset)
 
     def suggest(self, trial: Trial) -> Hyperparameters:
-        """Ask a trial for an architecture, then for what that architecture and every training have."""
+        """Sample an architecture, then its own dimensions and those of every training."""
         architecture = self.dimensions["architecture"].sample(trial, "architecture")
         others = {f"{other}_" for other in architectures() if other != architecture}
-        asked = {name: d for name, d in self.dimensions.items() if not name.startswith(tuple(others))}
-        return sample(trial, asked)
+        relevant = {name: d for name, d in self.dimensions.items() if not name.startswith(tuple(others))}
+        return sample(trial, relevant)
 
     def heavy(self, hyperparameters: Hyperparameters) -> bool:
-        """Tell whether the architecture calls itself heavy."""
+        """Return whether the architecture is marked as heavy."""
         return bool(_load(str(hyperparameters["architecture"])).HEAVY)
 
     def build(self, hyperparameters: Hyperparameters, spec: Spec) -> keras.Model:

@@ -26,7 +26,7 @@ def _non_saturating(real: Any, fake: Any, judged: Any) -> tuple[Any, Any]:
 
 
 def _hinge(real: Any, fake: Any, judged: Any) -> tuple[Any, Any]:
-    """The same with a margin, beyond which the discriminator learns no more."""
+    """Hinge loss: beyond a margin, the discriminator stops learning."""
     return ops.mean(ops.relu(1 - real)) + ops.mean(ops.relu(1 + fake)), -ops.mean(judged)
 
 
@@ -73,7 +73,7 @@ class Adversaries(keras.Model):
         self._of_discriminator = keras.metrics.Mean("discriminator_loss")
 
     def build(self, input_shape: Any) -> None:
-        """Nothing is left to build: the networks are."""
+        """Do nothing: the networks are already built."""
         del input_shape
         self.built = True
 

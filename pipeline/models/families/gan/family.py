@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from pipeline.models.families.gan.adversaries import Adversaries
 
-_DRAWN = 512  # images per batch when a generator is asked
+_DRAWN = 512  # images per batch when a generator draws
 _SEED = 0  # of the noise that scores and pictures are made from: the same for every epoch of every trial
 _SIDE = 10  # of the picture, in images
 
@@ -132,10 +132,10 @@ class Family(KerasFamily):
 
 @dataclass(frozen=True)
 class FittedGan(KerasFitted):
-    """A trained generator, which can show what it draws."""
+    """A trained generator, which can draw sample images."""
 
     def draw(self, path: Path) -> bool:
-        """Write a picture of generated images, a class per column where they can be asked for."""
+        """Write a picture of generated images, a class per column if the generator is conditional."""
         labels = np.tile(np.arange(_SIDE) % _classes(self.network), _SIDE)
         path.write_bytes(image_grid.sheet(generate(self.network, labels, _SEED), _SIDE))
         return True
@@ -157,11 +157,11 @@ def score(generator: keras.Model, fixed: FeatureNetwork) -> Values:
 
 
 def generate(generator: keras.Model, labels: Labels, seed: int) -> Images:
-    """Return as many images as labels, uint8 (N, H, W, C); a generator that is not conditional leaves them aside."""
+    """Return as many images as labels, uint8 (N, H, W, C); an unconditional generator ignores them."""
     inputs = generator.inputs
     noise = np.random.default_rng(seed).standard_normal((len(labels), inputs[0].shape[1]), np.float32)
-    asked = [noise, labels.astype(np.int32)][: len(inputs)]
-    drawn = input_pipeline.predict(generator, asked, _DRAWN)
+    batch = [noise, labels.astype(np.int32)][: len(inputs)]
+    drawn = input_pipeline.predict(generator, batch, _DRAWN)
     return np.rint(np.asarray(drawn, np.float32) * 255).astype(np.uint8)
 
 

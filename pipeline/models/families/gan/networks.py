@@ -14,7 +14,7 @@ from pipeline.models.space import Hyperparameters
 if TYPE_CHECKING:
     import keras
 
-_LEAST_SIDE = 4  # of the smallest feature map; halving goes on while the next would not be smaller than this
+_LEAST_SIDE = 4  # of the smallest feature map; halving continues while the next map is at least this large
 _SLOPE = 0.2
 _MOMENTUM = 0.9
 

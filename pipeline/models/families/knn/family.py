@@ -1,6 +1,6 @@
 """Nearest neighbours on pixels: the floor that every other family has to beat.
 
-How many neighbours vote is not left to the search: one pass over the distances tells it for every number at once, by
+How many neighbours vote is not left to the search: one pass over the distances scores every number at once, by
 cross-validation on the training images alone.
 """
 
@@ -28,11 +28,11 @@ _METRICS = {"l1": "manhattan", "l2": "euclidean"}
 
 
 class NeighboursSettings(FamilySettings):
-    """What the family's section of params holds.
+    """The family's section of params.
 
     Attributes:
         neighbours: The numbers of neighbours that cross-validation chooses from.
-        folds: Of cross-validation; each in turn is the one that the others are asked about.
+        folds: Number of folds of cross-validation; each in turn is held out.
         fold_images: Training images that cross-validation uses, all folds together.
         images: By metric, how many training images are kept to be neighbours; 0: all. L1 costs a subtraction for every
             pair of pixels, L2 a matrix product: measured on one busy core, 0.5 and 6 billion of them a second.
@@ -62,7 +62,7 @@ class Neighbours(Fitted):
     classes: int
 
     def save_state(self, path: Path) -> None:
-        """Write that there is nothing to go on from: one epoch is all there is."""
+        """Write a state without weights: training ends after one epoch, so nothing resumes from it."""
         np.savez(path, k=self.k)
 
     def export(self, folder: Path) -> None:
@@ -123,22 +123,22 @@ class Family(BaseFamily):
         found: dict[int, list[Score]] = {k: [] for k in self.settings.neighbours}
         for held_out in folds:
             others = np.concatenate([fold for fold in folds if fold is not held_out])
-            asked = train.take(held_out)
-            counts = votes(train.take(others), asked.images, metric, self.settings.neighbours, classes)
+            queries = train.take(held_out)
+            counts = votes(train.take(others), queries.images, metric, self.settings.neighbours, classes)
             for k, of_images in counts.items():
-                found[k].append(score(of_images, asked.labels))
+                found[k].append(score(of_images, queries.labels))
         return {
             k: Score(float(np.mean([s.accuracy for s in scores])), float(np.mean([s.loss for s in scores])))
             for k, scores in found.items()
         }
 
 
-def votes(known: Labelled, asked: Images, metric: str, numbers: Sequence[int], classes: int) -> dict[int, Votes]:
-    """Return how many of the nearest images are of each class, (N, classes), by how many are asked.
+def votes(known: Labelled, images: Images, metric: str, numbers: Sequence[int], classes: int) -> dict[int, Votes]:
+    """Return how many of the nearest images are of each class, (N, classes), by number of neighbours.
 
     Args:
         known: Images that vote, with their labels.
-        asked: Images of the same shape, (N, H, W, C).
+        images: Images of the same shape, (N, H, W, C).
         metric: ``l1`` or ``l2``, on pixels.
         numbers: How many neighbours vote; no more than there are.
         classes: Number of classes.
@@ -147,7 +147,7 @@ def votes(known: Labelled, asked: Images, metric: str, numbers: Sequence[int], c
 
     most = min(max(numbers), len(known))
     index = NearestNeighbors(n_neighbors=most, algorithm="brute", metric=_METRICS[metric]).fit(_flat(known.images))
-    nearest = known.labels[index.kneighbors(_flat(asked), return_distance=False)]
+    nearest = known.labels[index.kneighbors(_flat(images), return_distance=False)]
     counts = np.eye(classes, dtype=np.int32)[nearest].cumsum(axis=1)
     return {k: counts[:, min(k, most) - 1] for k in numbers}
 

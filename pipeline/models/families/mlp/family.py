@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class Family(KerasClassifier):
-    """Dense layers of equal width, each with batch normalisation where asked for, an activation and dropout.
+    """Dense layers of equal width, each with optional batch normalisation, an activation and dropout.
 
     Moving averages follow within tens of steps (momentum 0.9): a first rung on a small dataset has no more.
     """

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class Family(KerasClassifier):
-    """Stacked recurrent layers, one way or both, residual where asked for, and a dense head trained along with them."""
+    """Stacked recurrent layers, one way or both, optionally residual, and a dense head trained along with them."""
 
     space: ClassVar[Space] = {
         "cell": Choice(choices=("lstm", "gru", "simple")),

@@ -1,6 +1,6 @@
 """Transfer: the layers of a registered model, frozen or trained on, below a new classifier.
 
-Which model is said in params as ``models:/<name>@<alias>``; before anything runs, `pipeline.registry.pretrained` writes
+Params name the model as ``models:/<name>@<alias>``; before anything runs, `pipeline.registry.pretrained` writes
 beside it which version that is and the sha256 of its file, so that DVC sees when it changes.
 """
 
@@ -40,7 +40,7 @@ class Pin(params.Settings):
 
 
 class TransferSettings(ClassifierSettings):
-    """What the family's section of params holds.
+    """The family's section of params.
 
     Attributes:
         init_from: ``models:/<name>@<alias>`` or ``models:/<name>/<version>``.
@@ -69,7 +69,7 @@ class Family(KerasClassifier):
     }
 
     def suggest(self, trial: Trial) -> Hyperparameters:
-        """Ask a trial for hyperparameters; see `BaseFamily.suggest`.
+        """Sample hyperparameters from a trial; see `BaseFamily.suggest`.
 
         Raises:
             ParamsError: No model to begin with is named, or it has not been resolved.
