@@ -1,10 +1,10 @@
-"""The reference GAN as it was published against ours, at equal training time, in the features of one network.
+"""Compares the published reference GAN with ours, at equal training time and with one feature network.
 
-The published loop asks `predict` for fakes and calls `train_on_batch` twice, for every batch. Ours is one model and
-plain `fit()`. Three trainings: the published loop; its networks (preset R19) in our model, for as many steps, to
-compare the time of a step; and our own networks for as many seconds as the published loop took. All are scored by the
-same network against the same validation images. Seconds are those of the processor, so that a busy machine favours
-nobody. Prints the figures and writes them as JSON, with a sheet of samples each.
+For every batch, the published loop generates fakes with `predict` and calls `train_on_batch` twice. Ours is one model
+with plain `fit()`. There are three trainings: the published loop; its networks (preset R19) in our model, for the same
+number of steps, to compare the time per step; and our own networks, for the same number of seconds. All are scored by
+the same network against the same validation images. Times are processor times, so that other load on the machine does
+not matter. Prints the figures, and writes them as JSON, with a sheet of samples for each training.
 
     python benchmarks/gan.py --data data/prepared/mnist --features data/features/mnist/gan [--epochs 5]
 """
@@ -66,7 +66,7 @@ def published(images: np.ndarray, epochs: int) -> tuple[Any, float, int]:
     discriminator.compile("adam", "binary_crossentropy")
     truth = np.concatenate([np.ones((BATCH, 1)), np.zeros((BATCH, 1))])
     real = images / np.float32(255)
-    # Once before it is frozen for the combined model: frozen first, Keras 3 would never train it.
+    # Train once before freezing it for the combined model: if frozen first, Keras 3 would never train it.
     discriminator.train_on_batch(np.concatenate([real[:BATCH], real[:BATCH]]), truth)
     discriminator.trainable = False
     combined = keras.Sequential([generator, discriminator])
@@ -84,7 +84,7 @@ def published(images: np.ndarray, epochs: int) -> tuple[Any, float, int]:
 
 
 class Timed:
-    """A function, and how many seconds of the processor its calls have taken."""
+    """A function that measures the processor time of its calls, in seconds."""
 
     def __init__(self, function: Callable[..., Any]) -> None:
         self._function = function
@@ -101,15 +101,15 @@ class Timed:
 def ours(
     hyperparameters: dict[str, Any], data: Splits, fixed: feature_network.FeatureNetwork, *, epochs: int, seconds: float
 ) -> tuple[Any, float, int]:
-    """Return what our family trains, the seconds it took without scores, and its steps.
+    """Return the result of our family's training, its seconds without scoring, and its steps.
 
     Args:
-        hyperparameters: A point of its space.
+        hyperparameters: A point of the family's space.
         data: Train and validation splits.
         fixed: The feature network.
-        epochs: How many epochs to train in one go; 0: one after the other, as long as there is time. Then building
-            the model anew for each counts as training, too.
-        seconds: How much time there is.
+        epochs: Number of epochs to train in one call; 0 to train single epochs until the time is over. Then rebuilding
+            the model for each epoch counts as training time.
+        seconds: Time limit.
     """
     family = loading.load("gan", {})
     family.feature_network = fixed
@@ -133,7 +133,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, required=True, help="prepared MNIST")
     parser.add_argument("--features", type=Path, required=True, help="folder written by the stage features")
-    parser.add_argument("--epochs", type=int, default=5, help="of the published loop")
+    parser.add_argument("--epochs", type=int, default=5, help="epochs of the published loop")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "gan.json")
     arguments = parser.parse_args()
@@ -142,24 +142,24 @@ def main() -> None:
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
     result: dict[str, Any] = {}
 
-    def told(name: str, generator: Any, seconds: float, steps: int) -> None:
+    def report(name: str, generator: Any, seconds: float, steps: int) -> None:
         figures = score(generator, fixed)
         result[name] = {"seconds": seconds, "ms_per_step": 1000 * seconds / steps, "steps": steps, **figures}
         FittedGan([], 0, generator, generator).draw(arguments.output.with_name(f"gan-{name}.png"))
         print(
-            f"{name:10} {seconds:6.0f} s, {1000 * seconds / steps:5.1f} ms a step: FID {figures['val_fid']:8.3f}"
+            f"{name:10} {seconds:6.0f} s, {1000 * seconds / steps:5.1f} ms per step: FID {figures['val_fid']:8.3f}"
             f" (real {figures['floor_fid']:.3f}), KID {figures['val_kid']:.4f}, coverage {figures['val_coverage']:.0%}",
             flush=True,
         )
         arguments.output.write_text(json.dumps(result, indent=2) + "\n")
 
     peer, limit, steps = published(np.asarray(data.train.images), arguments.epochs)
-    told("published", peer, limit, steps)
+    report("published", peer, limit, steps)
     r19 = next(preset for preset in loading.load("gan", {}).presets if preset.name == "R19").hyperparameters
     fitted, seconds, steps = ours(dict(r19), data, fixed, epochs=arguments.epochs, seconds=np.inf)
-    told("R19", fitted.network, seconds, steps)
+    report("R19", fitted.network, seconds, steps)
     fitted, seconds, steps = ours(OURS, data, fixed, epochs=0, seconds=limit)
-    told("ours", fitted.network, seconds, steps)
+    report("ours", fitted.network, seconds, steps)
 
 
 if __name__ == "__main__":

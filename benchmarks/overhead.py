@@ -1,8 +1,8 @@
-"""What the engine costs: wall time of a search over that of the same trainings in bare processes, workers up already.
+"""Measures the overhead of a search: its wall time divided by that of the same trainings in bare processes.
 
-Both train the same trials of two rungs, one thread for each of two workers. The search is the real one: study, pruner,
-MLflow, checkpoints and pipes. Bare processes share the trials out beforehand and only train, until the last is done.
-The ratio to the mean time that they are at work is told, too: it also holds that in the end one worker has no work.
+Both train the same trials of two rungs with two started workers of one thread each. The search is the real one: study,
+pruner, MLflow, checkpoints and pipes. The bare processes get fixed shares of the trials and only train, until the last
+has finished. The ratio to their mean working time is also printed; it includes the idle time of a worker at the end.
 
     python benchmarks/overhead.py [--images 12000] [--data data/prepared/mnist]
 """
@@ -47,13 +47,13 @@ WARM_UP = throughput.WARM_UP
 
 
 def rung(folder: Path, data: Path, number: int, point: dict[str, Any], start: int, stop: int) -> TrainingTask:
-    """Return a piece of a training."""
+    """Return the task of one rung of a trial."""
     span = Span(start, stop, TRIAL_EPOCHS)
     return TrainingTask("cnn", {}, point, data, abs(number), span, folder / f"trial-{number}", folder / "epochs.log")
 
 
 def searched(folder: Path, data: Path) -> float:
-    """Return the seconds that a search takes for the trials."""
+    """Return the duration of a search with the trials, in seconds."""
     os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{folder / 'mlflow.db'}"
     budget = {"trials": len(TRIALS), "epochs": 10_000, "minutes": 600, "trial_epochs": TRIAL_EPOCHS}
     section = params.section("search", Path(__file__).parents[1] / "params.yaml") | {
@@ -85,7 +85,7 @@ def searched(folder: Path, data: Path) -> float:
 
 
 def bare(folder: Path, data: Path) -> list[float]:
-    """Return how many seconds each of the bare processes is at work on the same trainings."""
+    """Return the working time of each bare process for the same trainings, in seconds."""
     spawn = multiprocessing.get_context("spawn")
     ready, taken = spawn.Barrier(WORKERS), spawn.SimpleQueue()
     shares = [list(range(place, len(TRIALS), WORKERS)) for place in range(WORKERS)]
@@ -99,7 +99,7 @@ def bare(folder: Path, data: Path) -> list[float]:
 
 
 def train(folder: Path, data: Path, share: list[int], ready: Any, taken: Any) -> None:
-    """Train some trials, one after the other, and tell how many seconds that took."""
+    """Train some trials one after the other, and send the duration in seconds to a queue."""
     from pipeline.backend import configure
 
     configure.configure("tensorflow", threads=1)
@@ -116,7 +116,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=12_000)
     parser.add_argument("--repeats", type=int, default=1)
-    parser.add_argument("--data", type=Path, help="prepared MNIST; noise of its shape if left out")
+    parser.add_argument("--data", type=Path, help="prepared MNIST; default: noise of the same shape")
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "overhead.json")
     arguments = parser.parse_args()
     scratch = Path(tempfile.mkdtemp())

@@ -1,6 +1,7 @@
-"""What bfloat16 gains here: images per second of architectures in mixed precision against single precision.
+"""Measures the gain from bfloat16: images per second in mixed precision compared with single precision.
 
-One thread, as a worker has; the first epoch, in which Keras traces, is left out. Prints a row for each architecture.
+It uses one thread, as a worker does, and excludes the first epoch, in which Keras traces. Prints a row for each
+architecture.
 
     python benchmarks/precision.py --data data/prepared/cifar10 [--images 6400]
 """
@@ -32,7 +33,7 @@ CONFIGURATIONS: dict[str, dict[str, Any]] = {
 
 
 def images_per_second(space: dict[str, Any], precision: str, data: Splits) -> float:
-    """Return how fast one point trains: the middle of a space."""
+    """Return the training speed of the centre of a space."""
     family = loading.load("cnn", {"space": space, "precision": precision})
     point = centre(family.suggest)
     fitted = family.fit(point, data, Span(0, EPOCHS, EPOCHS), seed=0, state=None, on_epoch=lambda _: None)
@@ -42,7 +43,7 @@ def images_per_second(space: dict[str, Any], precision: str, data: Splits) -> fl
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="a prepared dataset")
-    parser.add_argument("--images", type=int, default=6400, help="how many to train on")
+    parser.add_argument("--images", type=int, default=6400, help="number of training images")
     arguments = parser.parse_args()
     configure.configure("tensorflow", threads=1)
     whole = load_splits(arguments.data)

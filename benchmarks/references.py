@@ -1,7 +1,7 @@
-"""What the reference classifiers reach on validation images, each trained for as many epochs as it was published with.
+"""Measures the validation accuracy of the reference classifiers, each trained for its published number of epochs.
 
-Test images stay out of it: only the stage `evaluate` reads them. A worker with one thread per core trains them side by
-side, so the seconds are those of a training on one core.
+Test images are not used: only the stage `evaluate` reads them. Each core runs a worker with one thread, and the workers
+train in parallel, so the times are those of a training on one core.
 
     python benchmarks/references.py [--data data/prepared] [--epochs 1] [--only R4 R11]
 """
@@ -29,12 +29,12 @@ from pipeline.models.training import task
 from pipeline.models.training.task import TrainingTask
 
 ROOT = Path(__file__).resolve().parents[1]
-# As published; none is known of R3, for which 5 was chosen.
+# As published; the number for R3 is unknown, and 5 was chosen.
 EPOCHS = {"R1": 5, "R2": 10, "R3": 5, "R4": 10, "R5": 10, "R6": 5, "R7": 2, "R8": 5, "R9": 5, "R10": 5, "R11": 5}
 
 
 def references() -> dict[str, tuple[str, Preset]]:
-    """Return the family and the preset of every reference classifier of images, by name."""
+    """Return the family and the preset of every reference image classifier, by name."""
     found = {}
     for family in ("mlp", "cnn"):
         for preset in loading.load(family, {}).presets:
@@ -43,7 +43,7 @@ def references() -> dict[str, tuple[str, Preset]]:
 
 
 def train(names: list[str], data: Path, epochs: int | None, scratch: Path) -> Iterator[dict[str, Any]]:
-    """Train references and yield a row for each as it ends."""
+    """Train reference classifiers, and yield a row for each when it finishes."""
     known = references()
     with LocalExecutor(task.work("tensorflow"), configure.worker_environments(0)) as executor:
         for key, name in enumerate(names):
@@ -51,7 +51,7 @@ def train(names: list[str], data: Path, epochs: int | None, scratch: Path) -> It
             count = epochs or EPOCHS[name]
             folder = data / preset.dataset
             if not (folder / "meta.json").exists():
-                raise SystemExit(f"error: {folder} is not there: prepare {preset.dataset} first, or leave {name} out")
+                raise SystemExit(f"error: {folder} does not exist: prepare {preset.dataset} first, or omit {name}")
             span = Span(0, count, count)
             point = preset.hyperparameters
             executor.submit(
@@ -68,7 +68,7 @@ def train(names: list[str], data: Path, epochs: int | None, scratch: Path) -> It
 
 
 def row(name: str, family: str, preset: Preset, epochs: list[EpochMetrics]) -> dict[str, Any]:
-    """Return what is told of a reference."""
+    """Return the row of a reference classifier."""
     return {
         "name": name,
         "family": family,
@@ -84,7 +84,7 @@ def row(name: str, family: str, preset: Preset, epochs: list[EpochMetrics]) -> d
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=ROOT / "data" / "prepared", help="folder of prepared datasets")
-    parser.add_argument("--epochs", type=int, help="for all, instead of as published")
+    parser.add_argument("--epochs", type=int, help="epochs of every classifier; default: as published")
     parser.add_argument("--only", nargs="+", default=list(EPOCHS), choices=list(EPOCHS))
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "references.json")
     arguments = parser.parse_args()

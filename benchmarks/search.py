@@ -1,16 +1,16 @@
-"""Searches side by side: this engine, a plain Optuna loop, and KerasTuner's Hyperband, each for the same wall time.
+"""Compares this project's search with a plain Optuna loop and KerasTuner's Hyperband at equal wall time.
 
 All search the same space with the same networks, optimizer and schedule, on the same 30,000 + 5,000 MNIST training
-images. Each runs in processes of its own and is killed when its time is over; start-up counts. Ours is the stage as it
-is, without presets: rungs, a worker per core, an average of the weights. The plain loop is that of Optuna's own Keras
-examples: one process, `model.fit`, MedianPruner fed after each epoch. KerasTuner is not among the pinned packages:
+images. Each runs in its own processes and is killed at the time limit; start-up time counts. Ours is the unchanged
+search stage without presets: rungs, one worker per core, averaged weights. The plain loop follows Optuna's own Keras
+examples: one process, `model.fit`, and a report to MedianPruner after each epoch. KerasTuner is not a pinned package:
 `make bench` installs requirements/bench.txt.
 
     python benchmarks/search.py [--data data/prepared/mnist] [--seconds 300] [--seeds 0 1 2] [--systems ours optuna …]
     python benchmarks/search.py --show benchmarks/results/search.json [--picture searches.png]
 
-Writes one row per system and seed, and prints, on medians over the seeds, when ours reached what each other ended with.
-`--show` prints that again of rows measured before, and `--picture` draws them.
+Writes one row per system and seed, and prints, as medians over the seeds, when ours reached the final accuracy of each
+other system. `--show` prints this for rows from an earlier run, and `--picture` draws them.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ from pipeline.project import dvc, workspace
 from pipeline.search import plot_axes
 
 ROOT = Path(__file__).resolve().parents[1]
-# Perceptrons, as tutorials search them, so that each system tries dozens in five minutes. Chosen by us, and not
-# neutral: of convolutional networks a plain loop tries a dozen on two cores, and luck with the first ones decides. The
-# learning rate spans what it does in Optuna's own Keras example (keras_simple.py); our families span less.
+# Perceptrons, as in tutorials, so that each system tries dozens in five minutes. This choice is ours and not neutral:
+# with convolutional networks, a plain loop tries a dozen on two cores, and luck with the first ones decides. The range
+# of the learning rate is that of Optuna's own Keras example (keras_simple.py); our families use a narrower one.
 FAMILY, TRIAL_EPOCHS = "mlp", 9
 SETTINGS: dict[str, Any] = {"space": {"learning_rate": {"low": 1e-5, "high": 1e-1, "log": True}}}
 TRAIN, VAL = 30_000, 5_000
@@ -49,11 +49,11 @@ OTHERS = ("optuna", "kerastuner")
 Epoch = tuple[float, float]  # seconds since the start, validation accuracy
 
 
-# ---------------------------------------------------------------- what runs in a process of its own
+# ---------------------------------------------------------------- runs in a separate process
 
 
-class Told:
-    """Tells the parent of every epoch, in a file that outlives a kill."""
+class EpochLog:
+    """Logs every epoch and trial to a file that the parent reads after a kill."""
 
     def __init__(self, path: Path) -> None:
         self.file = path.open("a")
@@ -70,7 +70,7 @@ class Told:
 
 
 def compiled(hyperparameters: dict[str, Any], splits: Splits) -> Any:
-    """Return a model as our families train it, without what the engine adds for speed."""
+    """Return a compiled model as our families train it, without the optimizations for speed."""
     import keras
 
     from pipeline.models.base import Spec
@@ -84,8 +84,8 @@ def compiled(hyperparameters: dict[str, Any], splits: Splits) -> Any:
     return model
 
 
-def search_optuna(splits: Splits, seed: int, told: Told, folder: Path) -> None:
-    """Search as Optuna's Keras examples do, for ever."""
+def search_optuna(splits: Splits, seed: int, log: EpochLog, folder: Path) -> None:
+    """Search as Optuna's Keras examples do, without end."""
     import keras
     import optuna
 
@@ -103,13 +103,13 @@ def search_optuna(splits: Splits, seed: int, told: Told, folder: Path) -> None:
 
         def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
             value = (logs or {})["val_accuracy"]
-            told.epoch(value)
+            log.epoch(value)
             self.trial.report(value, epoch)
             if self.trial.should_prune():
                 raise optuna.TrialPruned
 
     def objective(trial: optuna.Trial) -> float:
-        told.trial()
+        log.trial()
         keras.backend.clear_session()
         hyperparameters = family.suggest(trial)
         model = compiled(hyperparameters, splits)
@@ -124,8 +124,8 @@ def search_optuna(splits: Splits, seed: int, told: Told, folder: Path) -> None:
     study.optimize(objective)
 
 
-def search_kerastuner(splits: Splits, seed: int, told: Told, folder: Path) -> None:
-    """Search with KerasTuner's Hyperband, for ever."""
+def search_kerastuner(splits: Splits, seed: int, log: EpochLog, folder: Path) -> None:
+    """Search with KerasTuner's Hyperband, without end."""
     import keras
     import keras_tuner
 
@@ -133,8 +133,8 @@ def search_kerastuner(splits: Splits, seed: int, told: Told, folder: Path) -> No
 
     family = load(FAMILY, SETTINGS)
 
-    class Asked:
-        """KerasTuner's hyperparameters as our families ask for them."""
+    class TunerTrial:
+        """KerasTuner's hyperparameters with the interface of a trial."""
 
         def __init__(self, hp: Any) -> None:
             self.hp = hp
@@ -150,15 +150,15 @@ def search_kerastuner(splits: Splits, seed: int, told: Told, folder: Path) -> No
 
     class Models(keras_tuner.HyperModel):
         def build(self, hp: Any) -> Any:
-            return compiled(family.suggest(Asked(hp)), splits)
+            return compiled(family.suggest(TunerTrial(hp)), splits)
 
         def fit(self, hp: Any, model: Any, *arguments: Any, **named: Any) -> Any:
-            told.trial()
+            log.trial()
             return model.fit(*arguments, batch_size=hp.get("batch_size"), **named)
 
     class Recording(keras.callbacks.Callback):
         def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
-            told.epoch((logs or {})["val_accuracy"])
+            log.epoch((logs or {})["val_accuracy"])
 
     tuner = keras_tuner.Hyperband(
         Models(), objective="val_accuracy", max_epochs=TRIAL_EPOCHS, factor=3, hyperband_iterations=1000, seed=seed,
@@ -179,18 +179,18 @@ def other(system: str, data: Path, seed: int, folder: Path) -> None:
     import keras
 
     keras.utils.set_random_seed(seed)
-    searches: dict[str, Callable[[Splits, int, Told, Path], None]] = {
+    searches: dict[str, Callable[[Splits, int, EpochLog, Path], None]] = {
         "optuna": search_optuna,
         "kerastuner": search_kerastuner,
     }
-    searches[system](load_splits(data), seed, Told(folder / "epochs.jsonl"), folder)
+    searches[system](load_splits(data), seed, EpochLog(folder / "epochs.jsonl"), folder)
 
 
 # ---------------------------------------------------------------- the parent
 
 
 def measure(system: str, data: Path, seed: int, seconds: float, folder: Path) -> dict[str, Any]:
-    """Run a search until its time is over, and return its row."""
+    """Run a search until the time limit, and return its row."""
     if system == "ours":
         command, directory, environment = ours(data, seed, folder)
     else:
@@ -204,9 +204,9 @@ def measure(system: str, data: Path, seed: int, seconds: float, folder: Path) ->
         try:
             process.wait(seconds)
         except subprocess.TimeoutExpired:
-            pass  # as it should: it searches for ever
+            pass  # expected: it searches without end
         else:
-            raise SystemExit(f"{system} ended before its time:\n{(folder / 'log.txt').read_text()[-3000:]}")
+            raise SystemExit(f"{system} ended before the time limit:\n{(folder / 'log.txt').read_text()[-3000:]}")
         finally:
             wall = time.time() - began
             kill_group(process)
@@ -222,10 +222,10 @@ def kill_group(process: subprocess.Popen[bytes]) -> None:
 
 
 def ours(data: Path, seed: int, folder: Path) -> tuple[list[str], Path, dict[str, str]]:
-    """Return how the search stage is started, in a workspace of its own."""
+    """Return the command, folder and environment of the search stage, in its own workspace."""
     budget = {"trials": 100_000, "epochs": 1_000_000, "minutes": 1000, "trial_epochs": TRIAL_EPOCHS}
     settings = [f"search.seed={seed}", f"search.budget={json.dumps({'default': budget})}", "search.presets=false"]
-    settings += [f"{FAMILY}={json.dumps(SETTINGS)}"]  # nothing narrower for MNIST: the peers search the family's space
+    settings += [f"{FAMILY}={json.dumps(SETTINGS)}"]  # not narrowed for MNIST: the others use the family's space
     workspace.prepare(folder / "ours", [*settings, f"families=[{FAMILY}]"])
     command = [
         sys.executable,
@@ -257,16 +257,16 @@ def our_epochs(folder: Path, began: float) -> tuple[list[Epoch], int]:
 
 
 def other_epochs(folder: Path, began: float) -> tuple[list[Epoch], int]:
-    """Return the epochs that another search has told of, and the number of its trials."""
-    told = folder / "epochs.jsonl"
-    lines = [json.loads(line) for line in told.read_text().splitlines() if line.endswith("}")] if told.exists() else []
+    """Return the epochs that another search has logged, and the number of its trials."""
+    log = folder / "epochs.jsonl"
+    lines = [json.loads(line) for line in log.read_text().splitlines() if line.endswith("}")] if log.exists() else []
     return [(line["at"] - began, line["value"]) for line in lines if "at" in line], sum(
         "trial" in line for line in lines
     )
 
 
 def row(system: str, seed: int, wall: float, epochs: list[Epoch], trials: int) -> dict[str, Any]:
-    """Return what is written of a search."""
+    """Return the result row of a search."""
     curve: list[list[float]] = []
     for seconds, exact in epochs:
         value = round(exact, 6)  # a framework's single precision is not a better result
@@ -285,12 +285,12 @@ def row(system: str, seed: int, wall: float, epochs: list[Epoch], trials: int) -
 
 
 def reached(curve: list[list[float]], value: float) -> float:
-    """Return when a curve first came to a value, infinity where it never did."""
+    """Return when a curve first reached a value; infinity if it never did."""
     return next((seconds for seconds, best in curve if best >= value), float("inf"))
 
 
 def compare(rows: list[dict[str, Any]]) -> None:
-    """Print every row, and the medians that the claim is about."""
+    """Print every row, and the medians of the comparison."""
     for one in rows:
         best = "-" if one["best"] is None else f"{one['best']:.4f} at {one['curve'][-1][0]:5.0f} s"
         print(f"{one['system']:<11} seed {one['seed']}: {best}, {one['trials']:3} trials, {one['epochs']:3} epochs,"
@@ -310,7 +310,7 @@ def compare(rows: list[dict[str, Any]]) -> None:
 
 
 def draw(rows: list[dict[str, Any]], picture: Path) -> None:
-    """Draw the best so far of every search over time, to its end."""
+    """Draw the best accuracy so far of every search over time."""
     figure, axes = plot_axes.titled(
         f"Best validation accuracy so far, {TRAIN:,} MNIST images, one line per seed", height=3.8
     )
@@ -327,7 +327,7 @@ def draw(rows: list[dict[str, Any]], picture: Path) -> None:
 
 
 def subset(folder: Path, into: Path) -> None:
-    """Write the images that all searches get: some of prepared MNIST, the same for everyone."""
+    """Write the subset of prepared MNIST that all searches use."""
     splits = load_splits(folder)
     random = np.random.default_rng(0)
     train, val = (np.sort(random.permutation(len(part))[:count]) for part, count in
@@ -337,13 +337,13 @@ def subset(folder: Path, into: Path) -> None:
 
 
 def measured(arguments: argparse.Namespace) -> list[dict[str, Any]]:
-    """Run every search with every seed; return their rows, which are written as they come."""
+    """Run every search with every seed; return their rows, each of which is written when it is complete."""
     scratch = Path(tempfile.mkdtemp())
     rows = []
     try:
         subset(arguments.data, scratch / "data")
         for seed in arguments.seeds:
-            for system in arguments.systems:  # side by side in time, too: the machine may have better and worse hours
+            for system in arguments.systems:  # alternate the systems, because the machine's load may vary over time
                 folder = scratch / f"{system}-{seed}"
                 folder.mkdir()
                 rows.append(measure(system, scratch / "data", seed, arguments.seconds, folder))
@@ -362,7 +362,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--systems", nargs="+", default=["ours", *OTHERS], choices=["ours", *OTHERS])
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "search.json")
-    parser.add_argument("--show", type=Path, help="measure nothing: rows to print and draw")
+    parser.add_argument("--show", type=Path, help="JSON of earlier rows to print and draw, without measuring")
     parser.add_argument("--picture", type=Path, help="PNG to draw")
     parser.add_argument("--one", choices=OTHERS, help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)

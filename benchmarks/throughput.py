@@ -1,8 +1,9 @@
-"""Images per second: this engine against the loop that Optuna's and Keras' own examples use, in one run.
+"""Compares the images per second of this project's executor with the plain loop of Optuna's and Keras' examples.
 
-Both train one fixed list of configurations on the same images for the same epochs, start-up apart. The plain loop is
-one process that builds, compiles and fits one model after the other with Keras' defaults; the engine is what the search
-stage uses: a worker with one thread per core, many steps per call. Prints both and their ratio, and writes it as JSON.
+Both train the same list of configurations on the same images for the same number of epochs; start-up time does not
+count. The plain loop is one process that builds, compiles and fits one model after the other with Keras' defaults. The
+executor is that of the search stage: one worker with one thread per core, and many steps per call. Prints both results
+and their ratio, and writes them as JSON.
 
     python benchmarks/throughput.py [--images 30000] [--data data/prepared/mnist]
 """
@@ -33,7 +34,7 @@ from pipeline.models.training import task
 from pipeline.models.training.task import TrainingTask
 
 EPOCHS = 2
-_STACK = next(preset.hyperparameters for preset in PRESETS if preset.name == "R11")  # Adam at 1e-3, as the peer has it
+_STACK = next(preset.hyperparameters for preset in PRESETS if preset.name == "R11")  # Adam at 1e-3, as in `plain`
 CONFIGURATIONS: list[dict[str, Any]] = [
     {**_STACK, "plain_filters": filters, "plain_batch_norm": norm, "batch_size": batch}
     for filters in (16, 24)
@@ -44,7 +45,7 @@ WARM_UP = {**CONFIGURATIONS[0], "plain_filters": 8}
 
 
 def data(folder: Path | None, images: int) -> Splits:
-    """Return MNIST from a prepared folder, or noise of its shape: speed does not depend on what is in the pixels."""
+    """Return MNIST from a prepared folder, or noise of the same shape: speed does not depend on pixel values."""
     if folder is not None:
         splits = load_splits(folder)
         return Splits(
@@ -60,7 +61,7 @@ def data(folder: Path | None, images: int) -> Splits:
 
 
 def engine(splits: Splits, scratch: Path) -> float:
-    """Return the seconds that the engine takes, workers up already."""
+    """Return the duration on the executor in seconds, with workers already started."""
     save_splits(scratch / "data", splits)
 
     def rung(key: int, configuration: dict, epochs: int) -> TrainingTask:
@@ -75,7 +76,7 @@ def engine(splits: Splits, scratch: Path) -> float:
 
 
 def run_all(executor: LocalExecutor, rungs: dict[int, TrainingTask]) -> None:
-    """Train every rung."""
+    """Train every rung, and wait for all of them."""
     for key, rung in rungs.items():
         executor.submit(key, rung)
     left = set(rungs)
@@ -88,7 +89,7 @@ def run_all(executor: LocalExecutor, rungs: dict[int, TrainingTask]) -> None:
 
 
 def plain(splits: Splits) -> float:
-    """Return the seconds of the plain loop, TensorFlow imported and warm already."""
+    """Return the duration of the plain loop in seconds, after importing and warming up TensorFlow."""
     configure.configure("tensorflow")
     import keras
 
@@ -114,7 +115,7 @@ def plain(splits: Splits) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--images", type=int, default=30_000)
-    parser.add_argument("--data", type=Path, help="prepared MNIST; noise of its shape if left out")
+    parser.add_argument("--data", type=Path, help="prepared MNIST; default: noise of the same shape")
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "throughput.json")
     arguments = parser.parse_args()
     splits = data(arguments.data, arguments.images)

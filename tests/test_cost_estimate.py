@@ -17,7 +17,7 @@ def test_the_cost_of_a_search_follows_from_its_budget_and_its_first_rung() -> No
     assert epochs == 9 * 1 + 3 * 2 + 1 * 6  # halving keeps a third of the trials at each rung
     unknown = cost_estimate.describe(budget, epochs, 2, None)
     assert (
-        unknown == "at most 9 trials, 999 epochs and 5 min on 2 workers; the first rung will tell how long that takes"
+        unknown == "at most 9 trials, 999 epochs and 5 min on 2 workers; a time estimate follows after the first rung"
     )
     known = cost_estimate.describe(budget, epochs, 2, cost_estimate.Measured(2.0, 1_500_000))
     assert "about 21 epochs of 2.0 s each are expected: 21 s, 6.0 MB of checkpoints" in known

@@ -203,7 +203,7 @@ def test_a_class_name_is_text_wherever_it_stands(reports: Path):
     read = Read(page(reports))  # which sees that every element is closed by its own end
     assert [tag for tag, _ in read.elements].count("script") == 1
     assert f"actual cat, predicted {NASTY}: 1 of 20 images (5.00 %)" in read.text
-    assert f"cat taken for {NASTY}" in read.text
+    assert f"cat labelled as {NASTY}" in read.text
 
 
 def test_the_page_needs_nothing_but_itself(reports: Path):

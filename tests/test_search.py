@@ -394,4 +394,4 @@ def test_two_searches_of_one_study_do_not_mix(project: Project) -> None:
         first.kill()
         first.communicate()
     assert second.returncode == 1
-    assert "another search is at work on this study" in told
+    assert "another search uses this study" in told

@@ -610,7 +610,7 @@ def test_beyond_its_budget_a_search_prints_how_long_what_it_started_will_take(
 ) -> None:
     _, engine = replayed(tmp_path, monkeypatch, speed=0.25, minutes=8.5, kind=Waking)
     assert isinstance(engine, Waking)
-    printed = re.findall(r"finishing what was started, about (\d+):(\d\d) left", capsys.readouterr().err)
+    printed = re.findall(r"finishing running trials, about (\d+):(\d\d) left", capsys.readouterr().err)
     seconds = [int(minutes) * 60 + int(rest) for minutes, rest in printed]
     assert len(seconds) > 10
     assert seconds == engine.left[-len(seconds) :]

@@ -1,4 +1,4 @@
-"""What every artifact is: a pydantic model, and how files of it are read and written.
+"""The base classes of artifacts, which are pydantic models, and functions to read and write their files.
 
 Example:
     best = base.read_json(path, search.Best, "search")
@@ -22,7 +22,7 @@ from pipeline.core.files import write_text
 Number = int | float  # an integer stays one
 Scalar = bool | int | float | str  # a hyperparameter
 
-_LISTED = 3  # faults of a file that its error names
+_LISTED = 3  # faults of a file that an error lists
 
 
 class Writable(Protocol):
@@ -36,7 +36,7 @@ class Artifact(pydantic.BaseModel):
     """A JSON file. Readers ignore keys that are not declared.
 
     Attributes:
-        written_last: Fields that stand at the end of the file, after those of subclasses and undeclared ones.
+        written_last: Fields at the end of the file, after those of subclasses and undeclared ones.
     """
 
     model_config = pydantic.ConfigDict(frozen=True, allow_inf_nan=False, protected_namespaces=())
@@ -52,8 +52,8 @@ class Row(pydantic.BaseModel):
     """A row of a CSV file. An empty cell is a missing value.
 
     Attributes:
-        other_columns: The field that holds the columns that no field declares, if any.
-        written_last: Fields whose columns stand at the end.
+        other_columns: Name of the field that holds all undeclared columns; empty for none.
+        written_last: Fields whose columns come last.
     """
 
     model_config = pydantic.ConfigDict(frozen=True)
@@ -85,7 +85,7 @@ def read_json(path: Path, model: type[A], stage: str) -> A:
 
     Args:
         path: The file.
-        model: What it must fit.
+        model: The model of its content.
         stage: The stage that writes it.
 
     Raises:
@@ -111,7 +111,7 @@ def write(path: Path, artifact: Writable, *, indent: int | None = 2) -> None:
 
 @contextmanager
 def usable(path: Path, stage: str) -> Iterator[None]:
-    """Raise one `DataError` for whatever is wrong with a file that is read in the block.
+    """Raise a `DataError` for any error while a file is read in the block.
 
     Args:
         path: The file.
@@ -141,7 +141,7 @@ def _row(row: dict[str | None, Any], model: type[R]) -> R:
 
 
 def _faults(error: pydantic.ValidationError) -> str:
-    """Return the first faults of a file: where, what is wrong, and what stands there."""
+    """Return the first faults of a file as text: the place, the error and the value."""
     faults = []
     for fault in error.errors()[:_LISTED]:
         where = ".".join(str(part) for part in fault["loc"])

@@ -1,4 +1,4 @@
-"""What the stage evaluate writes: the scores, the identity of the predictions, and answers by class."""
+"""Artifacts of the stage evaluate: the scores, the identity of the predictions, and the confusion matrix."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pipeline.artifacts.base import Artifact, Row
 
 
 class Summary(Artifact, extra="allow"):
-    """The scores of a model on the test split, `summary.json`; each task extends it by its figures.
+    """The scores of a model on the test split, `summary.json`; each task adds its figures.
 
     Attributes:
         run: Id of the MLflow run that trained the model.
@@ -26,7 +26,7 @@ class Summary(Artifact, extra="allow"):
 
 
 class Predictions(Artifact):
-    """Whose answers lie beside it and for what, `meta.json`; scores compare where `key` is the same."""
+    """The model and test data of the stored predictions, `meta.json`; scores with equal `key` are comparable."""
 
     key: str
     model_id: str

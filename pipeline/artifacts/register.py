@@ -1,4 +1,4 @@
-"""What the stage register writes: its decision about each task."""
+"""Artifacts of the stage register: its decision about each task."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from pipeline.artifacts.base import Artifact, Number
 
 
 class Decision(Artifact, extra="allow"):
-    """The decision about a candidate; the headline figures of its task are further keys.
+    """The decision about a candidate; the main figures of its task are additional keys.
 
     Attributes:
         model: Name of the registered model.
         version: The candidate's version.
         champion: The version that is champion after the decision.
         value: The candidate's objective on validation data.
-        comparison: Figures of the paired test; none where nothing was compared.
+        comparison: Figures of the paired test; None if nothing was compared.
         run: Id of the MLflow run that trained the candidate.
-        key: What figures must share to compare with the candidate's.
+        key: Figures with the same key are comparable with the candidate's.
     """
 
     __pydantic_extra__: dict[str, Number]

@@ -1,4 +1,4 @@
-"""What the stage search writes: the best hyperparameters, a summary and the table of trials."""
+"""Artifacts of the stage search: the best hyperparameters, a summary and the table of trials."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pipeline.artifacts.base import Artifact, Row, Scalar
 
 
 class Best(Artifact):
-    """The best trial as train needs it, `best.json`.
+    """The best trial, `best.json`, which is the input of the stage train.
 
     Attributes:
         epochs: Epochs of a whole training.
@@ -46,7 +46,7 @@ class Summary(Artifact):
 
 
 class Trial(Row):
-    """A row of `trials.csv`; `value` is missing where a trial failed before its first epoch ended."""
+    """A row of `trials.csv`; `value` is missing if the trial failed before the end of its first epoch."""
 
     other_columns: ClassVar[str] = "hyperparameters"
 

@@ -1,4 +1,4 @@
-"""What the stage train writes: what later stages need of the model, a summary and the curves."""
+"""Artifacts of the stage train: the model's description, a summary and the curves."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ import pydantic
 
 from pipeline.artifacts.base import Artifact, Row, Scalar
 
-_NOT_DRAWN = ("epoch", "at", "stopped")  # of an epoch's metrics: number, time of day, and the mark of an early end
+_NOT_DRAWN = ("epoch", "at", "stopped")  # keys of an epoch that are no curves: number, time of day, early stop
 
 
 class Model(Artifact):
-    """What later stages need of a trained model, `model.json`.
+    """Description of a trained model for later stages, `model.json`.
 
     Attributes:
-        value: The objective on validation data, by which families compete.
-        loss: Validation loss, which decides between equals; infinite where a family has none.
+        value: The objective on validation data, by which families are ranked.
+        loss: Validation loss, which breaks ties; infinite if a family has none.
         parameters: Number of parameters.
         run_id: Id of the MLflow run that trained it.
         model_id: Id of the logged model in MLflow.
@@ -57,7 +57,7 @@ class Summary(Artifact):
 
 
 class Epoch(Row):
-    """A row of `curves.csv`: an epoch's metrics by name, and as `value` the one that the search maximises."""
+    """A row of `curves.csv`: an epoch's metrics by name; `value` is the metric that the search maximises."""
 
     other_columns: ClassVar[str] = "metrics"
     written_last: ClassVar[tuple[str, ...]] = ("value",)
@@ -79,7 +79,7 @@ class Epoch(Row):
 
 
 def curves(epochs: Sequence[Epoch]) -> str:
-    """Return the text of `curves.csv`; the first epoch decides the columns."""
+    """Return the text of `curves.csv`; the first epoch determines the columns."""
     columns = list(epochs[0].cells())
     rows = [epoch.cells() for epoch in epochs]
     lines = [",".join(columns), *(",".join(f"{row[name]:.6g}" for name in columns) for row in rows)]

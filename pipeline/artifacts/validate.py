@@ -1,4 +1,4 @@
-"""What the stage validate writes: its report, with the reference that incoming batches are compared with."""
+"""Artifacts of the stage validate: its report, with the reference for the comparison of incoming batches."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pipeline.artifacts.base import Artifact, Number
 
 
 class Levels(pydantic.BaseModel):
-    """Mean and standard deviation of each channel's level over the images of a class."""
+    """Mean and standard deviation of each channel's level, over the images of a class."""
 
     model_config = pydantic.ConfigDict(frozen=True)
 
@@ -20,7 +20,7 @@ class Levels(pydantic.BaseModel):
 
 
 class Reference(pydantic.BaseModel):
-    """What the official train split is like; see `pipeline.validation.reference`."""
+    """Statistics of the official train split; see `pipeline.validation.reference`."""
 
     model_config = pydantic.ConfigDict(frozen=True)
 
@@ -30,7 +30,7 @@ class Reference(pydantic.BaseModel):
 
 
 class NearDuplicates(Artifact):
-    """Near duplicates: the distance that counts, pairs by distance and split, and the nearest pairs as text."""
+    """Near duplicates: the distance threshold, pairs by distance and split, and the nearest pairs as text."""
 
     threshold: float
     counts: dict[str, dict[str, int]]
@@ -38,14 +38,14 @@ class NearDuplicates(Artifact):
 
 
 class Report(Artifact):
-    """The report of validation, `reports/validate/<dataset>.json`: it exists only for data that passed.
+    """The validation report, `reports/validate/<dataset>.json`; it exists only for data that passed.
 
     Attributes:
-        images: Images by split; so are `imbalance`, `duplicates` and `digest`.
-        classes: Images by split and class.
-        imbalance: The largest class over the smallest.
-        leaked: Test images that occur in train.
-        expectations: What each expectation observed, by its name.
+        images: Number of images by split; `imbalance`, `duplicates` and `digest` are by split, too.
+        classes: Number of images by split and class.
+        imbalance: Size of the largest class divided by that of the smallest.
+        leaked: Number of test images that occur in train.
+        expectations: Observed values by the name of the expectation.
     """
 
     dataset: str
@@ -62,5 +62,5 @@ class Report(Artifact):
     reference: Reference
 
     def content(self) -> dict[str, Any]:
-        """Return the file's content as plain values; the reference as JSON spells it."""
+        """Return the file's content as plain values; the reference in JSON form."""
         return {**super().content(), "reference": self.reference.model_dump(mode="json")}

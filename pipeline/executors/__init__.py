@@ -1,1 +1,1 @@
-"""Executors: who runs a training task, on this machine or on a cluster."""
+"""Executors: run training tasks on this machine or on a cluster."""

@@ -1,7 +1,7 @@
-"""What an engine is: something that runs tasks elsewhere and tells what becomes of them.
+"""The executor interface: runs tasks in other processes and returns their results as events.
 
-A task is any picklable value; `Work` names the function that runs it. Whoever submits tasks stays the only one to
-touch studies and tracking servers.
+A task is any picklable value; `Work` names the function that runs it. Only the submitting process accesses studies and
+tracking servers.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from typing import Any, Protocol
 
 @dataclass(frozen=True)
 class Work:
-    """What workers do, by name, so that it can be told to another process or machine.
+    """The functions that workers run, by name, so that they can be sent to another process or machine.
 
     Attributes:
         function: ``package.module:name`` of ``function(task, emit) -> result``; `emit` sends a progress message.
         setup: ``package.module:name`` of a function that prepares a worker before its first task.
-        setup_arguments: Keyword arguments for it, such as JSON can hold.
-        forkable: Whether workers may be forked from a process in which `setup` was called: it starts no threads,
-            keeps nothing open, and does no harm when it is called again in the worker.
+        setup_arguments: Keyword arguments of `setup`; they must be JSON-serializable.
+        forkable: Whether workers may be forked from a process in which `setup` was called: it must start no threads,
+            keep nothing open, and be safe to call again in the worker.
     """
 
     function: str
@@ -52,7 +52,7 @@ class Done:
 
 @dataclass(frozen=True)
 class Failed:
-    """A task has raised, or every worker that tried it has died."""
+    """A task has raised an exception, or every worker that tried it has died."""
 
     key: int
     reason: str
@@ -61,7 +61,7 @@ class Failed:
 
 @dataclass(frozen=True)
 class Broken:
-    """A task could not be run for a reason that is not its own, such as a full disk: later it may succeed."""
+    """A task could not run because of the machine, such as a full disk: it may succeed later."""
 
     key: int
     reason: str
@@ -70,7 +70,7 @@ class Broken:
 
 Event = Progress | Done | Failed | Broken
 
-# What a machine lacks or forbids, whatever the task: no space, no quota, a file too large, a failing or read-only disk,
+# Errors caused by the machine and not by the task: no space, no quota, a file too large, a failing or read-only disk,
 # too many open files, no permission.
 _MACHINE = frozenset(
     {
@@ -88,23 +88,23 @@ _MACHINE = frozenset(
 
 
 class Executor(Protocol):
-    """Runs tasks on a number of slots. Use as a context manager: leaving it ends every worker."""
+    """Runs tasks on a number of slots. Use as a context manager: it ends every worker on exit."""
 
     @property
     def slots(self) -> int:
-        """How many tasks can run at once."""
+        """Number of tasks that can run at once."""
 
     def warm_up(self) -> None:
-        """Start workers where they take long to start, though there is nothing to do yet."""
+        """Start workers in advance if they are slow to start."""
 
     def submit(self, key: int, task: Any) -> None:
         """Queue a task under a key of the caller's choice."""
 
     def wait(self, timeout_s: float) -> Iterator[Event]:
-        """Yield what has happened, after at most `timeout_s` seconds of waiting for something to happen."""
+        """Wait for events for at most `timeout_s` seconds, and yield them."""
 
     def close(self) -> None:
-        """End every worker at once; what they were computing is lost."""
+        """End every worker at once; unfinished tasks are lost."""
 
     def __enter__(self) -> Executor: ...
 
@@ -118,25 +118,25 @@ def resolve(name: str) -> Callable[..., Any]:
     return found
 
 
-# How a task ends, as workers say it.
+# The event for each outcome that a worker reports.
 ENDS: dict[str, type[Done | Failed | Broken]] = {"done": Done, "failed": Failed, "broken": Broken}
 
 
 def answer(function: Callable[..., Any], task: Any, emit: Callable[[Any], None]) -> tuple[str, Any]:
-    """Run a task, and return how it ended, a name in `ENDS`, with its result or the reason. For workers."""
+    """Run a task in a worker; return the outcome, a key of `ENDS`, and the result or the reason."""
     try:
         return "done", function(task, emit)
-    except Exception as error:  # noqa: BLE001 - whatever it is, the parent is told and decides
+    except Exception as error:  # noqa: BLE001 - report any error to the parent, which decides
         machine = isinstance(error, OSError) and error.errno in _MACHINE
         return "broken" if machine else "failed", _reason(error)
 
 
 def _reason(error: Exception) -> str:
-    """Return what failed, in one line, and where for errors that nobody foresaw."""
-    told = f"{type(error).__name__}: {error}".strip()
+    """Return an error as one line, with its location if it is unexpected."""
+    message = f"{type(error).__name__}: {error}".strip()
     if error.__class__.__module__.startswith("pipeline."):
         return str(error)
     frames = traceback.extract_tb(error.__traceback__)
     ours = [frame for frame in frames if "/pipeline/" in frame.filename.replace(os.sep, "/")]
     where = f" ({ours[-1].name}, line {ours[-1].lineno})" if ours else ""
-    return " ".join(told.split())[:500] + where
+    return " ".join(message.split())[:500] + where

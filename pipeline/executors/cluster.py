@@ -1,4 +1,4 @@
-"""Section `search.ray` of params: a Ray cluster, and what a task needs there."""
+"""Section `search.ray` of params: a Ray cluster, and the resources of a task."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from pipeline.core import params
 
 
 class Cluster(params.Settings):
-    """A Ray cluster, and what a rung needs there.
+    """A Ray cluster, and the resources of a rung.
 
     Attributes:
-        address: Of the cluster: ``auto`` for the one that this machine belongs to, ``local`` to start one here.
-        cpus: CPU cores of a rung.
-        gpus: GPUs of a rung; a half lets two rungs share one.
+        address: Address of the cluster: ``auto`` for the cluster of this machine, ``local`` to start one here.
+        cpus: CPU cores per rung.
+        gpus: GPUs per rung; with 0.5, two rungs share one GPU.
     """
 
     address: str

@@ -1,8 +1,8 @@
-"""How local workers come into being: forked from a process that is set up already, or each started from nothing.
+"""Starts local workers: forks them from a process that is already set up, or spawns each one.
 
-Setting up means importing TensorFlow: 3 to 10 s of a core and 300 MB, which workers that are started from nothing take
-each, and again for every one that is replaced. Python's fork server takes them once. TensorFlow survives a fork as long
-as nothing was computed with it: importing it starts none of its threads.
+Setting up means importing TensorFlow, which takes 3 to 10 s of a core and 300 MB. Every spawned worker and every
+replacement pays that cost; with Python's fork server, it is paid once. A fork is safe as long as TensorFlow has
+computed nothing: importing it starts none of its threads.
 """
 
 from __future__ import annotations
@@ -20,35 +20,35 @@ from typing import Any
 
 from pipeline.executors.base import Work
 
-SETUP = "PIPELINE_FORK_SERVER_SETUP"  # what the fork server is to set up, in its environment
-_TRIES = 5  # to reach a fork server, where one dies as it is asked for a worker: it takes a moment until it is gone
-_set_up: list[str] = []  # what that is in this process, which has one fork server at most
+SETUP = "PIPELINE_FORK_SERVER_SETUP"  # environment variable of the fork server: its setup as JSON
+_TRIES = 5  # connections to a fork server, because one that was killed takes a moment to disappear
+_set_up: list[str] = []  # the setup of this process's only fork server, if it has one
 
 
-class Nursery:
+class WorkerFactory:
     """Starts the workers of an executor.
 
-    They are forked where the work allows it and they need no environments of their own, which would have to be there
-    before anything is imported. The system has to be Linux: on others, forking is not safe with all libraries.
+    Workers are forked if the work allows it and they have no environment variables of their own, which must be set
+    before any import. Forking is limited to Linux: on other systems, it is not safe with all libraries.
     """
 
     def __init__(self, work: Work, environments: Sequence[Mapping[str, str]]) -> None:
-        told = json.dumps([work.setup, dict(work.setup_arguments)], sort_keys=True)
+        setup = json.dumps([work.setup, dict(work.setup_arguments)], sort_keys=True)
         forks = sys.platform == "linux" and work.forkable and not any(environments)
         if forks and not _set_up:
-            _set_up.append(told)
-            os.environ[SETUP] = told
-        self._forks = forks and _set_up == [told]  # whoever comes later with another setup starts workers from nothing
+            _set_up.append(setup)
+            os.environ[SETUP] = setup
+        self._forks = forks and _set_up == [setup]  # a later executor with another setup spawns its workers
 
     def prepare(self) -> bool:
-        """Begin to set up what workers are forked from, and return whether there is such a thing. Does not wait."""
+        """Start the fork server without waiting for it; return whether workers are forked."""
         if self._forks:
             multiprocessing.get_context("forkserver").set_forkserver_preload(["pipeline.executors.fork_server_preload"])
             forkserver.ensure_running()
         return self._forks
 
     def start(self, target: Callable[..., None], arguments: tuple[Any, ...], name: str) -> BaseProcess:
-        """Start a worker; one that is forked waits until its fork server is set up."""
+        """Start a worker; a forked one waits until the fork server is set up."""
         for _ in range(_TRIES):
             with contextlib.suppress(EOFError, ConnectionError):  # the fork server died: another takes its place
                 return self._started(target, arguments, name)

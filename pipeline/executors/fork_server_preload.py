@@ -1,4 +1,4 @@
-"""Imported by the fork server of `engine.nursery`, and only there: to import this is to set up what workers share."""
+"""Sets up the fork server on import; see `pipeline.executors.fork_server`, which alone preloads this module."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from contextlib import suppress
 from pipeline.executors.base import resolve
 from pipeline.executors.fork_server import SETUP
 
-signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
-with suppress(Exception):  # a worker is set up again, and fails with the same error where someone listens
+signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole process group; the parent decides
+with suppress(Exception):  # each worker repeats the setup and reports the same error
     _setup, _arguments = json.loads(os.environ[SETUP])
     resolve(_setup)(**_arguments)

@@ -1,8 +1,8 @@
-"""Worker processes on this machine. Keras is imported once, for all of them, and each runs many tasks.
+"""Runs tasks in worker processes on this machine. Keras is imported once for all workers; each runs many tasks.
 
-Every worker has a pipe of its own, so a worker killed in the middle of a message harms no other. A task whose worker
-dies is given to another worker, at most `_RETRIES` times; one that hangs is killed, which is a death like any other.
-Workers end by themselves when this process is gone.
+Every worker has its own pipe, so a worker that is killed while it sends a message does not affect others. If a worker
+dies, its task is given to another worker, at most `_RETRIES` times. A worker that hangs is killed, and its task is
+retried in the same way. Workers exit when this process ends.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from typing import Any
 import psutil
 
 from pipeline.executors.base import ENDS, Event, Failed, Progress, Work, answer, resolve
-from pipeline.executors.fork_server import Nursery
+from pipeline.executors.fork_server import WorkerFactory
 
 _RETRIES = 2
-_TASKS_PER_WORKER = 200  # then a worker is replaced, so that what leaks in a framework stays bounded
-_GROWTH = 1 << 30  # bytes beyond what a worker held after its first task: then it is replaced, too
-_START_S = 600.0  # a worker that is not up by then hangs; Keras takes 3 to 10 s, on a busy machine a minute
+_TASKS_PER_WORKER = 200  # then a worker is replaced, which bounds memory leaks of a framework
+_GROWTH = 1 << 30  # a worker is also replaced when it uses this many bytes more than after its first task
+_START_S = 600.0  # a worker that has not started by then hangs; Keras takes 3 to 10 s, on a busy machine a minute
 
 
 @dataclass
@@ -47,9 +47,9 @@ class _Worker:
     pipe: Connection
     running: _Queued | None = None
     started: int = 0
-    up: bool = False  # set up, and at work
-    heard: float = field(default_factory=time.monotonic)  # when it gave its last sign of life, or was given a task
-    held: int | None = None  # bytes, after its first task
+    up: bool = False  # whether its setup is complete
+    last_signal: float = field(default_factory=time.monotonic)  # time of its last message, or of its current task
+    held: int | None = None  # memory after its first task, in bytes
 
     @property
     def name(self) -> str:
@@ -57,13 +57,13 @@ class _Worker:
 
 
 class LocalExecutor:
-    """See `engine.base.Executor`.
+    """An `Executor` with worker processes on this machine.
 
     Args:
-        work: What the workers do.
-        environments: One worker process for each, with these environment variables set before anything is imported.
-        silence_s: A task that gives no sign of life for so long hangs: its worker is killed. None never does.
-        growth: Bytes by which a worker may grow beyond what it held after its first task before it is replaced.
+        work: The functions that the workers run.
+        environments: Environment variables of each worker, set before any import; one worker is started per entry.
+        silence_s: Seconds without a message after which a worker counts as hanging and is killed; None for no limit.
+        growth: Bytes by which a worker's memory may exceed that after its first task before it is replaced.
     """
 
     def __init__(
@@ -79,7 +79,7 @@ class LocalExecutor:
         self._silence_s = silence_s
         self._growth = growth
         self._environments = environments
-        self._nursery = Nursery(work, environments)
+        self._factory = WorkerFactory(work, environments)
         self._queue: deque[_Queued] = deque()
         self._workers: dict[int, _Worker] = {}
 
@@ -90,31 +90,31 @@ class LocalExecutor:
         self.close()
 
     def warm_up(self) -> None:
-        """Begin to import Keras, which takes seconds in which the caller can do something else."""
-        if self._nursery.prepare():
+        """Start importing Keras in the background, which takes seconds."""
+        if self._factory.prepare():
             return
         for slot in set(range(self.slots)) - set(self._workers):
             self._start(slot)
 
     def submit(self, key: int, task: Any) -> None:
-        """Queue a task. Workers that have to be waited for are started in `wait`."""
+        """Queue a task. Workers whose start would block are started in `wait`."""
         self._queue.append(_Queued(key, task))
-        self._dispatch(start=not self._nursery.prepare())
+        self._dispatch(start=not self._factory.prepare())
 
     def wait(self, timeout_s: float) -> Iterator[Event]:
-        """Yield what has happened; see `Executor.wait`."""
+        """Wait for events and yield them; see `Executor.wait`."""
         self._dispatch()
         busy = {worker.pipe: worker for worker in self._workers.values() if worker.running}
         deadlines = [self._deadline(worker) for worker in busy.values()]
-        patience = min([timeout_s, *(max(0.0, deadline - time.monotonic()) for deadline in deadlines)])
-        for pipe in connection.wait(list(busy), patience):
+        wait_s = min([timeout_s, *(max(0.0, deadline - time.monotonic()) for deadline in deadlines)])
+        for pipe in connection.wait(list(busy), wait_s):
             event = self._receive(busy[pipe])  # type: ignore[index]
             if event is not None:
                 yield event
         for worker in [w for w in self._workers.values() if w.running and self._deadline(w) <= time.monotonic()]:
             worker.process.kill()
-            told = f"killed after {time.monotonic() - worker.heard:.0f} s without a sign of life"
-            event = self._bury(worker, told)
+            reason = f"killed after {time.monotonic() - worker.last_signal:.0f} s without a sign of life"
+            event = self._handle_death(worker, reason)
             if event is not None:
                 yield event
         self._dispatch()
@@ -130,42 +130,42 @@ class LocalExecutor:
         self._queue.clear()
 
     def _dispatch(self, *, start: bool = True) -> None:
-        """Give queued tasks to idle workers, and start those that are missing."""
+        """Give queued tasks to idle workers, and start missing workers."""
         for slot in range(self.slots):
             worker = self._workers.get(slot)
             if not self._queue:
                 return
             if worker and worker.running:
                 continue
-            if worker and self._worn(worker):
+            if worker and self._needs_replacement(worker):
                 self._retire(worker)
                 worker = None
             if worker or start:
                 self._give(worker or self._start(slot))
 
-    def _worn(self, worker: _Worker) -> bool:
-        """Tell whether an idle worker is to be replaced before it is given another task."""
+    def _needs_replacement(self, worker: _Worker) -> bool:
+        """Return whether an idle worker must be replaced before it gets another task."""
         if worker.started >= _TASKS_PER_WORKER or not worker.process.is_alive():
             return True
         return worker.held is not None and _held(worker.process) > worker.held + self._growth
 
     def _deadline(self, worker: _Worker) -> float:
-        """Return when a worker that has given no sign of life since its last is taken to hang."""
+        """Return the time at which a silent worker counts as hanging."""
         if self._silence_s is None:
             return math.inf
-        return worker.heard + (self._silence_s if worker.up else max(self._silence_s, _START_S))
+        return worker.last_signal + (self._silence_s if worker.up else max(self._silence_s, _START_S))
 
     def _give(self, worker: _Worker) -> None:
         worker.running = self._queue.popleft()
         worker.started += 1
-        worker.heard = time.monotonic()
-        with suppress(OSError):  # it has just died: its pipe says so at the next wait, and the task goes elsewhere
+        worker.last_signal = time.monotonic()
+        with suppress(OSError):  # it has just died: the next `wait` sees its closed pipe and requeues the task
             worker.pipe.send(worker.running.task)
 
     def _start(self, slot: int) -> _Worker:
         ours, theirs = multiprocessing.Pipe()
         arguments = (theirs, self._work, dict(self._environments[slot]))
-        process = self._nursery.start(_serve, arguments, f"pipeline-worker-{slot}")
+        process = self._factory.start(_serve, arguments, f"pipeline-worker-{slot}")
         theirs.close()  # ours reads end-of-file when the worker dies
         self._workers[slot] = _Worker(slot, process, ours)
         return self._workers[slot]
@@ -184,8 +184,8 @@ class LocalExecutor:
             kind, content = worker.pipe.recv()
         except (EOFError, OSError):
             worker.process.join()
-            return self._bury(worker, _death(worker.process.exitcode))
-        worker.heard = time.monotonic()
+            return self._handle_death(worker, _death(worker.process.exitcode))
+        worker.last_signal = time.monotonic()
         if kind == "up":
             worker.up = True
             return None
@@ -195,8 +195,8 @@ class LocalExecutor:
         worker.held = worker.held or _held(worker.process)
         return ENDS[kind](queued.key, content, worker.name)
 
-    def _bury(self, worker: _Worker, death: str) -> Event | None:
-        """Take the task from a dead worker: back to the head of the queue, or failed if it keeps killing workers."""
+    def _handle_death(self, worker: _Worker, death: str) -> Event | None:
+        """Requeue the task of a dead worker first, or fail it if too many workers died on it."""
         queued = worker.running
         assert queued is not None
         self._retire(worker)
@@ -208,8 +208,8 @@ class LocalExecutor:
 
 
 def _serve(pipe: Connection, work: Work, environment: dict[str, str]) -> None:
-    """What a worker process does: prepare once, then run tasks until the pipe closes."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
+    """Run a worker process: set it up once, then run tasks until the pipe closes."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole process group; the parent decides
     threading.Thread(target=_end_with_parent, daemon=True).start()
     os.environ.update(environment)
     resolve(work.setup)(**work.setup_arguments)
@@ -231,7 +231,7 @@ def _end_with_parent() -> None:
 
 
 def _held(process: BaseProcess) -> int:
-    """Return the bytes of memory that a process holds; none when it has gone."""
+    """Return a process's memory in bytes; 0 if it has ended."""
     try:
         return int(psutil.Process(process.pid).memory_info().rss)
     except psutil.Error:
@@ -239,7 +239,7 @@ def _held(process: BaseProcess) -> int:
 
 
 def _death(code: int | None) -> str:
-    """Return how a process ended, in words."""
+    """Return how a process ended, as text."""
     if code is None or code >= 0:
         return f"with exit code {code}"
     hint = ", as Linux does when memory runs out" if -code == signal.SIGKILL else ""

@@ -1,8 +1,9 @@
-"""Tasks on a Ray cluster. Nothing else knows Ray.
+"""Runs tasks on a Ray cluster. No other module uses Ray.
 
-A task's files travel with it: the dataset once into the object store, from where every machine reads it, and each
-training's latest checkpoint with the task and back with its result. So the machines need no shared disk, only the same
-packages; this package's code is sent along. Ray itself runs a task again whose worker or machine has died.
+The files of a task are transferred with it. The dataset is stored once in the object store, from which every machine
+reads it. The latest checkpoint is sent with the task and returned with the result. So the machines need no shared
+disk, only the same installed packages; the code of this package is sent to them. Ray retries a task whose worker or
+machine has died.
 """
 
 from __future__ import annotations
@@ -33,26 +34,26 @@ _UP = "up"
 
 @dataclass
 class _Submitted:
-    """A task that Ray has: what was sent, and what is known of it."""
+    """A task submitted to Ray, and its state."""
 
     task: Any
     ref: Any
     starts: int = 0
-    heard: float | None = None  # when it last gave a sign of life; None while it waits for a worker
+    last_signal: float | None = None  # time of its last message; None while it waits for a worker
 
 
 class RayExecutor:
-    """See `engine.base.Executor`.
+    """An `Executor` on a Ray cluster.
 
     Args:
-        work: What the workers do.
-        cluster: Where, and what each task needs there.
-        most: Most tasks at once; 0 for as many as the cluster has room for.
-        silence_s: A task that gives no sign of life for so long hangs: it is cancelled, and tried again.
+        work: The functions that the workers run.
+        cluster: The cluster, and the resources of a task.
+        most: Maximum number of tasks at once; 0 for the capacity of the cluster.
+        silence_s: Seconds without a message after which a task counts as hanging: it is cancelled and retried.
 
     Raises:
         ParamsError: Ray is not installed.
-        EngineError: No cluster answers.
+        EngineError: The cluster does not respond.
     """
 
     def __init__(self, work: Work, cluster: Cluster, *, most: int = 0, silence_s: float | None = None) -> None:
@@ -71,7 +72,7 @@ class RayExecutor:
 
     @property
     def slots(self) -> int:
-        """Tasks that the cluster has room for now; machines may come and go."""
+        """Number of tasks that the cluster can run now; machines may join and leave."""
         if time.monotonic() - self._counted >= _SLOTS_EVERY_S:
             has = self._ray.cluster_resources()
             needed = {"CPU": self._cluster.cpus, "GPU": self._cluster.gpus}
@@ -87,25 +88,25 @@ class RayExecutor:
         self.close()
 
     def warm_up(self) -> None:
-        """Leave it to Ray to keep workers."""
+        """Do nothing: Ray manages its workers."""
 
     def submit(self, key: int, task: Any) -> None:
-        """Give a task to Ray, with its files."""
+        """Submit a task to Ray, with its files."""
         self._submitted[key] = _Submitted(task, self._send(key, task))
 
     def wait(self, timeout_s: float) -> Iterator[Event]:
-        """Yield what has happened; see `Executor.wait`."""
+        """Wait for events and yield them; see `Executor.wait`."""
         keys = {submitted.ref: key for key, submitted in self._submitted.items()}
         done = self._ray.wait(list(keys), num_returns=1, timeout=timeout_s)[0] if keys else []
         for key, message in self._ray.get(self._board.take.remote()):
-            yield from self._note(key, message)
+            yield from self._handle_message(key, message)
         for ref in done:
             if keys[ref] in self._submitted:
                 yield from self._receive(keys[ref])
         yield from self._end_hanging()
 
     def close(self) -> None:
-        """End every task at once, and let go of the cluster."""
+        """Cancel every task at once, and disconnect from the cluster."""
         for submitted in self._submitted.values():
             self._ray.cancel(submitted.ref, force=True)
         self._submitted.clear()
@@ -119,33 +120,33 @@ class RayExecutor:
         return self._remote.remote(self._work, task, marks, files, self._board, key, *stored)
 
     def _stored(self, folder: Path) -> tuple[str, Any]:
-        """Return the mark of a folder and its content in the object store, put there once."""
+        """Return a folder's fingerprint and its content in the object store, which is stored once."""
         known = self._inputs.get(folder)
         mark = remote_files.fingerprint(folder)
         if known is None or known[0] != mark:
             known = self._inputs[folder] = (mark, self._ray.put(remote_files.pack(folder)))
         return known
 
-    def _note(self, key: int, message: Any) -> Iterator[Event]:
+    def _handle_message(self, key: int, message: Any) -> Iterator[Event]:
         submitted = self._submitted.get(key)
         if submitted is None:
-            return  # of a task that has ended
-        submitted.heard = time.monotonic()
+            return  # the task has ended
+        submitted.last_signal = time.monotonic()
         if message != _UP:
             yield Progress(key, message)
             return
         submitted.starts += 1
-        if submitted.starts > 1 + _RETRIES:  # Ray tries tasks that were killed for want of memory for ever
+        if submitted.starts > 1 + _RETRIES:  # Ray retries tasks killed for lack of memory without limit
             self._ray.cancel(submitted.ref, force=True)
             del self._submitted[key]
-            yield Failed(key, f"{submitted.starts - 1} workers died on it, for want of memory perhaps", "ray")
+            yield Failed(key, f"{submitted.starts - 1} workers died on it, perhaps for lack of memory", "ray")
 
     def _receive(self, key: int) -> Iterator[Event]:
         submitted = self._submitted.pop(key)
         exceptions = self._ray.exceptions
         try:
             kind, content, worker, files, lines = self._ray.get(submitted.ref)
-        except exceptions.RayTaskError as error:  # a task's own errors come back as an answer: its worker has none
+        except exceptions.RayTaskError as error:  # only from the setup: errors of a task are in its result
             yield Broken(key, f"a worker could not be set up: {_last_line(error)}", "ray")
             return
         except exceptions.RayError as error:
@@ -162,26 +163,26 @@ class RayExecutor:
         if self._silence_s is None:
             return
         for key, submitted in list(self._submitted.items()):
-            if submitted.heard is None or time.monotonic() - submitted.heard < self._silence_s:
+            if submitted.last_signal is None or time.monotonic() - submitted.last_signal < self._silence_s:
                 continue
             self._ray.cancel(submitted.ref, force=True)
             if submitted.starts > _RETRIES:
                 del self._submitted[key]
-                told = f"killed after {self._silence_s:.0f} s without a sign of life"
-                yield Failed(key, f"{submitted.starts} workers died on it, the last {told}", "ray")
+                reason = f"killed after {self._silence_s:.0f} s without a sign of life"
+                yield Failed(key, f"{submitted.starts} workers died on it, the last {reason}", "ray")
             else:
                 again = self._send(key, submitted.task)
                 self._submitted[key] = _Submitted(submitted.task, again, submitted.starts)
 
     def _start_board(self) -> Any:
-        """Start the actor that tasks send messages to, on this machine: the others may go."""
+        """Start the actor that receives the tasks' messages, on this machine because others may leave the cluster."""
         here = self._ray.get_runtime_context().get_node_id()
         strategy = self._ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(here, soft=False)
         return self._ray.remote(_Board).options(num_cpus=0, scheduling_strategy=strategy).remote()
 
 
 class _Board:
-    """Messages of running tasks, as an actor."""
+    """An actor that collects messages of running tasks."""
 
     def __init__(self) -> None:
         self._messages: list[tuple[int, Any]] = []
@@ -197,7 +198,7 @@ class _Board:
 def _run(
     work: Work, task: Any, marks: tuple[str, ...], files: Any, board: Any, key: int, *stored: Mapping[str, Any]
 ) -> tuple[str, Any, str, remote_files.Files, str]:
-    """Run a task on a Ray worker: how it ended, with what, on which worker, the files it leaves, its ledger."""
+    """Run a task on a Ray worker; return its outcome, its result or reason, the worker, the files and the ledger."""
     import ray
 
     function = _prepared(work.function, work.setup, tuple(sorted(work.setup_arguments.items())))
@@ -208,20 +209,20 @@ def _run(
         posted[:] = [board.post.remote(key, message)]
 
     kind, content, left, lines = _answered(function, task, marks, files, stored, emit)
-    ray.get(posted)  # and so all before it: of a task that has ended, nothing is heard any more
+    ray.get(posted)  # wait for the last message, and so for all: `wait` drops messages of ended tasks
     return kind, content, worker, left, lines
 
 
 def _answered(
     function: Any, task: Any, marks: tuple[str, ...], files: Any, stored: tuple[Any, ...], emit: Callable[[Any], None]
 ) -> tuple[str, Any, remote_files.Files, str]:
-    """Run a task, with its files at hand: how it ended, with what, the files it leaves, its ledger."""
+    """Unpack a task's files and run it; return its outcome, its result or reason, the files and the ledger."""
     if not marks:
         return (*answer(function, task, emit), {}, "")
     with tempfile.TemporaryDirectory() as scratch:
         folder, ledger = Path(scratch) / task.folder.name, Path(scratch) / "ledger"
         remote_files.unpack(files, folder)
-        inputs = [remote_files.at_hand(*told) for told in zip(task.inputs, marks, stored, strict=True)]
+        inputs = [remote_files.at_hand(*source) for source in zip(task.inputs, marks, stored, strict=True)]
         placed = task.placed(inputs, folder, ledger)
         kind, content = answer(function, placed, emit)
         lines = ledger.read_text() if ledger.exists() else ""
@@ -230,7 +231,7 @@ def _answered(
 
 @functools.cache
 def _prepared(function: str, setup: str, arguments: tuple[tuple[str, Any], ...]) -> Any:
-    """Set a worker process up, once, and return the function that runs its tasks."""
+    """Set up a worker process, once, and return the function that runs its tasks."""
     resolve(setup)(**dict(arguments))
     return resolve(function)
 
@@ -259,16 +260,16 @@ def _connect(cluster: Cluster, work: Work) -> Any:
         )
     except (OSError, ValueError, RuntimeError) as error:  # a ConnectionError is an OSError
         raise EngineError(
-            "no Ray cluster can be used",
+            "no Ray cluster is available",
             expected=f"one at search.ray.address={cluster.address}",
             found=_last_line(error),
-            next_step="`ray start --head`, or correct the address",
+            next_step="run `ray start --head`, or correct the address",
         ) from None
     return ray
 
 
 def _require_answer(address: str) -> None:
-    """Knock at an address: Ray itself would wait for minutes, deaf to Ctrl-C."""
+    """Check that an address accepts connections: Ray itself would wait for minutes and ignore Ctrl-C."""
     parts = urlsplit(address if "://" in address else f"ray://{address}")
     if parts.port:
         socket.create_connection((parts.hostname or "", parts.port), timeout=_ANSWER_S).close()

@@ -1,4 +1,4 @@
-"""Files of a task, carried to a machine that does not share this one's disk, and back."""
+"""Transfers a task's files to a machine without a shared disk, and back."""
 
 from __future__ import annotations
 
@@ -20,26 +20,26 @@ Files = dict[str, npt.NDArray[np.uint8]]  # content by path inside a folder
 
 @runtime_checkable
 class Portable(Protocol):
-    """A task that knows its files. What it leaves in its folder are subfolders, each complete once it is there."""
+    """A task that lists its files. Its folder contains subfolders only, each of which appears complete."""
 
     @property
     def inputs(self) -> Sequence[Path]:
-        """Folders that are only read, the same for many tasks."""
+        """Folders that are only read, shared by many tasks."""
 
     @property
     def folder(self) -> Path:
-        """Folder that is read and written, by this task alone."""
+        """Folder that only this task reads and writes."""
 
     @property
     def ledger(self) -> Path:
-        """File that lines are added to."""
+        """File to which the task appends lines."""
 
     def placed(self, inputs: Sequence[Path], folder: Path, ledger: Path) -> Any:
-        """Return the same task with its files elsewhere."""
+        """Return the same task with other paths of its files."""
 
 
 def pack(folder: Path) -> Files:
-    """Return the files of a folder, of one that does not exist none."""
+    """Return the files of a folder; empty if it does not exist."""
     paths = sorted(path for path in folder.rglob("*") if path.is_file())
     return {path.relative_to(folder).as_posix(): np.fromfile(path, np.uint8) for path in paths}
 
@@ -53,7 +53,7 @@ def unpack(files: Mapping[str, npt.NDArray[np.uint8]], folder: Path) -> None:
 
 
 def bring_home(files: Mapping[str, npt.NDArray[np.uint8]], folder: Path) -> None:
-    """Make a task's folder what it was where the task ran: first what is new, then without what was removed there."""
+    """Copy a task's remote changes into its folder: first add new subfolders, then delete the removed ones."""
     names = {name.partition("/")[0] for name in files}
     for name in sorted(names):
         if not (folder / name).exists():
@@ -66,22 +66,22 @@ def bring_home(files: Mapping[str, npt.NDArray[np.uint8]], folder: Path) -> None
 
 
 def fingerprint(folder: Path) -> str:
-    """Return what tells a folder's content from another's without reading it all: names, sizes and times."""
-    told = [
+    """Return a fingerprint of a folder from the names, sizes and times of its files, without reading them."""
+    files = [
         (path.relative_to(folder).as_posix(), path.stat().st_size, path.stat().st_mtime_ns)
         for path in sorted(folder.rglob("*"))
         if path.is_file()
     ]
-    return hashlib.sha256(repr(told).encode()).hexdigest()[:16]
+    return hashlib.sha256(repr(files).encode()).hexdigest()[:16]
 
 
 def at_hand(folder: Path, mark: str, files: Mapping[str, npt.NDArray[np.uint8]]) -> Path:
-    """Return where a folder can be read on this machine: itself on a shared disk, else a copy, made once.
+    """Return a local path of a packed folder: the folder itself on a shared disk, otherwise a copy, made once.
 
     Args:
-        folder: Where it lies on the machine that packed it.
-        mark: Its `fingerprint` there.
-        files: Its content.
+        folder: Path of the folder on the machine that packed it.
+        mark: Its `fingerprint` on that machine.
+        files: Its packed content.
     """
     if folder.is_dir() and fingerprint(folder) == mark:
         return folder
@@ -92,7 +92,7 @@ def at_hand(folder: Path, mark: str, files: Mapping[str, npt.NDArray[np.uint8]])
             unpack(files, Path(scratch) / mark)
             try:
                 (Path(scratch) / mark).rename(copy)
-            except OSError:  # another worker of this machine was first
+            except OSError:  # another worker of this machine has made the copy
                 if not copy.exists():
                     raise
     return copy

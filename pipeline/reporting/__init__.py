@@ -1,1 +1,1 @@
-"""The report page and the leaderboard, made from what the stages wrote."""
+"""The report page and the leaderboard, created from the artifacts of the stages."""

@@ -1,7 +1,7 @@
-"""Charts as inline SVG: no script, no font, no file beside the page.
+"""Charts as inline SVG, without scripts, fonts or extra files.
 
-Written without a plotting library: colours follow the page into dark mode, every mark has a tooltip with its value, and
-a chart takes 3 kB where matplotlib's takes 30. Colours are classes of the page's style sheet. Texts are escaped.
+They need no plotting library: colours adapt to dark mode, every mark has a tooltip with its value, and a chart takes
+3 kB instead of matplotlib's 30 kB. Colours are classes of the page's style sheet. Texts are escaped.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _LEFT, _RIGHT, _TOP, _BOTTOM = 52, 12, 10, 40
 
 @dataclass(frozen=True)
 class Bar:
-    """A bar: its name, its length, and what stands at its end."""
+    """A bar: its name, its length, and the text at its end."""
 
     name: str
     value: float
@@ -30,13 +30,13 @@ class Bar:
 
 
 def lines(series: Mapping[str, Sequence[float]], epochs: Sequence[int], label: str, *, shares: bool) -> Markup:
-    """Draw curves over epochs, of class ``s0``, ``s1`` …; values that are not finite are left out.
+    """Draw curves over epochs, with the classes ``s0``, ``s1`` …; values that are not finite are omitted.
 
     Args:
         series: The curves by name.
         epochs: The epochs of their values.
         label: Description for screen readers.
-        shares: Whether to show values in percent.
+        shares: Whether values are shares, shown in percent.
     """
     values = [value for curve in series.values() for value in curve if math.isfinite(value)]
     x, y, drawn = _frame(epochs, values, "epoch", shares=shares)
@@ -51,9 +51,13 @@ def lines(series: Mapping[str, Sequence[float]], epochs: Sequence[int], label: s
 
 
 def trials(found: Sequence[Trial], best: int, label: str, *, shares: bool = True) -> Markup:
-    """Draw the value of every trial by number, its state as shape and colour, and the best complete one so far.
+    """Draw the value of every trial by number, its state as shape and colour, and the best complete value so far.
 
-    A trial without a value stands on the axis. `shares`: whether to show values in percent.
+    Args:
+        found: The trials; one without a value is drawn on the axis.
+        best: Number of the best trial.
+        label: Description for screen readers.
+        shares: Whether values are shares, shown in percent.
     """
     numbers = [trial.trial for trial in found]
     x, y, drawn = _frame(numbers, [t.value for t in found if t.value is not None], "trial", shares=shares)
@@ -75,14 +79,14 @@ def trials(found: Sequence[Trial], best: int, label: str, *, shares: bool = True
 
 
 def mark(state: str) -> Markup:
-    """Return the mark of a trial's state, about its own middle: a disc, a hollow triangle, or a cross."""
+    """Return the mark of a trial's state, centred at the origin: a disc, a hollow triangle, or a cross."""
     shapes = {"complete": "M-4.5 0a4.5 4.5 0 1 0 9 0a4.5 4.5 0 1 0-9 0z", "pruned": "M-5-4H5L0 5z"}
     known = state if state in shapes else "failed"
     return svg.element("path", class_=f"mark {known}", d=shapes.get(known, "M-4-4L4 4M-4 4L4-4"))
 
 
 def bars(found: Sequence[Bar], limit: float, label: str) -> Markup:
-    """Draw horizontal bars from 0 to `limit`, with names before and texts behind them."""
+    """Draw horizontal bars from 0 to `limit`, with names on the left and texts on the right."""
     row, gap = 20, 4
     left = 14 + 7.0 * max(len(svg.short(bar.name)) for bar in found)
     length = svg.Scale(0, limit, 0, _WIDTH - left - 12 - 6.6 * max(len(bar.text) for bar in found))
@@ -124,7 +128,7 @@ def heat_map(confusion: Counter[tuple[str, str]], names: Sequence[str], label: s
 
 
 def interval(low: float, value: float, high: float, lowest: float, highest: float) -> Markup:
-    """Draw a figure with its interval, on a scale that several of them share."""
+    """Draw a value with its interval, on a scale from `lowest` to `highest`."""
     x = svg.Scale(lowest, highest, 6, 154)
     label = f"{svg.percent(value)}, interval {svg.percent(low)} to {svg.percent(high)}"
     drawn = [
@@ -138,7 +142,7 @@ def interval(low: float, value: float, high: float, lowest: float, highest: floa
 def _cell(left: float, top: float, size: float, count: int, total: int, names: tuple[str, str]) -> Markup:
     share = count / total if total else 0.0
     right = names[0] == names[1]
-    # Errors are few: the square root lifts one image in a hundred above the paper.
+    # Errors are few: the square root makes one image in a hundred visible.
     shade = round(share if right else math.sqrt(share), 3)
     tooltip = f"actual {names[0]}, predicted {names[1]}: {count:,} of {total:,} images ({svg.percent(share)})"
     kind = ("hit" if right else "miss") if count else "none"
@@ -162,7 +166,7 @@ def _cell(left: float, top: float, size: float, count: int, total: int, names: t
 def _frame(
     across: Sequence[float], up: Sequence[float], name: str, *, shares: bool
 ) -> tuple[svg.Scale, svg.Scale, list[Markup]]:
-    """Return the scales of both axes, and the drawn grid with its figures."""
+    """Return the scales of both axes, and the grid with its labels."""
     rising = svg.ticks(min(up, default=0.0), max(up, default=1.0), 5)
     inside = (max(across) - min(across)) * 0.02
     x = svg.Scale(min(across) - inside, max(across) + inside, _LEFT + 4, _WIDTH - _RIGHT)

@@ -13,19 +13,19 @@ from pipeline.reporting.family import duration, family_section, plural
 from pipeline.reporting.load_reports import OfDataset, OfFamily
 from pipeline.reporting.svg import percent
 
-_BALANCE = "balance"  # validate's picture of the images per class; the page draws its own, see `_split`
+_BALANCE = "balance"  # validate's plot of the images per class; the page draws its own, see `_split`
 
 
 def section(
     found: OfDataset, rows: Sequence[leaderboard.Row], links: Mapping[str, str], confidence: float
 ) -> dict[str, Any]:
-    """Return what the page shows of a dataset, its families included.
+    """Return the content of a dataset's section, including its families.
 
     Args:
-        found: The findings.
-        rows: Its part of the leaderboard.
-        links: Addresses of pages about its data, by what they are called.
-        confidence: Coverage of the intervals.
+        found: The dataset's artifacts.
+        rows: The dataset's rows of the leaderboard.
+        links: Addresses of pages about the data, by name.
+        confidence: Confidence level of the intervals.
     """
     gate = found.gate
     names = list(next(iter(gate.classes.values())))
@@ -57,7 +57,7 @@ def headline(decision: Decision) -> str:
 
 
 def _tiles(found: OfDataset, confidence: float) -> list[dict[str, str]]:
-    """Return the figures of the candidates that the decisions were about, and what all of it cost."""
+    """Return the main figures of the candidates, the result of the data gate, and the total cost."""
     tiles = []
     for decision in found.decisions.values():
         candidate = next(family for family in found.families if family.name == decision.family)
@@ -83,14 +83,14 @@ def _tiles(found: OfDataset, confidence: float) -> list[dict[str, str]]:
 
 
 def _leaderboards(found: OfDataset, rows: Sequence[leaderboard.Row]) -> list[dict[str, Any]]:
-    """Return a table per task, in the order in which the families name them."""
+    """Return a table per task, in the order of the families."""
     families = {family.name: family for family in found.families}
     names = dict.fromkeys(family.scored.task for family in found.families)
     return [_leaderboard(families, [row for row in rows if row.task == name]) for name in names]
 
 
 def _leaderboard(families: Mapping[str, OfFamily], rows: Sequence[leaderboard.Row]) -> dict[str, Any]:
-    """Return the table of one task's families; shares have a picture of their interval, too."""
+    """Return the table of one task's families; shares also have a plot of their interval."""
     task = families[rows[0].family].task
     shares = {row.family: found for row in rows if (found := task.shares(families[row.family].scored))}
     lowest, highest = (
@@ -142,7 +142,7 @@ def _split(gate: Report, split: str) -> dict[str, Any]:
 
 
 def _observed(observed: Mapping[str, float]) -> str:
-    """Return what an expectation saw: a range, a share of rows that do not meet it, or a count."""
+    """Return an expectation's observation as text: a range, a share of failing rows, or a count."""
     if set(observed) == {"low", "high"}:
         low, high = (f"{observed[end]:,.4g}" for end in ("low", "high"))
         return low if low == high else f"{low} to {high}"
@@ -150,6 +150,6 @@ def _observed(observed: Mapping[str, float]) -> str:
         return (
             f"{percent(observed['unexpected'])} of rows do not meet it"
             if observed["unexpected"]
-            else "every row meets it"
+            else "all rows meet it"
         )
-    return ", ".join(f"{value:,.4g} {name}" for name, value in observed.items()) or "nothing to judge"
+    return ", ".join(f"{value:,.4g} {name}" for name, value in observed.items()) or "nothing to check"

@@ -1,4 +1,4 @@
-"""A family's section of the page: how it learned, where it errs, and what the search tried."""
+"""A family's section of the page: its learning curves, its errors, and its search."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from pipeline.reporting import charts
 from pipeline.reporting.load_reports import OfFamily
 from pipeline.reporting.svg import percent
 
-_COLUMNS = ("trial", "state", "value", "epochs", "seconds", "preset")  # of a trial, before its hyperparameters
+_COLUMNS = ("trial", "state", "value", "epochs", "seconds", "preset")  # columns of a trial, before its hyperparameters
 _CONFUSED = 5  # pairs of classes that are listed
 
 
 def duration(seconds: float) -> str:
-    """Return a time as text, to three digits or so."""
+    """Return a duration as text, with about three significant digits."""
     if seconds < 100:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
@@ -25,15 +25,15 @@ def duration(seconds: float) -> str:
 
 
 def plural(count: int, one: str, many: str = "") -> str:
-    """Return a count of something as text."""
+    """Return a count with its noun as text."""
     return f"{count:,} {one if count == 1 else many or one + 's'}"
 
 
 def family_section(found: OfFamily, names: list[str]) -> dict[str, Any]:
-    """Return what the page shows of a family.
+    """Return the content of a family's section.
 
     Args:
-        found: The findings.
+        found: The family's artifacts.
         names: Class names in the order of the labels.
     """
     trained, searched, task = found.trained, found.searched, found.task
@@ -62,7 +62,7 @@ def family_section(found: OfFamily, names: list[str]) -> dict[str, Any]:
 
 
 def _curves(found: OfFamily) -> list[dict[str, Any]]:
-    """Return the charts over epochs, without those of which the family reports nothing."""
+    """Return the charts over epochs, without those whose metrics the family does not report."""
     epochs = [epoch.epoch for epoch in found.curves]
     drawn = []
     for chart in found.task.labels.charts:
@@ -78,7 +78,7 @@ def _curves(found: OfFamily) -> list[dict[str, Any]]:
 
 
 def _errors(found: OfFamily, names: list[str]) -> dict[str, Any] | None:
-    """Return where a model errs; None for a task without right answers."""
+    """Return the charts of a model's errors; None for a task without correct answers."""
     shares = found.task.shares(found.scored)
     if shares is None:
         return None
@@ -128,7 +128,7 @@ def _trial(trial: Trial, best: bool, task: tasks.Task[Any]) -> dict[str, Any]:
 
 
 def _text(value: Scalar) -> str:
-    """Return a hyperparameter as text, a fraction with three digits."""
+    """Return a hyperparameter as text; a float has three significant digits."""
     text = str(value)
     try:
         return text if text.lstrip("-").isdigit() else f"{float(text):.3g}"

@@ -1,4 +1,4 @@
-"""Who came where: the figures of every family on every dataset, read from what the stages report."""
+"""The leaderboard: the figures of every family on every dataset, read from the stages' reports."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ class Row:
     """A family's figures on a dataset.
 
     Attributes:
-        task: What the family does; only families of one task compete.
-        value: Validation value of the kept model: the higher, the better.
+        task: Name of the family's task; only families with the same task are compared.
+        value: Validation value of the kept model; higher is better.
         test: The scores on the test split.
-        version: The registered version and its alias; empty where the model is not registered.
-        seconds: Time of search and training.
+        version: The registered version and its alias; empty if the model is not registered.
+        seconds: Duration of search and training.
     """
 
     dataset: str
@@ -44,7 +44,7 @@ class Row:
 
 
 def rows(reports: Path, datasets: Iterable[str], families: Iterable[str]) -> list[Row]:
-    """Return the figures of every family whose evaluation is there, by task, best validation value first."""
+    """Return the figures of every evaluated family, by task, with the best validation value first."""
     found = []
     families = list(families)
     for dataset in datasets:
@@ -70,13 +70,13 @@ def _row(reports: Path, dataset: str, family: str, decisions: Mapping[str, Decis
         task=scored.task,
         value=trained.value,
         test=scored,
-        version=_standing(decisions.get(scored.task), trained.run),
+        version=_version(decisions.get(scored.task), trained.run),
         seconds=searched.seconds + trained.seconds,
     )
 
 
-def _standing(decision: Decision | None, run_id: str) -> str:
-    """Return the version and alias of a run's model, where the latest decision was about that run."""
+def _version(decision: Decision | None, run_id: str) -> str:
+    """Return the version and alias of a run's model; empty unless the latest decision was about that run."""
     if decision is None or decision.run != run_id:
         return ""
     alias = "champion" if decision.champion == decision.version else "challenger"
@@ -84,7 +84,7 @@ def _standing(decision: Decision | None, run_id: str) -> str:
 
 
 def _written(path: Path, model: type[A], stage: str) -> A | None:
-    """Return what a stage wrote, None where it has not run."""
+    """Return the artifact of a stage; None if the stage has not run."""
     return artifacts.read_json(path, model, stage) if path.exists() else None
 
 

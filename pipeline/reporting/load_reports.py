@@ -1,4 +1,4 @@
-"""Reads the artifacts under reports/ that the page shows."""
+"""Reads the artifacts in reports/ that the page shows."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ _PLOTS = ("curves", "importances", "timeline", "slices", "parallel")  # the page
 
 @dataclass(frozen=True)
 class OfFamily:
-    """All that is known of a family on a dataset.
+    """The artifacts of a family on a dataset.
 
     Attributes:
-        task: What the family does.
-        confusion: Test images by (actual, predicted) class name; empty where the task has no right answers.
-        picture: The address of the picture that the task shows; empty where it has none.
-        pictures: Those of the search, as in `OfDataset`.
+        task: The family's task.
+        confusion: Test images by (actual, predicted) class name; empty if the task has no correct answers.
+        picture: The task's plot as a data URL; empty if it has none.
+        pictures: The search's plots, as in `OfDataset`.
     """
 
     name: str
@@ -43,11 +43,11 @@ class OfFamily:
 
 @dataclass(frozen=True)
 class OfDataset:
-    """All that is known of a dataset.
+    """The artifacts of a dataset.
 
     Attributes:
-        decisions: By task.
-        pictures: Its images by name, each as the address of a whole picture.
+        decisions: Decisions of the stage register, by task.
+        pictures: Names and data URLs of its pictures.
     """
 
     name: str
@@ -58,10 +58,10 @@ class OfDataset:
 
 
 def of_dataset(reports: Path, dataset: str, families: list[str]) -> OfDataset:
-    """Read what the stages wrote about a dataset and some families; whatever else lies there is left alone.
+    """Read the artifacts of a dataset and some of its families; other files are ignored.
 
     Raises:
-        DataError: A file is missing or is not what its stage writes.
+        DataError: A file is missing or invalid.
     """
     gate = read_json(reports / "validate" / f"{dataset}.json", validate.Report, "validate")
     path = reports / "register" / f"{dataset}.json"
@@ -107,5 +107,5 @@ def _picture(path: Path) -> str:
 
 
 def _address(path: Path) -> str:
-    """Return a picture as an address that holds all of it."""
+    """Return a PNG file as a data URL."""
     return f"data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}"

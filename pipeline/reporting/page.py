@@ -24,7 +24,7 @@ def render(datasets: Sequence[Mapping[str, Any]], confidence: float) -> str:
 
     Args:
         datasets: The content of their sections; see `dataset.section`.
-        confidence: Coverage of the intervals.
+        confidence: Confidence level of the intervals.
 
     Raises:
         jinja2.UndefinedError: A template uses a value that a section lacks.

@@ -1,4 +1,4 @@
-"""What the charts are made of: scales, and elements and texts of SVG. Every string is escaped."""
+"""Building blocks of the charts: scales, SVG elements and texts. Every string is escaped."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _LONGEST = 16  # characters of a class name; the whole name is in the tooltip
 
 @dataclass(frozen=True)
 class Scale:
-    """Maps values onto pixels; a single value onto the middle."""
+    """Maps values to pixels; the middle if the range is a single value."""
 
     low: float
     high: float
@@ -29,7 +29,7 @@ class Scale:
 
 
 def ticks(low: float, high: float, count: int) -> list[float]:
-    """Return at least two round values, about `count`, that enclose a range."""
+    """Return about `count` round values, at least two, that enclose a range."""
     raw = ((high - low) or abs(high) or 1.0) / count
     power = 10.0 ** math.floor(math.log10(raw))
     step = next(power * factor for factor in (1, 2, 5, 10) if power * factor >= raw * (1 - 1e-9))
@@ -38,22 +38,22 @@ def ticks(low: float, high: float, count: int) -> list[float]:
 
 
 def short(name: str) -> str:
-    """Return a name cut to the room of an axis; the tooltip holds the whole one."""
+    """Return a name shortened to fit an axis; the tooltip shows the whole name."""
     return name if len(name) <= _LONGEST else f"{name[: _LONGEST - 1]}…"
 
 
 def title(content: str) -> Markup:
-    """Return the tooltip of the element that it is put into."""
+    """Return a tooltip for the enclosing element."""
     return element("title", content)
 
 
 def text(x: float, y: float, content: str, kind: str, size: float = 12) -> Markup:
-    """Return a text whose middle line is at `y`; ``end`` or ``mid`` in `kind` put its end or middle at `x`."""
+    """Return a text, vertically centred at `y`; ``end`` or ``mid`` in `kind` puts its end or middle at `x`."""
     return element("text", content, class_=kind, x=x, y=y + size * 0.35, font_size=size)
 
 
 def turned(x: float, y: float, content: str, kind: str) -> Markup:
-    """Return a text that is turned to read upwards."""
+    """Return a text rotated to read upwards."""
     place = f"translate({x + 4:.1f} {y:.1f}) rotate(-90)"
     return element("text", content, class_=f"tick {kind}", transform=place, font_size=12)
 
@@ -65,7 +65,7 @@ def picture(width: float, height: float, label: str, drawn: Sequence[Markup]) ->
 
 
 def element(_name: str, *content: str, **attributes: str | float) -> Markup:
-    """Return an element; content and attributes are escaped unless they are markup."""
+    """Return an SVG element; content and attributes are escaped unless they are markup."""
     written = Markup("").join(
         Markup(' {}="{}"').format(name.rstrip("_") if name.endswith("_") else name.replace("_", "-"), _plain(value))
         for name, value in attributes.items()

@@ -1,1 +1,1 @@
-"""Hyperparameter search: the study, the scheduler of its trials, samplers, and the MLflow mirror."""
+"""Hyperparameter search: the study, the trial scheduler, the samplers, and the MLflow mirror."""

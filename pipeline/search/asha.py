@@ -1,6 +1,6 @@
-"""Asynchronous successive halving (Li et al., arXiv:1810.05934): which trials wait at a rung, and which of them go on.
+"""Asynchronous successive halving (Li et al., arXiv:1810.05934): decides which waiting trials are promoted.
 
-Optuna's pruner of that name cannot make a trial wait, so it lets the first ones go far because they came first.
+Optuna's pruner of that name cannot make a trial wait, so it favours the trials that started first.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ if TYPE_CHECKING:
     import optuna
     from optuna.trial import FrozenTrial
 
-_PROMOTED = "promoted"  # attribute of a trial: to which epoch it may go on
+_PROMOTED = "promoted"  # attribute of a trial: the epoch up to which it may train
 
 
 class Halving:
-    """The rule, for trials that wait with a checkpoint where a rung ends.
+    """The promotion rule for trials that wait, with a checkpoint, at the end of a rung.
 
     Args:
         rungs: Epochs at which rungs end.
-        reduction: One trial in this many goes on from a rung; 0: none ever waits.
+        reduction: One trial in this many is promoted from a rung. With 0, no trial waits.
         objective: Metric that is maximised.
     """
 
@@ -33,20 +33,20 @@ class Halving:
         self._objective = objective
 
     def waits(self, trial: optuna.Trial) -> bool:
-        """Tell whether a trial has come to a rung at which it has to wait until it is promoted."""
+        """Return whether a trial has reached a rung at which it must wait for promotion."""
         return bool(self._reduction) and 0 < len(history(trial)) >= trial.user_attrs.get(_PROMOTED, 0)
 
     def promotable(
         self, contenders: Sequence[FrozenTrial], waiting: Collection[int], *, at_least: int = 0
     ) -> int | None:
-        """Return which of the waiting trials goes on: one that is among the best of those that came to its rung.
+        """Return the number of a waiting trial that is among the best at its rung; None if there is none.
 
-        One place at least at every rung but the first: there soon is a trial that has come to the end.
+        Every rung but the first promotes at least one trial, so that one trial soon trains all its epochs.
 
         Args:
-            contenders: All trials that have a value and keep to the limits, ended ones too.
-            waiting: Numbers of those that wait.
-            at_least: How many go on from each rung however few have come: when no others will, workers would be idle.
+            contenders: All trials that have a value and meet the limits, including ended ones.
+            waiting: Numbers of the waiting trials.
+            at_least: Minimum number of promotions from each rung. It keeps workers busy when no new trials will start.
         """
         if not waiting:
             return None
@@ -60,12 +60,12 @@ class Halving:
         return None
 
     def promote(self, trial: optuna.Trial) -> None:
-        """Let a trial go on that has waited. A search that is killed in its next rung finds that written here."""
+        """Promote a waiting trial. The study stores the promotion, so it survives a kill."""
         done = len(history(trial))
         trial.set_user_attr(_PROMOTED, next((end for end in self._rungs if end > done), self._rungs[-1]))
 
     def last(self, contenders: Sequence[FrozenTrial], waiting: Collection[int]) -> int:
-        """Return which of the waiting trials has come least far, and there was worst."""
+        """Return the number of the waiting trial with the fewest epochs; of several, the one with the lowest value."""
         trials = [trial for trial in contenders if trial.number in waiting]
         end = self._rungs[-1]
         return min(trials, key=lambda t: (len(history(t)), value_after(t, end, self._objective), -t.number)).number

@@ -1,4 +1,4 @@
-"""What a search will cost: its budget, and how far it will go into it by what an epoch was measured to take."""
+"""Estimates the cost of a search from its budget and the measured duration of an epoch."""
 
 from __future__ import annotations
 
@@ -15,29 +15,29 @@ _FILE = "cost.json"
 
 @dataclass(frozen=True)
 class Measured:
-    """What training took: seconds of an epoch on one worker, and bytes of a checkpoint."""
+    """Measured cost of training: seconds per epoch on one worker, and bytes per checkpoint."""
 
     epoch_s: float
     checkpoint_bytes: int
 
 
 def remember(folder: Path, measured: Measured) -> None:
-    """Leave in a study's folder what its training took, for the next study of the family."""
+    """Store the measured cost in a study's folder, for the next study of the family."""
     write_json(folder / _FILE, asdict(measured))
 
 
 def remembered(folders: Sequence[Path]) -> Measured | None:
-    """Return what training took in the first of some studies that knows."""
+    """Return the measured cost of the first study that has one, or None."""
     for path in (folder / _FILE for folder in folders):
         try:
             return Measured(**json.loads(path.read_text()))
         except (OSError, ValueError, TypeError):
-            continue  # it was killed early, or is of another version: an estimate is no reason to fail
+            continue  # the search was killed early or ran another version: a missing estimate must not fail this one
     return None
 
 
 def expected_epochs(budget: Budget, settings: SearchSettings, rungs: Sequence[int]) -> int:
-    """Return about how many epochs a search will train: pruners keep a share of the trials at each rung."""
+    """Return the approximate number of epochs of a search; pruners keep a share of the trials at each rung."""
     kept = {"none": 1.0, "median": 0.5}.get(settings.pruner, 1 / settings.reduction)
     lengths = [end - start for start, end in zip([0, *rungs], rungs, strict=False)]
     per_trial = sum(length * kept**place for place, length in enumerate(lengths))
@@ -45,19 +45,19 @@ def expected_epochs(budget: Budget, settings: SearchSettings, rungs: Sequence[in
 
 
 def describe(budget: Budget, epochs: int, slots: int, measured: Measured | None) -> str:
-    """Return the expected cost of a search, in words.
+    """Return a description of the expected cost of a search.
 
     Args:
-        budget: Its limits.
-        epochs: What it will train; see `expected_epochs`.
-        slots: Workers.
-        measured: What an epoch takes; None where it is not known yet.
+        budget: Limits of the search.
+        epochs: Expected number of epochs; see `expected_epochs`.
+        slots: Number of workers.
+        measured: Measured cost of training; None if it is not known yet.
     """
     limits = f"at most {budget.trials} trials, {budget.epochs} epochs and {budget.minutes:g} min on {slots} workers"
     if measured is None:
-        return f"{limits}; the first rung will tell how long that takes"
+        return f"{limits}; a time estimate follows after the first rung"
     seconds = min(budget.minutes * 60, epochs * measured.epoch_s / slots)
-    disk = slots * 2 * measured.checkpoint_bytes / 1e6  # a trial's last checkpoint, and the next as it is written
+    disk = slots * 2 * measured.checkpoint_bytes / 1e6  # a trial's last checkpoint, and the next while it is written
     return (
         f"{limits}; about {epochs} epochs of {measured.epoch_s:.1f} s each are expected: {_duration(seconds)},"
         f" {max(disk, 0.1):.1f} MB of checkpoints"

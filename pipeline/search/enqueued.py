@@ -1,6 +1,6 @@
-"""Points of a search space that are given, not sampled: presets of a family, the middle, and the points of a grid.
+"""Fixed points of a search space, which are not sampled: a family's presets, the centre, and the points of a grid.
 
-All come from `suggest`, the function that a family samples with, so conditional dimensions are met where they occur.
+All of them are obtained through `suggest`, the family's sampling function, so conditional dimensions are handled.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ _MOST_POINTS = 10_000
 
 
 class FixedTrial:
-    """A trial whose hyperparameters are given, as `suggest` sees it.
+    """A trial with fixed hyperparameters, to be passed to `suggest`.
 
-    The trial itself, and so the sampler that learns from it, is told of the values that lie in the searched space only:
-    a preset may have others, and a sampler cannot hold them.
+    Only values inside the search space are passed on to the underlying trial, and so to the sampler that learns from
+    it. A preset may have values outside the space, which a sampler cannot represent.
 
     Args:
-        trial: The trial; it must have been asked for with these values fixed.
-        point: Its hyperparameters.
+        trial: The underlying trial; it must have been created with these values fixed.
+        point: The hyperparameters.
     """
 
     def __init__(self, trial: Trial, point: Mapping[str, Value]) -> None:
@@ -34,15 +34,15 @@ class FixedTrial:
         self._point = point
 
     def suggest_float(self, name: str, low: float, high: float, *, log: bool = False) -> float:
-        """Return the given value; see `Trial`."""
+        """Return the fixed value; see `Trial`."""
         value = self._point.get(name, low)
         known = isinstance(value, int | float) and not isinstance(value, bool) and low <= value <= high
         if known and name in self._point:
             return self._trial.suggest_float(name, low, high, log=log)
-        return value  # type: ignore[return-value] # a preset may be of any type: the family knows what it takes
+        return value  # type: ignore[return-value] # a preset's value may have any type: the family checks it
 
     def suggest_int(self, name: str, low: int, high: int, *, log: bool = False) -> int:
-        """Return the given value; see `Trial`."""
+        """Return the fixed value; see `Trial`."""
         value = self._point.get(name, low)
         known = isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
         if known and name in self._point:
@@ -50,17 +50,17 @@ class FixedTrial:
         return value  # type: ignore[return-value]
 
     def suggest_categorical(self, name: str, choices: tuple[Value, ...]) -> Any:
-        """Return the given value; see `Trial`."""
+        """Return the fixed value; see `Trial`."""
         value = self._point.get(name, choices[0])
         known = any(type(value) is type(choice) and value == choice for choice in choices)  # True == 1 in Python
         return self._trial.suggest_categorical(name, choices) if known and name in self._point else value
 
 
 def grid(suggest: Suggest, resolution: int) -> list[Hyperparameters]:
-    """Return every point of a space's grid: all choices, and as many numbers of every range as `resolution` says.
+    """Return every point of a space's grid: all choices, and `resolution` numbers from every range.
 
     Raises:
-        ParamsError: There are too many to list.
+        ParamsError: The grid has too many points.
     """
     points: list[Hyperparameters] = []
     path: list[int] | None = []
@@ -74,76 +74,76 @@ def grid(suggest: Suggest, resolution: int) -> list[Hyperparameters]:
                 "search.sampler: the grid is too large",
                 expected=f"at most {_MOST_POINTS:,} points",
                 found=f"more, with search.grid_points={resolution}",
-                next_step="fix or narrow dimensions of the family's space, lower search.grid_points, or take qmc",
+                next_step="fix or narrow dimensions of the family's space, lower search.grid_points, or use qmc",
             )
     return points
 
 
 def centre(suggest: Suggest) -> Hyperparameters:
-    """Return the middle of a space: of every range, and of every list of choices; of two choices the first."""
+    """Return the centre of a space: the middle of every range and of every list of choices; of two, the first."""
     middle = _Middle()
     suggest(middle)
     return middle.point
 
 
 class _Middle:
-    """A trial that takes the middle of whatever it is asked for."""
+    """A trial that takes the middle of every dimension."""
 
     def __init__(self) -> None:
         self.point: Hyperparameters = {}
 
     def suggest_float(self, name: str, low: float, high: float, *, log: bool = False) -> float:
-        return float(self._answer(name, _spread(low, high, 1, log=log)))
+        return float(self._take(name, _spread(low, high, 1, log=log)))
 
     def suggest_int(self, name: str, low: int, high: int, *, log: bool = False) -> int:
-        return int(self._answer(name, [round(number) for number in _spread(low, high, 1, log=log)]))
+        return int(self._take(name, [round(number) for number in _spread(low, high, 1, log=log)]))
 
     def suggest_categorical(self, name: str, choices: tuple[Value, ...]) -> Any:
-        return self._answer(name, choices)
+        return self._take(name, choices)
 
-    def _answer(self, name: str, answers: Any) -> Any:
-        self.point[name] = answers[(len(answers) - 1) // 2]
+    def _take(self, name: str, values: Any) -> Any:
+        self.point[name] = values[(len(values) - 1) // 2]
         return self.point[name]
 
 
 class _Walk:
-    """A trial that takes, at each question, the answer whose place its path gives, and the first behind its end."""
+    """A trial that takes, for each dimension, the value at the index in its path; after the path's end, the first."""
 
     def __init__(self, path: list[int], resolution: int) -> None:
         self.point: Hyperparameters = {}
         self._path = path
         self._resolution = resolution
-        self._taken: list[tuple[int, int]] = []  # at each question: the place of the answer, the number of answers
+        self._taken: list[tuple[int, int]] = []  # for each dimension: index of the value, number of values
 
     def next_path(self) -> list[int] | None:
-        """Return the path to the next point: the last answer that has one behind it is exchanged."""
+        """Return the path to the next point: the last index that can be increased is increased by one."""
         for place in reversed(range(len(self._taken))):
-            answer, answers = self._taken[place]
-            if answer + 1 < answers:
-                return [*(taken for taken, _ in self._taken[:place]), answer + 1]
+            index, count = self._taken[place]
+            if index + 1 < count:
+                return [*(taken for taken, _ in self._taken[:place]), index + 1]
         return None
 
     def suggest_float(self, name: str, low: float, high: float, *, log: bool = False) -> float:
-        return float(self._answer(name, _spread(low, high, self._resolution, log=log)))
+        return float(self._take(name, _spread(low, high, self._resolution, log=log)))
 
     def suggest_int(self, name: str, low: int, high: int, *, log: bool = False) -> int:
         numbers = [round(number) for number in _spread(low, high, self._resolution, log=log)]
-        return int(self._answer(name, sorted(set(numbers))))
+        return int(self._take(name, sorted(set(numbers))))
 
     def suggest_categorical(self, name: str, choices: tuple[Value, ...]) -> Any:
-        return self._answer(name, choices)
+        return self._take(name, choices)
 
-    def _answer(self, name: str, answers: Any) -> Any:
+    def _take(self, name: str, values: Any) -> Any:
         place = len(self._taken)
         taken = self._path[place] if place < len(self._path) else 0
-        self._taken.append((taken, len(answers)))
-        self.point[name] = answers[taken]
-        return answers[taken]
+        self._taken.append((taken, len(values)))
+        self.point[name] = values[taken]
+        return values[taken]
 
 
 @functools.cache
 def _spread(low: float, high: float, count: int, *, log: bool) -> tuple[float, ...]:
-    """Return numbers from low to high, both exactly among them, evenly spaced; a single one lies in the middle."""
+    """Return evenly spaced numbers from low to high, including both exactly; a single number is the middle."""
     if low == high:
         return (low,)
     places = [place / (count - 1) for place in range(count)] if count > 1 else [0.5]

@@ -1,7 +1,7 @@
-"""Which trial leads a search: the one that would win if the search ended now.
+"""Finds the leader of a search: the trial that would win if the search ended now.
 
-Values after different numbers of epochs do not compare. So two trials compare after the largest number of epochs that
-both have trained, and a trial that has trained less leads only while nobody that went further was better at its point.
+Values after different numbers of epochs are not comparable. So two trials are compared after the largest number of
+epochs that both have trained. A trial with fewer epochs leads only while no trial with more was as good at that point.
 """
 
 from __future__ import annotations
@@ -17,24 +17,25 @@ if TYPE_CHECKING:
 
 
 def reached(trial: optuna.Trial | FrozenTrial, total: int) -> int:
-    """Return the number of epochs after which a trial counts: all of them, where it stopped early and well."""
+    """Return the number of epochs that a trial counts as trained: all of them if it stopped early."""
     return total if stopped(trial) else len(history(trial))
 
 
 def value_after(trial: optuna.Trial | FrozenTrial, epochs: int, objective: str) -> float:
-    """Return the objective after a number of epochs; of a trial that stopped before, the last one."""
+    """Return the objective after a number of epochs; the last value if the trial stopped earlier."""
     trained = history(trial)
     return trained[min(epochs, len(trained)) - 1][objective]
 
 
 def unbeaten(contenders: Sequence[FrozenTrial], total: int, objective: str) -> list[FrozenTrial]:
-    """Return the trials that no other trial has beaten where they stand, those that went furthest first.
+    """Return the trials that no other trial has beaten at their number of epochs, those with the most epochs first.
 
-    Of the trials with equally many epochs the best is unbeaten (of equals, the first), unless a trial with more epochs
-    was as good after as many. Trials that train on only make this harder: nobody becomes unbeaten by waiting.
+    Among trials with the same number of epochs, the best is unbeaten (the first, if several are equal), unless a trial
+    with more epochs was as good after that many. As other trials train on, this only becomes harder to meet: a waiting
+    trial never becomes unbeaten later.
 
     Args:
-        contenders: Trials with at least one epoch that keep to the limits, ended ones too.
+        contenders: Trials with at least one epoch that meet the limits, including ended ones.
         total: Epochs of a whole trial.
         objective: Metric that is maximised.
     """
@@ -50,10 +51,10 @@ def unbeaten(contenders: Sequence[FrozenTrial], total: int, objective: str) -> l
 
 
 def leader(contenders: Sequence[FrozenTrial], first: int, total: int, objective: str) -> FrozenTrial | None:
-    """Return the trial that leads: the unbeaten one with the fewest epochs; None where there are no contenders.
+    """Return the leader: the unbeaten trial with the fewest epochs; None if there are no contenders.
 
-    Trials that have come to the end of the first rung only do not lead once another went further: one short rung
-    qualifies a trial, it decides nothing.
+    Once a trial has trained beyond the first rung, trials that have only finished the first rung do not lead: one short
+    rung is too little to decide.
 
     Args:
         contenders: As for `unbeaten`.

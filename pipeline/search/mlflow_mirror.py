@@ -1,6 +1,6 @@
-"""A study as MLflow shows it: a parent run for the search, a child run for each trial.
+"""Mirrors a study in MLflow: a parent run for the search, and a child run for each trial.
 
-The study is the truth and MLflow its mirror: whatever a kill left there, `MlflowMirror.mirror` brings it in line.
+The study is the source of truth. After a kill, `MlflowMirror.mirror` brings the MLflow runs up to date with it.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ class MlflowMirror:
     """Mirrors one study.
 
     Attributes:
-        tracker: Where to.
-        study_name: Key of the parent run; those of trials begin with it.
-        label: What the runs are called after.
-        tags: Set on every run.
-        parent: The parent run, found again if the study was searched before.
+        tracker: The MLflow tracker.
+        study_name: Key of the parent run, and prefix of the trials' keys.
+        label: Part of every run's name.
+        tags: Tags of every run.
+        parent: The parent run; reused if the study was searched before.
     """
 
     tracker: Tracker
@@ -47,7 +47,7 @@ class MlflowMirror:
         self._logged = {key: run.epoch for key, run in self._children.items()}
 
     def mirror(self, trial: FrozenTrial) -> None:
-        """Create, complete and end the run of a trial, as far as that is still to be done."""
+        """Create, update and end the run of a trial, as needed."""
         key = f"{self.study_name}-{trial.number}"
         wanted = _RUN_STATUS[trial.state.name]
         run = self._children.get(key)
@@ -75,18 +75,18 @@ class MlflowMirror:
         self._logged[key] = len(epochs)
 
     def show(self, number: int, epoch: int, pictures: Sequence[Path]) -> None:
-        """Put pictures of what a trial's model gives after an epoch on its run, so that it can be watched learning."""
+        """Log pictures of a model's output after an epoch to the trial's run, to show how it learns."""
         if pictures:
             self.tracker.log_pictures(self._children[f"{self.study_name}-{number}"].run_id, pictures, epoch)
 
     def interrupt(self, status: Literal["KILLED", "FAILED"]) -> None:
-        """End the runs that are RUNNING with a status; the next search resumes them."""
+        """End all RUNNING runs with a status; the next search resumes them."""
         for run in (*self._children.values(), self.parent):
             if run.status == "RUNNING":
                 self.tracker.finish(run.run_id, status)
 
     def close(self, best: Best, counts: Mapping[str, int], epochs: int, files: list[Path]) -> None:
-        """Put the summary on the parent run, with the files that a search writes, and end it."""
+        """Log the summary and the files of the search to the parent run, and end it."""
         point = {f"best.{name}": str(value) for name, value in best.hyperparameters.items()}
         trials = {f"trials_{state}": float(count) for state, count in counts.items()}
         self.tracker.tag(self.parent.run_id, {"best.trial": str(best.number), **point})

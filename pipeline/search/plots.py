@@ -1,7 +1,7 @@
-"""Pictures of a search: those that Optuna draws, so that they can be read at a glance and printed.
+"""Draws the plots of a search: Optuna's kinds of plots, as static images that are easy to read and print.
 
-PNG with fixed bytes: the same trials give the same files. Hyperparameters are those that were trained, presets outside
-of the searched space included, and values those after a trial's last epoch.
+The PNG files are reproducible: the same trials give the same bytes. The plots show the trained hyperparameters,
+including presets outside the search space, and the values after each trial's last epoch.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from pipeline.search.plot_axes import Scale, blank, key, measure, plain, png, titled, told_value, whole, words
+from pipeline.search.plot_axes import Scale, blank, key, measure, objective_text, plain, png, titled, whole, words
 from pipeline.search.trials import history, hyperparameters
 
 if TYPE_CHECKING:
@@ -24,8 +24,8 @@ _STATES = {
     "FAIL": ("failed", "#b3261e", "x"),
 }
 _INK, _BEST = "#24292f", "#11703f"
-_PANELS = 4  # of the slices, side by side
-# Hyperparameters beyond these cannot be told apart in a picture: those that matter least are left out.
+_PANELS = 4  # slice plots per row
+# More hyperparameters than these are unreadable in one plot: the least important ones are omitted.
 _MOST_PANELS = 12
 _MOST_AXES = 10
 _MOST_BARS = 12
@@ -43,13 +43,13 @@ class _Point:
 def draw(
     trials: Sequence[FrozenTrial], objective: str, best: int, importances: Mapping[str, float]
 ) -> dict[str, bytes]:
-    """Return the pictures by name, those for which there is something to draw.
+    """Return the plots as PNG by name; plots without data are omitted.
 
     Args:
         trials: Trials that have ended.
         objective: The metric that was maximised.
         best: Number of the best trial.
-        importances: Share of the spread of values that each hyperparameter explains.
+        importances: Share of the variance of the values that each hyperparameter explains.
     """
     points = [_Point(t, history(t)[-1][objective], hyperparameters(t)) for t in trials if history(t)]
     varied = _varied(points)
@@ -104,15 +104,15 @@ def _curves(points: Sequence[_Point], objective: str, best: int) -> Figure:
     axes.set_xlabel("epoch")
     whole(axes.xaxis)
     shown = {point.trial.state.name for point in points}
-    told = [(f"best: trial {best}", _BEST), *(_STATES[state][:2] for state in _STATES if state in shown)]
-    for place, (name, colour) in enumerate(told):
+    labels = [(f"best: trial {best}", _BEST), *(_STATES[state][:2] for state in _STATES if state in shown)]
+    for place, (name, colour) in enumerate(labels):
         axes.text(0.3 * place, -0.24, f"— {name}", color=colour, fontsize=9, transform=axes.transAxes)
     return figure
 
 
 def _importances(importances: Mapping[str, float]) -> Figure:
     names = sorted(importances, key=lambda name: importances[name])[-_MOST_BARS:]
-    figure, axes = titled("What the differences come from (PED-ANOVA)", 1.1 + 0.3 * len(names))
+    figure, axes = titled("Hyperparameter importances (PED-ANOVA)", 1.1 + 0.3 * len(names))
     bars = axes.barh(
         [name.replace("_", " ") for name in names], [importances[name] for name in names], color="#1f5fbf", height=0.65
     )
@@ -134,15 +134,15 @@ def _parallel(points: Sequence[_Point], varied: Sequence[str], objective: str, b
     scales = [Scale.of([point.at[name] for point in points if name in point.at]) for name in varied]
     ranked = sorted(points, key=lambda point: (point.value, point.trial.number))
     colour = ScalarMappable(Normalize(0, len(ranked) - 1), "viridis_r")
-    hue: Any = colour.to_rgba  # its type knows arrays only
+    hue: Any = colour.to_rgba  # its type hints accept arrays only
     for rank, point in enumerate(ranked):
         places = [(x, scales[x](point.at[name])) for x, name in enumerate(varied) if name in point.at]
         is_best = point.trial.number == best
         axes.plot(*zip(*places, strict=True), color=hue(rank), lw=3 if is_best else 1.2, alpha=0.95)
     for x, (name, scale) in enumerate(zip(varied, scales, strict=True)):
         axes.axvline(x, color=_INK, lw=0.8, zorder=1)
-        for place, told in scale.marks:
-            axes.text(x + 0.04, place, told, fontsize=8, va="center", color=_INK,
+        for place, label in scale.marks:
+            axes.text(x + 0.04, place, label, fontsize=8, va="center", color=_INK,
                       bbox={"facecolor": "white", "alpha": 0.75, "pad": 0.6, "linewidth": 0}, zorder=5)  # fmt: skip
         axes.text(x, -0.1, name.replace("_", " "), fontsize=9, ha="center", va="top", color=_INK)
     axes.set(xlim=(-0.2, len(varied) - 0.5), ylim=(-0.06, 1.06), xticks=[], yticks=[])
@@ -151,7 +151,7 @@ def _parallel(points: Sequence[_Point], varied: Sequence[str], objective: str, b
     bar = figure.colorbar(colour, ax=axes, fraction=0.025, pad=0.02)
     bar.outline.set_visible(False)
     marks = sorted({round(place * (len(ranked) - 1) / 4) for place in range(5)})
-    bar.set_ticks(marks, labels=[told_value(objective, ranked[rank].value) for rank in marks], fontsize=8)
+    bar.set_ticks(marks, labels=[objective_text(objective, ranked[rank].value) for rank in marks], fontsize=8)
     return figure
 
 
@@ -183,7 +183,7 @@ def _slices(points: Sequence[_Point], varied: Sequence[str], objective: str, bes
 
 
 def _timeline(trials: Sequence[FrozenTrial], best: int) -> Figure:
-    """Draw when each trial was trained, by epochs, and when it only waited, or its search was interrupted."""
+    """Draw the training time of each epoch of a trial as a bar, and waiting or interrupted time as a line."""
     figure, axes = titled("Trials over time: bars train, lines wait", 1.3 + 0.16 * len(trials))
     began = min(t.datetime_start for t in trials if t.datetime_start).timestamp()
     for trial in trials:
@@ -200,17 +200,17 @@ def _timeline(trials: Sequence[FrozenTrial], best: int) -> Figure:
 
 
 def _trained(trial: FrozenTrial, began: float) -> list[tuple[float, float]]:
-    """Return when each epoch of a trial began and how long it took, in seconds after a moment."""
+    """Return the start, in seconds after `began`, and the duration of each epoch of a trial."""
     return [(epoch.at - epoch.seconds - began, epoch.seconds) for epoch in history(trial)]
 
 
 def _weightiest(names: Sequence[str], importances: Mapping[str, float], most: int) -> list[str]:
-    """Return at most so many of some hyperparameters, those that matter most, in the order in which they were."""
+    """Return the `most` most important hyperparameters, in their original order."""
     ranked = sorted(names, key=lambda name: (-importances.get(name, 0), names.index(name)))
     return [name for name in names if name in ranked[:most]]
 
 
 def _varied(points: Sequence[_Point]) -> list[str]:
-    """Return the hyperparameters that differ between trials, in the order in which the family names them."""
+    """Return the hyperparameters that differ between trials, in the family's order."""
     names = dict.fromkeys(name for point in points for name in point.at)
     return [name for name in names if len({key(p.at[name]) for p in points if name in p.at}) > 1]

@@ -1,4 +1,4 @@
-"""What a person sees while a search runs: a bar on a terminal, now and then a line anywhere else."""
+"""Displays the progress of a search: a bar on a terminal, a line at intervals elsewhere."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _LINE_INTERVAL_S = 15.0
 
 @dataclass(frozen=True)
 class Expected:
-    """What is known of a search before it begins: its budget, the epochs it may come to, its workers, earlier costs."""
+    """Expected cost of a search: its budget, number of epochs and workers, and the cost of an earlier search."""
 
     budget: Budget
     epochs: int
@@ -34,8 +34,9 @@ class SearchProgress:
     """Progress of one search. Use as a context manager.
 
     Args:
-        label: What is searched.
-        expected: What it may cost; printed at once, and again when the first task has shown how long an epoch takes.
+        label: Name of the search.
+        expected: Expected cost. It is printed at the start; if no earlier search measured the duration of an epoch, it
+            is printed again after the first task.
         clock: Returns the time in seconds.
     """
 
@@ -65,7 +66,7 @@ class SearchProgress:
         self._progress.stop()
 
     def task_done(self, epochs: Sequence[EpochMetrics], checkpoint_bytes: int) -> None:
-        """Note the cost of a finished task; the first one gives an estimate of the whole search."""
+        """Record the cost of a finished task; the first one gives an estimate for the whole search."""
         if self.measured is None and epochs:
             seconds = sum(epoch.seconds for epoch in epochs) / len(epochs)
             self.measured = cost_estimate.Measured(round(seconds, 3), checkpoint_bytes)
@@ -78,18 +79,18 @@ class SearchProgress:
 
     @property
     def epoch_s(self) -> float:
-        """Seconds that an epoch took, in this search or an earlier one; 0 where nobody knows yet."""
+        """Seconds per epoch, measured in this search or an earlier one; 0 if not known yet."""
         known = self.measured or self._expected.measured
         return known.epoch_s if known else 0.0
 
     def update(self, study: Study, budget: Budget, waiting: int, finishing_s: float) -> None:
-        """Show how far a study is. Call it as often as you like: away from a terminal it looks now and then only.
+        """Display the progress of a study. Calls are cheap: without a terminal, it prints at intervals only.
 
         Args:
             study: The study.
-            budget: When it ends.
-            waiting: How many trials wait at a rung.
-            finishing_s: About how many seconds the running tasks will take.
+            budget: Limits of the search.
+            waiting: Number of trials that wait at a rung.
+            finishing_s: Approximate time left of the running tasks, in seconds.
         """
         now = self._now()
         if not self._console.is_terminal and now - self._printed_at < _LINE_INTERVAL_S:
@@ -99,7 +100,7 @@ class SearchProgress:
         share = max(
             status.ended / budget.trials, status.epochs / budget.epochs, study.elapsed_s / (budget.minutes * 60)
         )
-        text = (  # what matters most comes first: a narrow terminal cuts the rest off
+        text = (  # the most important part comes first: a narrow terminal cuts off the rest
             f"best {'-' if status.best is None else f'{status.best.value:.4f}'},"
             f" {_left(study.elapsed_s, share, budget, finishing_s)}, {status.ended}/{budget.trials} trials"
             f" ({status.counts['running'] - waiting} running, {waiting} waiting, {status.counts['pruned']} pruned,"
@@ -112,10 +113,11 @@ class SearchProgress:
 
 
 def _left(elapsed_s: float, share: float, budget: Budget, finishing_s: float) -> str:
-    """Estimate the time left from the limit that is nearest; time itself is always one of the limits."""
+    """Return the estimated time left until the nearest limit of the budget, as text."""
     if share >= 1:
-        estimate = f", about {_clock(finishing_s)} left" if finishing_s else ""  # none, or it takes longer than thought
-        return f"finishing what was started{estimate}"
+        # 0 if no task runs, or if one takes longer than estimated
+        estimate = f", about {_clock(finishing_s)} left" if finishing_s else ""
+        return f"finishing running trials{estimate}"
     most = budget.minutes * 60 - elapsed_s
     guess = elapsed_s * (1 - share) / share if share > 0 else most
     return f"about {_clock(max(0.0, min(most, guess)))} left"

@@ -1,7 +1,6 @@
 """Runs a search: opens the study, schedules its trials on an executor, and writes the result.
 
-The next run finishes a search that was killed: the study and the checkpoints hold enough to go on, and MLflow is
-brought in line with the study.
+If a search is killed, the next run resumes it from the study and the checkpoints, and brings MLflow up to date.
 """
 
 from __future__ import annotations
@@ -39,7 +38,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class SearchResult:
-    """What a search found and what it cost, over all processes that worked on it."""
+    """Result and cost of a search, summed over all processes that worked on it."""
 
     study: str
     best: Best
@@ -51,7 +50,7 @@ class SearchResult:
 
 @dataclass(frozen=True)
 class Folders:
-    """Where a search reads and writes.
+    """Folders that a search reads and writes.
 
     Attributes:
         data: Folder written by prepare.
@@ -66,7 +65,7 @@ class Folders:
 
 @dataclass(frozen=True)
 class FinishedSearch:
-    """A search that met its budget: its result, its study, and the study's runs in MLflow."""
+    """A search that has used its budget: its result, its study, and the study's runs in MLflow."""
 
     result: SearchResult
     study: Study
@@ -80,15 +79,15 @@ def run(
     folders: Folders,
     environments: list[dict[str, str]],
 ) -> FinishedSearch:
-    """Search until the budget is met; go on where an earlier run of the same study ended.
+    """Search until the budget is used; resume an earlier run of the same study.
 
     Raises:
-        EngineError: Another process is at work on this study, or every trial failed.
+        EngineError: Another process is searching this study, or every trial failed.
     """
     folder = folders.studies / definition.name
     with study_store.locked(folder), _executor(settings, task.work(definition.backend), environments) as executor:
         if not begun(folder):
-            executor.warm_up()  # while this process imports Optuna: a new study has work for all
+            executor.warm_up()  # while this process imports Optuna: a new study has work for every worker
         study = Study(folder, definition, settings, family)
         expected = _expected(definition, settings, study, executor.slots)
         make_task = _task_maker(definition, settings, folders, study)
@@ -114,7 +113,7 @@ def run(
 
 
 def _expected(definition: Definition, settings: SearchSettings, study: Study, slots: int) -> Expected:
-    """Return the expected cost of a search, as measured in this study or the latest other of its family."""
+    """Return the expected cost of a search, as measured in this study or in the family's most recent other study."""
     siblings = study_store.idle_siblings(study.folder.parent, definition.dataset, definition.family, definition.name)
     budget = settings.budget_for(definition.dataset, definition.family)
     if study.points is not None:
@@ -132,7 +131,7 @@ def _ending_runs(scheduler: TrialScheduler) -> Iterator[None]:
         scheduler.interrupt("KILLED")
         raise
     except BaseException:
-        with suppress(Exception):  # the first error is reported, not that MLflow fails, too: the disk may be full
+        with suppress(Exception):  # report the first error, not a second one from MLflow: the disk may be full
             scheduler.interrupt("FAILED")
         raise
 
@@ -149,7 +148,7 @@ def _executor(settings: SearchSettings, work: Work, environments: list[dict[str,
 def _task_maker(
     definition: Definition, settings: SearchSettings, folders: Folders, study: Study
 ) -> Callable[[optuna.Trial, int, int], TrainingTask]:
-    """Return a function that makes the task to train a trial from one epoch to another."""
+    """Return a function that creates the task to train a trial from one epoch to another."""
 
     def make_task(trial: optuna.Trial, start: int, stop: int) -> TrainingTask:
         return TrainingTask(
@@ -169,7 +168,7 @@ def _task_maker(
 
 
 def _checkpoints(folder: Path, number: int) -> Path:
-    """Return where the checkpoints of a trial lie."""
+    """Return the folder of a trial's checkpoints."""
     return folder / "checkpoints" / f"trial-{number:05d}"
 
 
@@ -188,9 +187,9 @@ def _mirror(definition: Definition) -> MlflowMirror:
 
 
 def save(result: SearchResult, study: Study, definition: Definition, output: Path) -> list[Path]:
-    """Write what train needs, the summary and the table of trials.
+    """Write the best hyperparameters, the summary, the table of trials and the plots; return the files to log.
 
-    All of it is stored in the study, so a rerun that finds the budget met writes the same bytes.
+    All values come from the study, so a rerun after the budget is used writes the same bytes.
     """
     best = artifacts.Best(
         family=definition.family,
@@ -221,7 +220,7 @@ def save(result: SearchResult, study: Study, definition: Definition, output: Pat
 def tidy(definition: Definition, studies: Path, keep: int, tracker: Tracker) -> None:
     """End the runs that a killed search left RUNNING, and remove old studies.
 
-    Only studies of this folder that no process works on are touched: on a shared server, others search, too.
+    Only idle studies in this folder are affected, because other searches may use the same MLflow server.
     """
     siblings = study_store.idle_siblings(studies, definition.dataset, definition.family, definition.name)
     running = tracker.runs("tags.stage = 'search' and attributes.status = 'RUNNING'")

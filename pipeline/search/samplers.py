@@ -1,4 +1,4 @@
-"""Samplers and pruners of Optuna by the names that params use."""
+"""Creates Optuna's samplers and pruners by their names in params."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
     from optuna.trial import FrozenTrial, TrialState
 
-_STARTUP_TRIALS = 5  # at random, before a sampler that learns has something to learn from
+_STARTUP_TRIALS = 5  # random trials before an adaptive sampler starts to learn
 _TRIED = 64  # random trials that show which dimensions a space has
 
 
 def sampler(settings: SearchSettings, seed: int, seen: int, suggest: Suggest) -> optuna.samplers.BaseSampler:
     """Return the sampler of a study.
 
-    A resumed study must not be proposed its first points again. Samplers that draw get a seed that depends on the
-    trials seen so far; QMC walks one sequence, whose place the study keeps, so its seed stays.
+    A resumed study must not repeat its first points. So random samplers get a seed that depends on the number of
+    existing trials. QMC follows one sequence, and the study stores the position in it, so its seed is constant.
 
     Args:
-        settings: Which sampler.
+        settings: Settings of the search.
         seed: Seed of the study.
-        seen: Trials that the study has already.
-        suggest: How the family samples.
+        seen: Number of existing trials of the study.
+        suggest: The family's sampling function.
 
     Raises:
         ParamsError: The sampler needs a package that is not installed.
@@ -39,14 +39,14 @@ def sampler(settings: SearchSettings, seed: int, seen: int, suggest: Suggest) ->
     import optuna
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # the pinned version is what we test
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # the version is pinned and tested
         return _sampler(settings, seed, seed + seen, suggest)
 
 
 def _sampler(settings: SearchSettings, seed: int, drawn: int, suggest: Suggest) -> optuna.samplers.BaseSampler:
     import optuna
 
-    if settings.sampler in ("random", "grid"):  # a grid's points are given, not sampled
+    if settings.sampler in ("random", "grid"):  # a grid's points are fixed, not sampled
         return optuna.samplers.RandomSampler(seed=drawn)
     if settings.sampler == "qmc":
         return _qmc(seed, drawn, suggest)
@@ -56,7 +56,7 @@ def _sampler(settings: SearchSettings, seed: int, drawn: int, suggest: Suggest) 
 
 
 def pruner(settings: SearchSettings, trial_epochs: int) -> optuna.pruners.BasePruner:
-    """Return the pruner of a study; it is asked at the end of each rung."""
+    """Return the pruner of a study; it is called at the end of each rung."""
     from optuna import pruners
 
     by_name: dict[str, Callable[[], optuna.pruners.BasePruner]] = {
@@ -74,7 +74,7 @@ def _tpe(drawn: int) -> optuna.samplers.BaseSampler:
     import optuna
 
     class Tree(optuna.samplers.TPESampler):
-        """TPE that learns from trials on their way, too; see `_comparable`."""
+        """TPE that also learns from unfinished trials; see `_comparable`."""
 
         def infer_relative_search_space(self, study: Any, trial: Any) -> dict[str, BaseDistribution]:
             return super().infer_relative_search_space(_comparable(study), trial)
@@ -92,7 +92,7 @@ def _qmc(seed: int, drawn: int, suggest: Suggest) -> optuna.samplers.BaseSampler
     import optuna
 
     class Sequence(optuna.samplers.QMCSampler):
-        """QMC over all dimensions of a space from the first trial on; Optuna's goes by those of the first trial."""
+        """QMC over all dimensions of a space from the first trial on; Optuna's uses those of the first trial only."""
 
         def infer_relative_search_space(self, study: Any, trial: Any) -> dict[str, BaseDistribution]:
             del study, trial
@@ -115,7 +115,7 @@ def _gp(drawn: int) -> optuna.samplers.BaseSampler:
         )
 
     class Process(optuna.samplers.GPSampler):
-        """A Gaussian process that leaves out presets with values outside of the space: it knows whole points only."""
+        """A Gaussian process that ignores presets with values outside the space: it needs complete points."""
 
         def infer_relative_search_space(self, study: Any, trial: Any) -> dict[str, BaseDistribution]:
             return super().infer_relative_search_space(_without_presets(study), trial)
@@ -127,7 +127,7 @@ def _gp(drawn: int) -> optuna.samplers.BaseSampler:
 
 
 def _without_presets(study: Any) -> Any:
-    """Return a view of a study that lacks the presets of which the sampler was told in part."""
+    """Return a view of a study without the presets that have values outside the search space."""
 
     def whole(trials: list[FrozenTrial]) -> list[FrozenTrial]:
         return [t for t in trials if set(t.user_attrs.get("hyperparameters", t.params)) == set(t.params)]
@@ -136,11 +136,11 @@ def _without_presets(study: Any) -> Any:
 
 
 def _comparable(study: Any) -> Any:
-    """Return a view of a study in which trials compare by what they had after the same number of epochs.
+    """Return a view of a study in which trials are compared by their values after the same number of epochs.
 
-    Optuna's TPE takes any complete trial for better than all pruned ones, and trials that wait it does not see at all.
-    So it would search around whatever came to its end first. As BOHB does (Falkner et al., arXiv:1807.01774), values
-    count after the most epochs that enough trials have come to; those that have come less far are worth less.
+    Optuna's TPE ranks any complete trial above all pruned ones, and ignores waiting trials. So it would search around
+    the trials that finished first. As in BOHB (Falkner et al., arXiv:1807.01774), the values are those after the
+    largest number of epochs that enough trials have reached; trials with fewer epochs rank lower.
     """
 
     def seen(trials: list[FrozenTrial]) -> list[FrozenTrial]:
@@ -152,17 +152,17 @@ def _comparable(study: Any) -> Any:
 
 
 def _judged(trial: FrozenTrial) -> bool:
-    """Tell whether a trial has values to compare."""
+    """Return whether a trial has values to compare."""
     return bool(trial.intermediate_values) and trial.state.name != "FAIL"
 
 
 def _after(trial: FrozenTrial, epochs: int) -> FrozenTrial:
-    """Return a trial as if it were judged after some epochs: complete if it came so far, else pruned."""
+    """Return a copy of a trial as it was after some epochs: complete if it reached them, otherwise pruned."""
     from optuna.trial import TrialState
 
     last = max(trial.intermediate_values)
     if last < epochs and trial.state == TrialState.COMPLETE:
-        return trial  # it stopped early: it has come as far as it would
+        return trial  # it stopped early, so this is its final value
     seen = copy.copy(trial)
     seen.state = TrialState.COMPLETE if last >= epochs else TrialState.PRUNED
     seen.value = trial.intermediate_values[epochs] if last >= epochs else None
@@ -170,10 +170,10 @@ def _after(trial: FrozenTrial, epochs: int) -> FrozenTrial:
 
 
 class _View:
-    """A study, or what Optuna's pruners make of one, whose trials a sampler sees changed.
+    """A wrapper of a study, or of a pruner's filtered study, that changes the trials that a sampler reads.
 
-    Optuna 5 has no public hook for that: its samplers read trials by `Study._get_trials`. Nor would the public
-    `get_trials` do to read them here: it has no cache, and Hyperband's view of a study filters it by bracket.
+    Optuna 5 has no public hook for that: its samplers read trials by `Study._get_trials`. The public `get_trials` does
+    not replace it here: it has no cache, and Hyperband's view of a study filters it by bracket.
     """
 
     def __init__(self, study: Any, change: Callable[[list[FrozenTrial]], list[FrozenTrial]]) -> None:
@@ -193,7 +193,7 @@ class _View:
 
 
 def _dimensions(suggest: Suggest) -> dict[str, BaseDistribution]:
-    """Return the dimensions of a space, conditional ones included; where one changes by condition, as first seen."""
+    """Return the dimensions of a space, including conditional ones; of one that varies, the first distribution seen."""
     import optuna
 
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))

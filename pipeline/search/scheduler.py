@@ -1,4 +1,4 @@
-"""The trial scheduler: which trial trains next, which waits, and which ends."""
+"""The trial scheduler: decides which trial trains next, which waits, and which ends."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from pipeline.search.trials import history, preset
 if TYPE_CHECKING:
     import optuna
 
-_MOST_WAITING = 12  # trials, the best of them: each keeps a checkpoint, and disk use is bounded
-_OVER = 1.05  # of its minutes, the most that a search plans for (chosen)
-_PRESETS = 10  # reference models get one epoch in so many, at most (chosen)
+_MOST_WAITING = 12  # waiting trials, the best of them: each keeps a checkpoint, so this bounds disk use
+_OVER = 1.05  # a search plans for at most this multiple of its minutes (chosen)
+_PRESETS = 10  # reference models get at most one in this many epochs of the budget (chosen)
 
 
 @dataclass
 class _Running:
-    """A task that a worker trains."""
+    """A task that is running on a worker."""
 
     trial: optuna.Trial
     task: TrainingTask
@@ -40,11 +40,11 @@ class _Running:
         return self.stop - self.start
 
     def left_s(self, epoch_s: float, now: float) -> float:
-        """Return about how many seconds it will take yet.
+        """Return the approximate time left, in seconds.
 
         Args:
-            epoch_s: What an epoch takes, where the trial itself has not shown it.
-            now: The time, on the clock that `since` was read from.
+            epoch_s: Seconds per epoch, used if the trial has no finished epoch.
+            now: The current time, on the same clock as `since`.
         """
         known = history(self.trial)
         each = known[-1].seconds if known else epoch_s
@@ -52,22 +52,23 @@ class _Running:
 
 
 class TrialScheduler:
-    """The loop: ask for trials, train them rung by rung, prune between rungs, until the budget is met.
+    """The main loop: create trials, train them rung by rung, and prune between rungs, until the budget is used.
 
-    Where the study makes trials wait, one that has come to a rung lets others come, too. The best of them go on when a
-    worker is free; those that are never promoted are pruned at the end.
+    With successive halving, a trial that finishes a rung waits while other trials reach that rung. The best of them are
+    promoted when a worker is idle; trials that are never promoted are pruned at the end.
 
-    The search ends with a leader that has trained all its epochs. So a rung begins only if its trial, should it lead
-    then, can train to its end within the budget and 5 % more; the leader's own rungs begin in any case.
+    The search must end with a leader that has trained all its epochs. So a rung starts only if its trial, should it
+    become the leader, can train all its epochs within the budget, exceeding its minutes by at most 5 %. The leader's
+    own rungs always start.
 
     Args:
-        study: The study to work on.
-        budget: When to end.
+        study: The study.
+        budget: Limits of the search.
         executor: Trains tasks.
         record: Creates the MLflow record. That takes seconds, so workers get tasks first.
-        make_task: Makes the task for a trial, from and to an epoch.
-        discard: Removes the checkpoints of a trial that has ended, by number.
-        progress: Shows how far the search is.
+        make_task: Creates the task that trains a trial from one epoch to another.
+        discard: Removes the checkpoints of the ended trial with a number.
+        progress: Displays the progress of the search.
         clock: Returns the time in seconds.
     """
 
@@ -92,22 +93,22 @@ class TrialScheduler:
         self._progress = progress
         self._running: dict[int, _Running] = {}
         self._waiting: dict[int, optuna.Trial] = {}
-        self._exhausted = False  # the study has no more trials to ask for
+        self._exhausted = False  # the study cannot create another trial
         tenth = budget.epochs // _PRESETS // study.rungs[0]
-        self._presets = min(study.presets, tenth, budget.trials - 1)  # they come last, and take places of the budget
+        self._presets = min(study.presets, tenth, budget.trials - 1)  # they come last, and count towards the budget
         self._now = clock
         self._spent_until = clock()
 
     def run(self) -> MlflowMirror:
-        """Work until the budget is met and every trial has ended; return the record."""
-        left_behind = self._study.unfinished()
-        for trial in left_behind:
-            self._study.suggest(trial)  # a kill may have come between two suggestions
+        """Run until the budget is used and every trial has ended; return the MLflow record."""
+        unfinished = self._study.unfinished()
+        for trial in unfinished:
+            self._study.suggest(trial)  # a kill may have happened between two suggestions
             self._study.report(trial)
         for known in self._study.trials:
             if known.state.is_finished():
                 self._discard(known.number)
-        for trial in left_behind:
+        for trial in unfinished:
             self._advance(trial)
         self._fill()
         self._record = record = self._open()
@@ -121,12 +122,12 @@ class TrialScheduler:
         return record
 
     def interrupt(self, status: Literal["KILLED", "FAILED"]) -> None:
-        """End every run that is RUNNING with a status."""
+        """End all RUNNING runs with a status."""
         if self._record is not None:
             self._record.interrupt(status)
 
     def _fill(self) -> None:
-        """Give every idle worker a trial that may go on, else a new one; end those that wait in vain."""
+        """Give every idle worker a promoted trial or else a new one; prune waiting trials that cannot be promoted."""
         while len(self._running) < self._executor.slots and (trial := self._promoted() or self._new()) is not None:
             self._advance(trial)
         while len(self._waiting) > (_MOST_WAITING if self._running else 0):
@@ -134,7 +135,7 @@ class TrialScheduler:
             self._end(trial, "pruned", f"not among the best after {len(history(trial))} epochs")
 
     def _promoted(self) -> optuna.Trial | None:
-        """Return a trial that has waited and may go on; the leader before others, once it has left the first rung."""
+        """Promote a waiting trial and return it; the leader first, once it has trained beyond the first rung."""
         if not self._waiting:
             return None
         may_start = self._may_start()
@@ -155,25 +156,25 @@ class TrialScheduler:
         return trial
 
     def _new(self) -> optuna.Trial | None:
-        """Return a new trial, where the budget allows one and the study has one; reference models come last."""
+        """Return a new trial if the budget and the study allow one; reference models come last."""
         if not self._may_start():
             return None
         sampled = sum(not preset(trial) for trial in self._study.trials)
-        asked = self._study.ask() if sampled < self._budget.trials - self._presets else None
-        asked = asked or (self._study.ask_preset() if self._presets_left() else None)
-        self._exhausted = asked is None
-        return asked
+        trial = self._study.ask() if sampled < self._budget.trials - self._presets else None
+        trial = trial or (self._study.ask_preset() if self._presets_left() else None)
+        self._exhausted = trial is None
+        return trial
 
     def _presets_left(self) -> bool:
         return sum(bool(preset(trial)) for trial in self._study.trials) < self._presets
 
     def _may_start(self) -> bool:
-        """Tell whether the budget allows another trial."""
+        """Return whether the budget allows another trial."""
         within = len(self._study.trials) < self._budget.trials
         return within and not self._exhausted and self._fits(None)
 
     def _fits(self, trial: optuna.Trial | None) -> bool:
-        """Tell whether a rung may begin, the next one of a trial or the first one of a new trial: see the class."""
+        """Return whether the next rung of a trial, or the first rung of a new one, may start; see the class."""
         study, leader = self._study, self._study.leader()
         if trial is not None and leader is not None and trial.number == leader.number:
             return True
@@ -188,7 +189,7 @@ class TrialScheduler:
             return False
         needed = max(stop, whole) - start
         limit_s = self._budget.minutes * 60 * _OVER - study.elapsed_s
-        if leader is not None and waits:  # where this rung takes the last worker, the leader waits for one
+        if leader is not None and waits:  # if this rung takes the last idle worker, the leader has to wait
             first_idle = min([*self._left_s(), (stop - start) * study.epoch_s(trial)])
             behind = first_idle if len(self._running) + 1 >= self._executor.slots else 0.0
             if behind + (whole - len(history(leader))) * study.epoch_s(leader) > limit_s:
@@ -196,11 +197,11 @@ class TrialScheduler:
         return needed * study.epoch_s(trial) <= limit_s and limit_s > 0
 
     def _left_s(self) -> list[float]:
-        """Return about how many seconds each rung that is trained now will take yet."""
+        """Return the approximate time left of each running rung, in seconds."""
         return [running.left_s(self._progress.epoch_s, self._now()) for running in self._running.values()]
 
     def _advance(self, trial: optuna.Trial) -> None:
-        """End a trial that is trained or not good enough, let it wait, or send its next rung to a worker."""
+        """End a trial that is complete or not good enough, let it wait, or send its next rung to a worker."""
         rung = self._study.next_rung(trial)
         if violation := self._study.violation(trial):
             self._end(trial, "pruned", violation)
@@ -220,7 +221,7 @@ class TrialScheduler:
             self._mirror(trial.number)
 
     def _stops(self, trial: optuna.Trial) -> str:
-        """Return why a trial does not begin its next rung; nothing where it does. The leader always does."""
+        """Return the reason to stop a trial before its next rung; empty if it continues. The leader always does."""
         leader = self._study.leader()
         if leader is not None and leader.number == trial.number:
             return ""
@@ -246,25 +247,25 @@ class TrialScheduler:
             self._end(trial, "failed", event.reason)
         else:
             raise EngineError(
-                f"trial {trial.number} cannot go on",
+                f"trial {trial.number} cannot continue",
                 expected="a machine that can train",
                 found=event.reason,
                 done="finished rungs are kept",
-                next_step="mend it and run the same command again",
+                next_step="fix the cause and run the same command again",
             )
 
     def _end(self, trial: optuna.Trial, state: Any, reason: str = "") -> None:
         self._study.tell(trial, state, reason)
-        self._discard(trial.number)  # at once: disk use is bounded by the trials that run
+        self._discard(trial.number)  # at once: only unfinished trials use disk space
         self._mirror(trial.number)
 
     def _mirror(self, number: int) -> None:
-        if self._record is not None:  # else it mirrors all trials once it is open
+        if self._record is not None:  # otherwise `run` mirrors all trials once the record exists
             self._record.mirror(self._study.trials[number])
 
     def _tick(self) -> None:
         now = self._now()
-        if now - self._spent_until >= 1.0:  # the study's clock is written about once a second, not at every event
+        if now - self._spent_until >= 1.0:  # write the study's elapsed time about once a second, not at every event
             self._study.spend(now - self._spent_until)
             self._spent_until = now
             left = max(self._left_s(), default=0.0)

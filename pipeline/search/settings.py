@@ -1,4 +1,4 @@
-"""Section `search` of params: how to search, and what that may cost."""
+"""Section `search` of params: settings and budget of a search."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Sampler = Literal["tpe", "random", "qmc", "gp", "grid"]
 Engine = Literal["local", "ray"]
 Pruner = Literal["halving", "hyperband", "median", "none"]
 
-# What a study is searched with; the other settings may change while it goes on.
+# Settings that define a study. The other settings may change when a study is resumed.
 _DEFINING = {"sampler", "grid_points", "presets", "pruner", "reduction", "seed", "generation", "constraints"}
 
 
@@ -26,21 +26,21 @@ def _one_of(names: Iterable[str]) -> pydantic.BeforeValidator:
     def check(value: Any) -> Any:
         if value in known:
             return value
-        told = {"told": nearest(str(value), known).replace("{", "{{").replace("}", "}}")}
-        raise PydanticCustomError("unknown_name", "{told}", told)
+        message = {"message": nearest(str(value), known).replace("{", "{{").replace("}", "}}")}
+        raise PydanticCustomError("unknown_name", "{message}", message)
 
     return pydantic.BeforeValidator(check)
 
 
 class Budget(params.Settings):
-    """What a study may cost; it ends when the first of its three limits is met and its leader is trained to the end.
+    """Limits of a study; it ends when it reaches the first of them and its leader has trained all its epochs.
 
     Attributes:
-        trials: Trials, of all that are finished.
+        trials: Number of trials.
         epochs: Epochs, summed over all trials.
-        minutes: Wall time, summed over all processes that worked on the study. Nothing begins that is expected to
-            end more than 5 % later, except what the leader has still to train.
-        trial_epochs: Epochs of one trial that is never pruned, and of the final training.
+        minutes: Wall time, summed over all processes that worked on the study. No rung starts that is expected to end
+            more than 5 % later, except the remaining rungs of the leader.
+        trial_epochs: Epochs of a trial that is never pruned, and of the final training.
     """
 
     trials: int = pydantic.Field(ge=1)
@@ -56,11 +56,11 @@ class Budget(params.Settings):
 
 
 class Constraints(params.Settings):
-    """What a model must not exceed; None for no limit.
+    """Upper limits of a model; None for no limit.
 
     Attributes:
-        parameters: Number of trained and other parameters.
-        latency_ms: Median milliseconds to label one image on the worker that trained it.
+        parameters: Number of trainable and non-trainable parameters.
+        latency_ms: Median time to label one image, in milliseconds, on the worker that trained the model.
     """
 
     parameters: int | None = pydantic.Field(default=None, ge=1)
@@ -72,7 +72,7 @@ class Constraints(params.Settings):
 
 
 class SearchSettings(params.Settings):
-    """Section `search` of params; what the keys mean stands beside them there."""
+    """Section `search` of params; params.yaml documents the keys."""
 
     sampler: Annotated[Sampler, _one_of(get_args(Sampler))]
     grid_points: int = pydantic.Field(ge=1)
@@ -96,5 +96,5 @@ class SearchSettings(params.Settings):
         raise ParamsError("search.budget has no default", expected=nearest("default", self.budget))
 
     def defining(self) -> dict[str, Any]:
-        """Return the settings that make a study this study."""
+        """Return the settings that define a study: if one changes, a new study begins."""
         return self.model_dump(include=_DEFINING)

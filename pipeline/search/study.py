@@ -1,7 +1,7 @@
-"""The owner of Optuna: one study, written by one process, that outlives any process.
+"""Wraps an Optuna study that is stored on disk, written by one process at a time, and resumed by later ones.
 
-A study lies in a folder of its own whose name carries a hash of everything that defines it. What a run of the search
-needs to go on is in the study itself: the history of every trial, and the time spent so far.
+Each study has its own folder, whose name contains a hash of everything that defines the study. The study stores all
+that a search needs to resume: the history of every trial, and the time spent so far.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
 _FILE = "study.db"
-_ENOUGH = 4  # complete trials, below which importances are noise
-_FEW = 16  # points of a space that are tried one by one, whatever the sampler
+_ENOUGH = 4  # complete trials; with fewer, importances are noise
+_FEW = 16  # a space with at most this many points is searched exhaustively, whatever the sampler
 _Given = tuple[Hyperparameters, dict[str, Any]]
 
 
 @dataclass(frozen=True)
 class Best:
-    """The best trial and what it reached on validation data."""
+    """The best trial and its objective on validation data."""
 
     number: int
     hyperparameters: Hyperparameters
@@ -49,7 +49,7 @@ class Best:
 
 @dataclass(frozen=True)
 class StudyStatus:
-    """How far a study is: trials by state, epochs that all report together, and the best trial so far."""
+    """Progress of a study: trials by state, epochs summed over all trials, and the best trial so far."""
 
     counts: dict[str, int]
     epochs: int
@@ -62,12 +62,12 @@ class StudyStatus:
 
 
 def begun(folder: Path) -> bool:
-    """Tell whether a folder has a study already, without loading what it takes to open it."""
+    """Return whether a folder contains a study, without importing Optuna."""
     return (folder / _FILE).exists()
 
 
 def rungs(total: int, reduction: int) -> list[int]:
-    """Return the epochs at which a trial is judged: 1, then `reduction` times as many, and always the total."""
+    """Return the epochs at which rungs end: the powers of `reduction` below the total, and the total."""
     ends = []
     end = 1
     while end < total:
@@ -77,13 +77,13 @@ def rungs(total: int, reduction: int) -> list[int]:
 
 
 class Study:
-    """A study with the trials of all runs so far. Whoever opens it holds the study's lock.
+    """A study with the trials of all runs so far. The caller must hold the study's lock.
 
     Args:
         folder: Folder of the study.
-        definition: What it is.
-        settings: How to sample and prune.
-        family: What is searched.
+        definition: Definition of the study.
+        settings: Settings of the search.
+        family: The model family that is searched.
     """
 
     def __init__(self, folder: Path, definition: Definition, settings: SearchSettings, family: BaseFamily) -> None:
@@ -109,7 +109,7 @@ class Study:
         )
         self.halving = Halving(self.rungs, settings.reduction if settings.pruner == "halving" else 0, self.objective)
         self._limits = settings.constraints.limits()
-        self._grid = settings.sampler == "grid" or _few(family.dimensions)  # to sample would be to repeat
+        self._grid = settings.sampler == "grid" or _few(family.dimensions)  # sampling would repeat points
         self._suggest = family.suggest
         self._given = self._to_give(settings)
         self._presets = self._presets_to_give(family.presets_for(definition.dataset) if settings.presets else {})
@@ -117,12 +117,12 @@ class Study:
 
     @property
     def points(self) -> int | None:
-        """How many trials there can be, where all points are given and none is sampled; None: any number."""
+        """Number of possible trials if all points are fixed and none is sampled; None for no limit."""
         return len(self._given) + len(self._presets) if self._grid else None
 
     @property
     def presets(self) -> int:
-        """Number of reference models that the study may try beside what it samples."""
+        """Number of reference models that the study may try in addition to sampled points."""
         return len(self._presets)
 
     @property
@@ -130,11 +130,11 @@ class Study:
         """All trials that were started, in order."""
         import optuna
 
-        waiting = optuna.trial.TrialState.WAITING  # a kill came between giving a trial's point and starting it
+        waiting = optuna.trial.TrialState.WAITING  # a kill happened between enqueueing a trial and starting it
         return [trial for trial in self._study.get_trials(deepcopy=False) if trial.state != waiting]
 
     def unfinished(self) -> list[optuna.Trial]:
-        """Return the trials that a run before this one left in the middle."""
+        """Return the trials that an earlier run started but did not finish."""
         import optuna
 
         running = self._study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.RUNNING,))
@@ -143,21 +143,21 @@ class Study:
         return [optuna.Trial(self._study, trial_id) for trial_id in ids]
 
     def ask(self) -> optuna.Trial | None:
-        """Return a new trial with its hyperparameters; None when every point of a grid has been tried.
+        """Return a new trial with its hyperparameters; None if every point of a grid has been tried.
 
-        Where a sampler learns, the middle of the space comes first.
+        With an adaptive sampler, the first trial is the centre of the space.
         """
         return self._ask(self._given, sampled=not self._grid)
 
     def ask_preset(self) -> optuna.Trial | None:
-        """Return a new trial of a reference model; None when all have been tried."""
+        """Return a new trial of a reference model; None if all have been tried."""
         return self._ask(self._presets, sampled=False)
 
     def _ask(self, given: Mapping[str, _Given], *, sampled: bool) -> optuna.Trial | None:
-        """Return a trial of the next given point; where none is left a sampled one, or None.
+        """Return a trial of the next fixed point; if none is left, a sampled trial, or None.
 
-        A point is given to the study just before its trial is started, so that none is given twice and no trial waits
-        for a budget that does not reach it. A point that a killed search has given but not started comes first.
+        A point is enqueued just before its trial starts, so that no point is enqueued twice and no trial stays enqueued
+        when the budget ends. A point that a killed search enqueued but did not start comes first.
         """
         known = [trial.user_attrs.get("given") for trial in self._study.get_trials(deepcopy=False)]
         waiting = len(known) > len(self.trials)
@@ -172,36 +172,36 @@ class Study:
         return trial
 
     def suggest(self, trial: optuna.Trial) -> None:
-        """Give a trial its hyperparameters; those that it has already stay."""
+        """Set a trial's hyperparameters; existing ones are kept."""
         preset = trial.user_attrs.get("hyperparameters")
         self._suggest(trial if preset is None else enqueued.FixedTrial(trial, preset))
 
     def _to_give(self, settings: SearchSettings) -> dict[str, _Given]:
-        """Return the points that are given before any is sampled, by name, with what to remember of their trials."""
+        """Return the fixed points to try before sampling, by name, with the attributes of their trials."""
         if self._grid:
             found = enqueued.grid(self._suggest, settings.grid_points)
             order = random.Random(self.seed).sample(range(len(found)), len(found))  # a budget may cut the grid short
             return {f"grid {place}": (found[place], {}) for place in order}
-        if settings.sampler in ("tpe", "gp"):  # they learn, but would guess first: a space is drawn around a guess
+        if settings.sampler in ("tpe", "gp"):  # they start at random; the centre is usually a good guess
             return {"centre": (enqueued.centre(self._suggest), {})}
         return {}
 
     def _presets_to_give(self, presets: Mapping[str, Hyperparameters]) -> dict[str, _Given]:
-        """Return the points of reference models, by name, with what to remember of their trials."""
+        """Return the points of reference models, by name, with the attributes of their trials."""
         return {
             f"preset {name}": (point, {"preset": name, "hyperparameters": dict(point)})
             for name, point in presets.items()
         }
 
     def next_rung(self, trial: optuna.Trial) -> tuple[int, int] | None:
-        """Return from which to which epoch a trial is to be trained next; None when it is done."""
+        """Return the first and last epoch of a trial's next rung; None if the trial is complete."""
         if stopped(trial):
             return None
         start = len(history(trial))
         return next(((start, end) for end in self.rungs if end > start), None)
 
     def contenders(self, trials: Sequence[FrozenTrial] | None = None) -> list[FrozenTrial]:
-        """Return the trials (all, or of those given) that have a value, to be bettered yet, and keep to the limits."""
+        """Return the trials, of all or of those passed, that have a value, have not failed, and meet the limits."""
         return [trial for trial in _judged(self.trials if trials is None else trials) if not self.violation(trial)]
 
     def leader(self, trials: Sequence[FrozenTrial] | None = None) -> FrozenTrial | None:
@@ -209,18 +209,18 @@ class Study:
         return leader(self.contenders(trials), self.rungs[0], self.total, self.objective)
 
     def lost(self, trial: optuna.Trial) -> bool:
-        """Tell whether a trial is a reference model that another trial has beaten: it takes no further rung."""
+        """Return whether a trial is a reference model that another trial has beaten; it gets no further rung."""
         if not preset(trial) or not history(trial):
             return False
         return trial.number not in {t.number for t in unbeaten(self.contenders(), self.total, self.objective)}
 
     def whole(self) -> int:
-        """Return how many epochs a trial is to be expected to train: of those that have ended, the most."""
+        """Return the expected number of epochs of a whole trial: the most that a complete trial has trained."""
         ended = [len(history(trial)) for trial in self.trials if trial.state.name == "COMPLETE"]
         return max(ended, default=self.total)
 
     def epoch_s(self, trial: optuna.Trial | FrozenTrial | None = None) -> float:
-        """Return the seconds that an epoch of a trial takes; of one that has shown none, as others; 0: unknown."""
+        """Return the seconds per epoch of a trial, or of the other trials if it has no epoch yet; 0 if unknown."""
         own: Sequence[EpochMetrics] = history(trial) if trial is not None else ()
         known = list(own[-1:]) or [history(other)[-1] for other in self.trials if history(other) and not preset(other)]
         return statistics.median(epoch.seconds for epoch in known) if known else 0.0
@@ -228,14 +228,14 @@ class Study:
     def record(self, trial: optuna.Trial, epochs: Sequence[EpochMetrics]) -> None:
         """Add the epochs of a finished rung to a trial, and report them to the pruner.
 
-        The history is written first and in one piece: what the pruner sees is made from it, and made again if a kill
-        falls between.
+        The history is written first, in one write. The pruner's values derive from it, so the next run can report them
+        again after a kill between the two steps.
         """
         add_epochs(trial, epochs)
         self.report(trial)
 
     def report(self, trial: optuna.Trial) -> None:
-        """Report what pruner and sampler do not know yet of a trial: its history, and how it stands to the limits."""
+        """Report a trial's new epochs and constraint values to the pruner and the sampler."""
         known = self._study.get_trials(deepcopy=False)[trial.number].intermediate_values
         for epoch in history(trial):
             if epoch.epoch not in known:
@@ -245,7 +245,7 @@ class Study:
                 trial.set_constraint(name, trial.user_attrs[name] / limit - 1)
 
     def violation(self, trial: optuna.Trial | FrozenTrial) -> str:
-        """Return which limit of `search.constraints` a trial's model exceeds; nothing where it keeps to all."""
+        """Return the limits of `search.constraints` that a trial's model exceeds, as text; empty if it meets all."""
         over = [name for name, limit in self._limits.items() if trial.user_attrs.get(name, 0) > limit]
         return ", ".join(
             f"{name} {trial.user_attrs[name]:,.6g} over the limit {self._limits[name]:,.6g}" for name in over
@@ -254,7 +254,7 @@ class Study:
     def tell(
         self, trial: optuna.Trial, state: Literal["complete", "pruned", "failed"], reason: str = ""
     ) -> FrozenTrial:
-        """End a trial; a complete one is worth its objective after the last epoch."""
+        """End a trial; the value of a complete one is its objective after the last epoch."""
         import optuna
 
         if reason:
@@ -265,12 +265,12 @@ class Study:
         return self._study.tell(trial, state=ended[state])
 
     def spend(self, seconds: float) -> None:
-        """Add wall time to what the study has cost."""
+        """Add wall time to the study's elapsed time."""
         self.elapsed_s += seconds
         self._study.set_user_attr("elapsed_s", round(self.elapsed_s, 1))
 
     def status(self) -> StudyStatus:
-        """Return how far the study is. It reads every trial: not for each event."""
+        """Return the progress of the study. It reads every trial, so do not call it for each event."""
         trials = self.trials
         names = {"COMPLETE": "complete", "PRUNED": "pruned", "FAIL": "failed", "RUNNING": "running"}
         counted = Counter(names[trial.state.name] for trial in trials)
@@ -278,7 +278,7 @@ class Study:
         return StudyStatus(counts, sum(len(history(trial)) for trial in trials), self._best(trials))
 
     def epochs(self) -> int:
-        """Return the number of epochs that all trials report together."""
+        """Return the number of epochs of all trials together."""
         return sum(len(history(trial)) for trial in self.trials)
 
     def _best(self, trials: Sequence[FrozenTrial]) -> Best | None:
@@ -291,7 +291,7 @@ class Study:
         """Return the best trial.
 
         Raises:
-            EngineError: No trial came to the end of a rung, the commonest reason is told; or none keeps to the limits.
+            EngineError: No trial finished a rung (the error gives the most common reason), or none meets the limits.
         """
         trials = self.trials
         best = self._best(trials)
@@ -315,7 +315,7 @@ class Study:
         return best
 
     def importances(self) -> dict[str, float]:
-        """Return what share of the spread of values each hyperparameter explains; none where too few trials differ."""
+        """Return the share of the variance that each hyperparameter explains; empty if too few trials differ."""
         import optuna
 
         complete = [trial for trial in self.trials if trial.state.name == "COMPLETE"]
@@ -329,21 +329,21 @@ class Study:
 
 
 def _judged(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
-    """Return the trials that have a value, which they may better yet."""
+    """Return the trials that have a value and have not failed, including unfinished ones."""
     return [trial for trial in trials if history(trial) and trial.state.name != "FAIL"]
 
 
 def _few(dimensions: Mapping[str, Dimension]) -> bool:
-    """Tell whether a space has so few points that all of them can be tried."""
+    """Return whether a space has so few points that all of them can be tried."""
     choices = [dimension.choices for dimension in dimensions.values() if isinstance(dimension, Choice)]
     return len(choices) == len(dimensions) and math.prod(map(len, choices)) <= _FEW
 
 
 def _storage(path: Path) -> optuna.storages.BaseStorage:
-    """Open a study's database, so that a write takes a millisecond and not a disk's 20.
+    """Open a study's database in a mode in which a write takes 1 ms instead of a disk's 20 ms.
 
-    SQLite's write-ahead log is synced at checkpoints: no kill loses a write, and a power cut may lose the last ones
-    only, which finished rungs on disk then bring back.
+    SQLite syncs the write-ahead log at checkpoints only. A kill loses no write. A power failure may lose the last
+    writes; they are restored from the finished rungs on disk.
     """
     import optuna
 

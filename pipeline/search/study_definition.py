@@ -1,4 +1,4 @@
-"""What makes a study this study."""
+"""The definition of a study, from which its name follows."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Definition:
-    """What makes a study this study: if any of it changes, a new study begins.
+    """Everything that defines a study: if any of it changes, a new study begins.
 
     Attributes:
         dataset: Name of the dataset.
@@ -19,9 +19,9 @@ class Definition:
         data: Digest of the training and validation data.
         code: Digest of the code that builds and trains.
         settings: The family's section of params.
-        search: Sampler, pruner, seed, generation …: see `Settings.defining`.
+        search: Sampler, pruner, seed, generation …: see `SearchSettings.defining`.
         trial_epochs: Epochs of a whole trial.
-        backend: What Keras runs on.
+        backend: Backend of Keras.
     """
 
     dataset: str
@@ -36,6 +36,6 @@ class Definition:
     @property
     def name(self) -> str:
         """Name of the study and of its folder."""
-        told = json.dumps(asdict(self), sort_keys=True, default=str)
-        digest = hashlib.sha256(told.encode()).hexdigest()[:10]
+        text = json.dumps(asdict(self), sort_keys=True, default=str)
+        digest = hashlib.sha256(text.encode()).hexdigest()[:10]
         return f"{self.dataset}-{self.family}-g{self.search['generation']}-{digest}"

@@ -1,4 +1,4 @@
-"""The folder of all studies: who works on one, and which of them are kept."""
+"""The folder of all studies: locks them, lists them, and removes old ones."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from pathlib import Path
 
 from pipeline.core.errors import EngineError
 
-_LOCK_S = 10.0  # a killed search takes a second to let go
+_LOCK_S = 10.0  # a killed search takes a second to release the lock
 
 
 @contextmanager
 def locked(folder: Path, wait_s: float = _LOCK_S) -> Iterator[None]:
-    """Hold a study's lock: two processes that write to one study would each undo what the other did.
+    """Hold a study's lock, so that only one process writes to the study.
 
     Raises:
-        EngineError: Another process holds it.
+        EngineError: Another process holds the lock.
     """
     import filelock
 
@@ -28,17 +28,17 @@ def locked(folder: Path, wait_s: float = _LOCK_S) -> Iterator[None]:
         lock.acquire(timeout=wait_s)
     except filelock.Timeout:
         raise EngineError(
-            f"{folder.name}: another search is at work on this study",
+            f"{folder.name}: another search uses this study",
             expected="one search at a time",
             found=f"{folder / 'lock'} is held",
-            next_step="wait for it, or end it",
+            next_step="wait for that search, or stop it",
         ) from None
     with lock:
         yield
 
 
 def idle_siblings(studies: Path, dataset: str, family: str, current: str) -> list[Path]:
-    """Return the other studies of a family on a dataset, the one searched last first; not those at work now."""
+    """Return the other idle studies of a family on a dataset, the most recently searched first."""
     name = re.compile(rf"{re.escape(f'{dataset}-{family}')}-g\d+-[0-9a-f]+")
     found = [path for path in studies.iterdir() if name.fullmatch(path.name) and path.name != current]
     idle = [path for path in found if _idle(path)]
@@ -49,9 +49,9 @@ def sweep(siblings: list[Path], keep: int, protected: Collection[str]) -> list[s
     """Remove studies beyond a limit, and return their names.
 
     Args:
-        siblings: The other studies of the family on the dataset, the one searched last first.
-        keep: How many are kept, the current one, which is none of them, included.
-        protected: Names of studies that led to a registered version: they stay, and do not count.
+        siblings: The other studies of the family on the dataset, the most recently searched first.
+        keep: Number of studies to keep, including the current one, which is not in `siblings`.
+        protected: Names of studies that led to a registered version. They are kept and do not count.
     """
     free = [path for path in siblings if path.name not in protected]
     for path in free[keep - 1 :]:
@@ -69,5 +69,5 @@ def _idle(folder: Path) -> bool:
 
 
 def _searched(folder: Path) -> float:
-    """Return when a study was last written to, in seconds since the epoch."""
+    """Return the time of the last write to a study, in seconds since the Unix epoch."""
     return max((path.stat().st_mtime for path in folder.glob("study.db*")), default=0.0)

@@ -1,4 +1,4 @@
-"""What a study stores of its trials, beside what Optuna does."""
+"""Data that a study stores with each trial in addition to Optuna's own."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ HISTORY = "history"  # attribute of a trial: the metrics of its epochs, in their
 
 
 class History(Sequence[EpochMetrics]):
-    """The epochs of a trial. Each is parsed when it is read: a search often needs their number or the last one only."""
+    """The epochs of a trial. Each is parsed on access: a search often needs only their number or the last one."""
 
     def __init__(self, flat: Sequence[Mapping[str, float]]) -> None:
         self._flat = flat
@@ -49,18 +49,18 @@ def add_epochs(trial: optuna.Trial, epochs: Sequence[EpochMetrics]) -> None:
 
 
 def stopped(trial: optuna.Trial | FrozenTrial) -> bool:
-    """Tell whether a trial's training ended before its time, and well: there is nothing left for it to gain."""
+    """Return whether a trial's training stopped early because more epochs would not improve it."""
     epochs = history(trial)
     return bool(epochs) and epochs[-1].stopped
 
 
 def hyperparameters(trial: optuna.Trial | FrozenTrial) -> Hyperparameters:
-    """Return the hyperparameters of a trial. The one truth: Optuna cannot hold all values of a preset."""
+    """Return the hyperparameters of a trial, including a preset's values that Optuna cannot represent."""
     return dict(trial.user_attrs.get("hyperparameters", trial.params))
 
 
 def preset(trial: optuna.Trial | FrozenTrial) -> str:
-    """Return the name of the preset that a trial is; empty where it is none."""
+    """Return the name of a trial's preset; empty if it has none."""
     return str(trial.user_attrs.get("preset", ""))
 
 
