@@ -15,7 +15,7 @@ from pipeline.core.errors import ParamsError, nearest
 from pipeline.core.files import write_text
 
 
-def override(text: str, overrides: Iterable[str]) -> str:
+def setting(text: str, overrides: Iterable[str]) -> str:
     """Return the text of a params file with some settings changed, comments kept.
 
     Args:
@@ -27,30 +27,30 @@ def override(text: str, overrides: Iterable[str]) -> str:
     """
     yaml = _round_trip()
     content = yaml.load(text)
-    for told in overrides:
-        key, equals, value = told.partition("=")
+    for setting in overrides:
+        key, equals, value = setting.partition("=")
         if not equals:
-            raise ParamsError("-S", expected="key=value", found=repr(told))
+            raise ParamsError("-S", expected="key=value", found=repr(setting))
         *parents, last = key.strip().split(".")
         place = content
         for parent in parents:
             if not isinstance(place, Mapping) or parent not in place:
                 known = [str(name) for name in place] if isinstance(place, Mapping) else []
-                raise ParamsError(f"-S {told}: no such section", expected=nearest(parent, known), found=repr(parent))
+                raise ParamsError(f"-S {setting}: no such section", expected=nearest(parent, known), found=repr(parent))
             place = place[parent]
         if not isinstance(place, Mapping):
-            raise ParamsError(f"-S {told}", expected=f"{'.'.join(parents)} to be a section", found=repr(place))
+            raise ParamsError(f"-S {setting}", expected=f"{'.'.join(parents)} to be a section", found=repr(place))
         try:
             place[last] = YAML(typ="safe").load(value)  # type: ignore[index]
         except YAMLError as error:
-            raise ParamsError(f"-S {told}: not a value", expected="YAML", found=str(error)) from None
+            raise ParamsError(f"-S {setting}: not a value", expected="YAML", found=str(error)) from None
     return _dump(yaml, content)
 
 
 def next_generation(path: Path = params.PARAMS_FILE) -> int:
     """Raise ``search.generation`` in a params file by one, and return it."""
     generation = int(params.section("search.generation", path)) + 1
-    write_text(path, override(path.read_text(), [f"search.generation={generation}"]))
+    write_text(path, setting(path.read_text(), [f"search.generation={generation}"]))
     return generation
 
 
