@@ -15,7 +15,7 @@ from pipeline.core.errors import ParamsError, nearest
 from pipeline.core.files import write_text
 
 
-def setting(text: str, overrides: Iterable[str]) -> str:
+def override(text: str, overrides: Iterable[str]) -> str:
     """Return the text of a params file with some settings changed, comments kept.
 
     Args:
@@ -50,7 +50,7 @@ def setting(text: str, overrides: Iterable[str]) -> str:
 def next_generation(path: Path = params.PARAMS_FILE) -> int:
     """Raise ``search.generation`` in a params file by one, and return it."""
     generation = int(params.section("search.generation", path)) + 1
-    write_text(path, setting(path.read_text(), [f"search.generation={generation}"]))
+    write_text(path, override(path.read_text(), [f"search.generation={generation}"]))
     return generation
 
 
