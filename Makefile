@@ -36,7 +36,7 @@ demo: $(INSTALLED) ## the whole pipeline on real digits, offline, in runs/demo
 demo-color: $(INSTALLED) ## the same on drawn colour pictures, offline, in runs/demo-color
 	@$(BIN)/pipeline run --workspace runs/demo-color -S 'datasets=[shapes]'
 
-repro: $(INSTALLED) ## check the settings, take in what has come, then run every stage that is out of date [MIRROR=…]
+repro: $(INSTALLED) ## check the settings, ingest incoming data, then run every stage that is out of date [MIRROR=…]
 	@$(BIN)/pipeline ingest && $(BIN)/dvc repro
 
 ui: $(INSTALLED) ## MLflow's pages for the runs and models, on port 5000 [WORKSPACE=runs/demo] [PORT=…]
@@ -83,7 +83,7 @@ lint: $(INSTALLED) ## rules, format, types, and who imports whom
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-cache
 
-format: $(INSTALLED) ## format the code and mend what can be mended by itself
+format: $(INSTALLED) ## format the code and apply automatic fixes
 	@$(BIN)/ruff check --fix-only .
 	@$(BIN)/ruff format .
 

@@ -1,4 +1,4 @@
-"""What this machine has and lacks for the pipeline, told in a second: nothing heavy is imported to find out."""
+"""Check what this machine has and lacks for the pipeline, within a second and without heavy imports."""
 
 from __future__ import annotations
 

@@ -90,7 +90,7 @@ def _ignored(node: ast.AST, field: str) -> bool:
 
 
 def _no_effect(node: Any) -> bool:
-    """Tell whether a statement has none of its own: an import, a docstring, or imports for type checkers."""
+    """Return whether a statement has none of its own: an import, a docstring, or imports for type checkers."""
     constant = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
     return constant or _for_types(node) or isinstance(node, ast.Import | ast.ImportFrom)
 

@@ -1,6 +1,6 @@
-"""The errors a user can cause or meet, each told in one line.
+"""The errors that users can meet, each with a one-line message.
 
-A message says what was worked on, what was expected, what was found, what was done about it and what to do next.
+A message states what was worked on, what was expected, what was found, what was done about it and what to do next.
 Anything that is not a `PipelineError` is a bug, and keeps its traceback.
 """
 
@@ -35,11 +35,11 @@ class PipelineError(Exception):
             parts.append(f"expected {expected}")
         if found is not None:
             parts.append(f"found {found}")
-        told = what if not parts else f"{what}: {', '.join(parts)}"
+        message = what if not parts else f"{what}: {', '.join(parts)}"
         for prefix, text in (("", done), ("next: ", next_step)):
             if text is not None:
-                told += f"; {prefix}{text}"
-        super().__init__(" ".join(told.split()))
+                message += f"; {prefix}{text}"
+        super().__init__(" ".join(message.split()))
 
 
 class ParamsError(PipelineError):

@@ -107,7 +107,7 @@ def _ends_in_dvc(ancestors: list[psutil.Process]) -> bool:
 
 
 def _is_command(process: psutil.Process, name: str) -> bool:
-    """Tell whether a process is a Python command of some name: ``bin/dvc repro`` or ``python -m dvc repro``."""
+    """Return whether a process is a Python command of some name: ``bin/dvc repro`` or ``python -m dvc repro``."""
     try:
         return any(Path(word).name.partition(".")[0] == name for word in process.cmdline()[:4])
     except psutil.Error:
@@ -121,7 +121,7 @@ def _watch(ancestors: list[psutil.Process]) -> None:
 
 
 def _alive(process: psutil.Process) -> bool:
-    """Tell whether a process still runs; a zombie does not, and a reused pid is another process."""
+    """Return whether a process still runs; a zombie does not, and a reused pid is another process."""
     try:
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     except psutil.Error:

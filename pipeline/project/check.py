@@ -1,4 +1,4 @@
-"""Reads params.yaml as the stages will, so that a slip is told before anything runs."""
+"""Reads params.yaml as the stages will, so that mistakes are reported before anything runs."""
 
 from __future__ import annotations
 

@@ -27,23 +27,23 @@ def override(text: str, overrides: Iterable[str]) -> str:
     """
     yaml = _round_trip()
     content = yaml.load(text)
-    for told in overrides:
-        key, equals, value = told.partition("=")
+    for setting in overrides:
+        key, equals, value = setting.partition("=")
         if not equals:
-            raise ParamsError("-S", expected="key=value", found=repr(told))
+            raise ParamsError("-S", expected="key=value", found=repr(setting))
         *parents, last = key.strip().split(".")
         place = content
         for parent in parents:
             if not isinstance(place, Mapping) or parent not in place:
                 known = [str(name) for name in place] if isinstance(place, Mapping) else []
-                raise ParamsError(f"-S {told}: no such section", expected=nearest(parent, known), found=repr(parent))
+                raise ParamsError(f"-S {setting}: no such section", expected=nearest(parent, known), found=repr(parent))
             place = place[parent]
         if not isinstance(place, Mapping):
-            raise ParamsError(f"-S {told}", expected=f"{'.'.join(parents)} to be a section", found=repr(place))
+            raise ParamsError(f"-S {setting}", expected=f"{'.'.join(parents)} to be a section", found=repr(place))
         try:
             place[last] = YAML(typ="safe").load(value)  # type: ignore[index]
         except YAMLError as error:
-            raise ParamsError(f"-S {told}: not a value", expected="YAML", found=str(error)) from None
+            raise ParamsError(f"-S {setting}: not a value", expected="YAML", found=str(error)) from None
     return _dump(yaml, content)
 
 

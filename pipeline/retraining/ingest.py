@@ -102,7 +102,7 @@ def run(root: Path, say: Say) -> IngestSummary:
 
     Args:
         root: The project or workspace.
-        say: Is told one line per batch.
+        say: Receives one line per batch.
 
     Raises:
         PipelineError: Params are wrong, another ingest does not end, or the reference cannot be made.
@@ -112,7 +112,7 @@ def run(root: Path, say: Say) -> IngestSummary:
         lock.parent.mkdir(parents=True, exist_ok=True)
         with filelock.FileLock(lock, timeout=_PATIENCE_S):
             content = workspace.settle(root)
-            return _take_all(root, content, lambda told: say(_shown(told)))
+            return _take_all(root, content, lambda line: say(_shown(line)))
     except filelock.Timeout:
         raise PipelineError("another ingest is at work here", expected="its end within a minute", found=lock) from None
     except OSError as error:
@@ -224,9 +224,9 @@ class _Intake:
         folder = self._free(path.name)
         found = {"images": len(batch), "digest": batch.digest()} if batch else {"images": None, "digest": None}
         outcomes = [dataclasses.asdict(outcome) for outcome in verdict.outcomes]
-        told = {"dataset": self._places.dataset, "batch": _shown(path.name), "reasons": list(verdict.reasons)}
+        report = {"dataset": self._places.dataset, "batch": _shown(path.name), "reasons": list(verdict.reasons)}
         (folder / "batch").mkdir(parents=True, exist_ok=True)
-        write_json(folder / "report.json", {**told, **found, "outcomes": outcomes})
+        write_json(folder / "report.json", {**report, **found, "outcomes": outcomes})
         _move(path, folder / "batch" / path.name)
         more = f" (and {len(verdict.reasons) - 1} more)" if verdict.reasons[1:] else ""
         report = (folder / "report.json").relative_to(self._places.root)

@@ -1,4 +1,4 @@
-"""What a scheduler calls: take in what has come, reproduce the pipeline if anything has changed, and say so.
+"""What a scheduler calls: ingest incoming data, reproduce the pipeline if anything has changed, and report the result.
 
 Exit codes: 0 a new champion was promoted; 10 models were trained and none promoted; 11 nothing to do; 12 another
 retraining is at work; 1 something failed; 130 interrupted.

@@ -132,8 +132,8 @@ def _fetch(dataset: str, tried: list[Candidate], target: Path, patience: WaitBud
             unreachable = unreachable or error.unreachable
             refused.append(f"{candidate} ({error})")
             if following is not None:
-                told = f"{dataset}: {target.name} from {candidate}: {error}; next mirror: {following}"
-                sys.stderr.write(f"{told}\n")  # at once, unlike print: other threads write too
+                message = f"{dataset}: {target.name} from {candidate}: {error}; next mirror: {following}"
+                sys.stderr.write(f"{message}\n")  # at once, unlike print: other threads write too
         except OSError as error:
             place = target.parent
             raise DownloadError(

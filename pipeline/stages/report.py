@@ -37,8 +37,8 @@ def run(reports: Path, page: Path, datasets: Iterable[str], families: list[str],
 def _links(reports: Path, page: Path, name: str) -> dict[str, str]:
     """Return the addresses of the pages that validate wrote about a dataset, as seen from the page, if they exist."""
     pages = {"Look at doubtful images": "images.html", "Open Data Docs": "index.html"}
-    found = {told: reports / "docs" / name / file for told, file in pages.items()}
-    return {told: Path(os.path.relpath(path, page.parent)).as_posix() for told, path in found.items() if path.exists()}
+    found = {text: reports / "docs" / name / file for text, file in pages.items()}
+    return {text: Path(os.path.relpath(path, page.parent)).as_posix() for text, path in found.items() if path.exists()}
 
 
 def main() -> None:

@@ -11,13 +11,13 @@ from ruamel.yaml.error import YAMLError
 
 
 def code_tags() -> dict[str, str]:
-    """Return tags that say which code ran: the git commit, and whether files differ from it.
+    """Return tags that identify the code that ran: the git commit, and whether files differ from it.
 
-    A workspace is a copy outside git; `pipeline run` tells it the commit that it was copied from.
+    A workspace is a copy outside git; `pipeline run` passes it the commit that it was copied from.
     """
-    told = os.environ.get("PIPELINE_GIT_COMMIT")
-    if told:
-        return {"git.commit": told}
+    commit = os.environ.get("PIPELINE_GIT_COMMIT")
+    if commit:
+        return {"git.commit": commit}
     commit = _git("rev-parse", "HEAD")
     if not commit:
         return {"git.commit": "none"}

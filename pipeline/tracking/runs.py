@@ -197,7 +197,7 @@ class Tracker:
                 self.client.log_image(run_id, image, key=picture.stem, step=epoch)
 
     def has_artifact(self, run_id: str, path: str) -> bool:
-        """Tell whether a run has an artifact."""
+        """Return whether a run has an artifact."""
         return path in [entry.path for entry in self.client.list_artifacts(run_id, str(Path(path).parent))]
 
     def fetch_artifact(self, run_id: str, path: str, into: Path) -> Path | None:
