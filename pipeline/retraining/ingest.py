@@ -224,9 +224,9 @@ class _Intake:
         folder = self._free(path.name)
         found = {"images": len(batch), "digest": batch.digest()} if batch else {"images": None, "digest": None}
         outcomes = [dataclasses.asdict(outcome) for outcome in verdict.outcomes]
-        report = {"dataset": self._places.dataset, "batch": _shown(path.name), "reasons": list(verdict.reasons)}
+        refusal = {"dataset": self._places.dataset, "batch": _shown(path.name), "reasons": list(verdict.reasons)}
         (folder / "batch").mkdir(parents=True, exist_ok=True)
-        write_json(folder / "report.json", {**report, **found, "outcomes": outcomes})
+        write_json(folder / "report.json", {**refusal, **found, "outcomes": outcomes})
         _move(path, folder / "batch" / path.name)
         more = f" (and {len(verdict.reasons) - 1} more)" if verdict.reasons[1:] else ""
         report = (folder / "report.json").relative_to(self._places.root)

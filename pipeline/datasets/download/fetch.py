@@ -133,13 +133,13 @@ def mismatch(path: Path, pin: Pin) -> str | None:
 def _mismatch(found: str, path: Path, pin: Pin) -> str | None:
     if found == pin.sha256:
         return None
-    told = f"expected sha256 {pin.sha256} found {found}"
+    reason = f"expected sha256 {pin.sha256} found {found}"
     if (size := path.stat().st_size) != pin.bytes:
-        told += f" ({size:,} bytes instead of {pin.bytes:,})"
+        reason += f" ({size:,} bytes instead of {pin.bytes:,})"
     if pin.unpacked_bytes is None:
-        return told
+        return reason
     unpacked = _unpacked_sha256(path, pin.unpacked_bytes)
-    return None if unpacked == pin.unpacked_sha256 else f"{told} (unpacked {unpacked})"
+    return None if unpacked == pin.unpacked_sha256 else f"{reason} (unpacked {unpacked})"
 
 
 def _read(path: Path) -> Generator[bytes]:

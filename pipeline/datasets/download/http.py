@@ -179,5 +179,5 @@ def _reason(error: BaseException) -> str:
         if not isinstance(inner, BaseException):
             break
         error = inner
-    told = getattr(error, "strerror", None) or str(error)
-    return told if len(told) < 120 else type(error).__name__
+    text = getattr(error, "strerror", None) or str(error)
+    return text if len(text) < 120 else type(error).__name__

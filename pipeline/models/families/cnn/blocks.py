@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-_MOMENTUM = 0.9  # moving averages follow within tens of steps: a first rung on a small dataset has no more
+_MOMENTUM = 0.9  # moving averages settle within tens of steps, which is all that a first rung on a small dataset has
 
 
 def conv(
