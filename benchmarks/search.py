@@ -89,7 +89,7 @@ def search_optuna(splits: Splits, seed: int, log: EpochLog, folder: Path) -> Non
     import keras
     import optuna
 
-    from pipeline.models.base import load
+    from pipeline.models.loading import load
 
     del folder
     images, labels = np.asarray(splits.train.images), np.asarray(splits.train.labels)
@@ -129,7 +129,7 @@ def search_kerastuner(splits: Splits, seed: int, log: EpochLog, folder: Path) ->
     import keras
     import keras_tuner
 
-    from pipeline.models.base import load
+    from pipeline.models.loading import load
 
     family = load(FAMILY, SETTINGS)
 

@@ -14,9 +14,10 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
-from urllib.parse import urlsplit
 
 import psutil
+
+from pipeline.core.addresses import without_secrets
 
 HELP = "what this machine has, and what to install"
 Status = Literal["ok", "warn", "missing"]
@@ -199,7 +200,7 @@ def _tracking() -> list[Check]:
     uri = os.environ.get("MLFLOW_TRACKING_URI")
     if not uri:
         return [Check("tracking", "ok", "sqlite:///mlflow.db in the project's folder (make ui)")]
-    shown = _without_password(uri)
+    shown = without_secrets(uri)
     if not uri.startswith(("http://", "https://")):
         return [Check("tracking", "ok", shown)]
     answer = _health(uri)
@@ -217,15 +218,6 @@ def _health(uri: str) -> str:
         return str(requests.get(f"{uri.rstrip('/')}/health", timeout=_TIMEOUT_S).status_code)
     except requests.RequestException as error:
         return type(error).__name__  # its text may repeat the address, password and all
-
-
-def _without_password(uri: str) -> str:
-    """Return an address without the user, the password and the query, any of which may be a secret."""
-    try:
-        parts = urlsplit(uri)
-    except ValueError:
-        return "an address that cannot be read"
-    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
 
 
 def _remote() -> list[Check]:

@@ -1,4 +1,4 @@
-"""Lookup of source formats by name."""
+"""Lookup of source formats by name, and raw data read by the format of a dataset."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ import importlib
 from pathlib import Path
 from types import ModuleType
 
+from pipeline.core import params
 from pipeline.core.errors import ParamsError, nearest
+from pipeline.datasets.arrays import RawImages
 
 
 def source_format(name: str) -> ModuleType:
@@ -22,3 +24,21 @@ def source_format(name: str) -> ModuleType:
     if name not in known:
         raise ParamsError("download: unknown format", expected=nearest(name, known), found=repr(name))
     return importlib.import_module(f"pipeline.datasets.formats.{name}")
+
+
+def read_raw(dataset: str, folder: Path, params_file: Path = params.PARAMS_FILE) -> RawImages:
+    """Return the images of a dataset from the files that download verified.
+
+    Args:
+        dataset: Its name under ``download`` in params.
+        folder: Folder written by download.
+        params_file: The params file.
+
+    Raises:
+        ParamsError: The dataset's section is missing or wrong.
+        DataError: A file is damaged or does not match the section.
+    """
+    section = f"download.{dataset}"
+    source = source_format(params.section(f"{section}.format", params_file))
+    raw: RawImages = source.read(folder, params.load(section, source.Settings, params_file))
+    return raw

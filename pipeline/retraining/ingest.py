@@ -30,7 +30,7 @@ from pipeline.datasets import batches
 from pipeline.datasets import manifest as accepted
 from pipeline.datasets.arrays import Labelled, RawImages
 from pipeline.datasets.manifest import ManifestEntry
-from pipeline.datasets.source_format import source_format
+from pipeline.datasets.source_format import read_raw
 from pipeline.project import dvc, workspace
 from pipeline.validation.batch_checks import BatchDecision, judge
 from pipeline.validation.suites import ValidateSettings as GateSettings
@@ -153,11 +153,8 @@ def _reference(places: Places) -> tuple[RawImages, Reference]:
             done="batches left where they are",
             next_step=f"dvc repro {stage}",
         )
-    section, file = f"download.{places.dataset}", places.root / params.PARAMS_FILE
-    source = source_format(params.section(f"{section}.format", file))
-    raw: RawImages = source.read(
-        places.root / "data" / "raw" / places.dataset, params.load(section, source.Settings, file)
-    )
+    folder = places.root / "data" / "raw" / places.dataset
+    raw = read_raw(places.dataset, folder, places.root / params.PARAMS_FILE)
     return raw, artifacts.read_json(places.validated, Report, "validate").reference
 
 

@@ -22,7 +22,7 @@ from pipeline.core.errors import DataError
 from pipeline.datasets import manifest
 from pipeline.datasets.arrays import Images, Labelled, Labels, RawImages, Splits, TestSplit, save_splits, save_test
 from pipeline.datasets.manifest import Grown
-from pipeline.datasets.source_format import source_format
+from pipeline.datasets.source_format import read_raw
 from pipeline.validation import duplicate_pairs
 from pipeline.validation import near_duplicates as neighbours
 from pipeline.validation.duplicate_pairs import NONE, Indices, Pairs
@@ -172,8 +172,7 @@ def main() -> None:
     parser.add_argument("--test", required=True, type=Path)
     args = parser.parse_args()
     settings = params.load("prepare", PrepareSettings)
-    source = source_format(params.section(f"download.{args.dataset}.format"))
-    raw = source.read(args.raw, params.load(f"download.{args.dataset}", source.Settings))
+    raw = read_raw(args.dataset, args.raw)
     report = require_validated(args.validated, raw)
     grown = manifest.grow(raw, args.manifest, args.accepted)
     near = near_duplicates(args.near_duplicates, grown, report.near_duplicates.threshold)

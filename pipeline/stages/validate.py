@@ -15,7 +15,7 @@ from pipeline.core import params, process
 from pipeline.core.errors import GateError
 from pipeline.core.files import new_folder, write_json, write_text
 from pipeline.datasets.arrays import Labelled, RawImages
-from pipeline.datasets.source_format import source_format
+from pipeline.datasets.source_format import read_raw
 from pipeline.validation import duplicate_pairs, reference, review_page, suites
 from pipeline.validation import plots as pictures
 from pipeline.validation.duplicate_pairs import Pairs
@@ -165,8 +165,7 @@ def main() -> None:
     parser.add_argument("--docs", required=True, type=Path)
     args = parser.parse_args()
     settings = params.load("validate", ValidateSettings)
-    source = source_format(params.section(f"download.{args.dataset}.format"))
-    raw = source.read(args.raw, params.load(f"download.{args.dataset}", source.Settings))
+    raw = read_raw(args.dataset, args.raw)
     args.report.unlink(missing_ok=True)  # a report of other data must not outlive a failure
     with new_folder(args.docs) as folder:
         result = run(args.dataset, raw, settings, folder)

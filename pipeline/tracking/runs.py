@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Protocol
-from urllib.parse import urlsplit
 
+from pipeline.core.addresses import without_secrets
 from pipeline.core.errors import TrackingError
 
 if TYPE_CHECKING:
@@ -67,9 +67,7 @@ def tracking_uri() -> str:
 
 def shown_uri() -> str:
     """Return the tracking URI without a password, for messages."""
-    uri = tracking_uri()
-    parts = urlsplit(uri)
-    return uri.replace(parts.netloc, parts.netloc.rpartition("@")[2]) if "@" in parts.netloc else uri
+    return without_secrets(tracking_uri())
 
 
 class Tracker:

@@ -6,9 +6,10 @@ import hashlib
 import importlib.util
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
+from pipeline.core.addresses import without_secrets
 from pipeline.datasets.arrays import Pin, PinnedFile, SourceSettings
 from pipeline.datasets.download.timeouts import Unavailable
 
@@ -34,10 +35,7 @@ class Candidate:
         return hashlib.sha256(f"{self.location} {self.pin.sha256}".encode()).hexdigest()[:12]
 
     def __str__(self) -> str:
-        if "://" not in self.location:
-            return self.location
-        parts = urlsplit(self.location)  # without the user, the password and the query, any of which may be a secret
-        return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
+        return without_secrets(self.location)
 
 
 def candidates(dataset: str, pin: PinnedFile, settings: SourceSettings, around: Environment) -> list[Candidate]:
