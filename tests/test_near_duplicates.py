@@ -148,3 +148,16 @@ def test_missing_pairs_are_refused(tmp_path: Path) -> None:
 def test_a_chain_of_pairs_is_one_group() -> None:
     group = duplicate_pairs.groups(np.array([5, 9, 7]), np.array([3, 5, 1]), 10)
     assert group.tolist() == [0, 1, 2, 3, 4, 3, 6, 1, 8, 3]
+
+
+@pytest.mark.parametrize("pairs", [0, 1, 30, 60, 400])
+def test_groups_are_what_pairs_reach_step_by_step(pairs: int) -> None:
+    """The definition itself: the lowest number spreads along every pair until nothing changes."""
+    first, second = np.random.default_rng(pairs).integers(0, 80, (2, pairs))
+    lowest = np.arange(80)
+    for _ in range(80):
+        for one, other in zip(first, second, strict=True):
+            lowest[[one, other]] = min(lowest[one], lowest[other])
+    group = duplicate_pairs.groups(first, second, 80)
+    assert group.tolist() == lowest.tolist()
+    assert group.dtype == np.int64

@@ -106,15 +106,11 @@ def groups(first: Indices, second: Indices, count: int) -> Indices:
 
     An image without pairs is a group of its own.
     """
-    root = list(range(count))
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
 
-    def find(index: int) -> int:
-        while root[index] != index:
-            root[index] = root[root[index]]
-            index = root[index]
-        return index
-
-    for one, other in zip(first.tolist(), second.tolist(), strict=True):
-        low, high = sorted((find(one), find(other)))
-        root[high] = low
-    return np.array([find(index) for index in range(count)], dtype=np.int64)
+    links = coo_array((np.ones(len(first), dtype=bool), (first, second)), shape=(count, count))
+    _, component = connected_components(links, directed=False)
+    _, lowest = np.unique(component, return_index=True)
+    group: Indices = lowest[component]
+    return group
