@@ -21,7 +21,7 @@ from tests.import_graph import ROOT, graph, path_of
             "gan models end_to_end search backends",
             "cifar near_duplicates validate",
         ),
-        ("pipeline/stages/register.py", "register end_to_end", "gan study"),
+        ("pipeline/registry/promotion.py", "register end_to_end", "gan study"),
         ("pipeline/search/scheduler.py", "study search ray", "gan download"),
         ("tests/test_search.py", "search ray", "study"),
         ("tests/executor_tasks.py", "executors ray", "study"),

@@ -48,6 +48,12 @@ def command(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(words, cwd=folder, env=env, capture_output=True, text=True, timeout=600, check=False)
 
 
+def put(folder: Path, name: str) -> None:
+    """Leave a truncated batch among the incoming ones."""
+    (folder / "data/incoming/pets").mkdir(parents=True, exist_ok=True)
+    (folder / "data/incoming/pets" / name).write_bytes(b"PK")
+
+
 def ran(folder: Path) -> set[str]:
     """Run `dvc repro` and return the stages that really ran."""
     done = command(folder, *DVC, "repro")
@@ -132,7 +138,7 @@ def test_a_good_batch_retrains_and_a_bad_one_explains_itself(pets: Path) -> None
 
 
 def test_retraining_takes_in_what_has_come_first(pets: Path) -> None:
-    (pets / "data/incoming/pets/broken.npz").write_bytes(b"PK")
+    put(pets, "broken.npz")
     done = command(pets, *PIPELINE, "retrain")
     assert done.returncode == 11, done.stderr
     answer = json.loads(done.stdout)
@@ -145,7 +151,7 @@ def test_retraining_takes_in_what_has_come_first(pets: Path) -> None:
 
 
 def test_a_second_run_takes_in_what_has_come_first(pets: Path) -> None:
-    (pets / "data/incoming/pets/cut.npz").write_bytes(b"PK")
+    put(pets, "cut.npz")
     done = run(pets.parent)
     assert "cut.npz quarantined: cut.npz is damaged" in done.stdout
     assert not (pets / "data/incoming/pets/cut.npz").exists()
