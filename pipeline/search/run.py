@@ -127,12 +127,11 @@ def _ending_runs(scheduler: TrialScheduler) -> Iterator[None]:
     """Leave no run RUNNING when a search is interrupted or fails."""
     try:
         yield
-    except KeyboardInterrupt:
-        scheduler.interrupt("KILLED")
-        raise
-    except BaseException:
-        with suppress(Exception):  # report the first error, not a second one from MLflow: the disk may be full
-            scheduler.interrupt("FAILED")
+    except BaseException as error:
+        # Report the first error, not a second one from MLflow: the disk may be full, or Ctrl-C came in the middle of a
+        # transaction that still locks the database. A run that stays RUNNING is ended by the next search.
+        with suppress(Exception):
+            scheduler.interrupt("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
         raise
 
 
