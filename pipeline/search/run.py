@@ -6,6 +6,7 @@ If a search is killed, the next run resumes it from the study and the checkpoint
 from __future__ import annotations
 
 import shutil
+import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -128,8 +129,10 @@ def _ending_runs(scheduler: TrialScheduler) -> Iterator[None]:
     try:
         yield
     except BaseException as error:
-        # Report the first error, not a second one from MLflow: the disk may be full, or Ctrl-C came in the middle of a
-        # transaction that still locks the database. A run that stays RUNNING is ended by the next search.
+        # The frames of an interrupted transaction hold its session, which keeps the database locked.
+        traceback.clear_frames(error.__traceback__)
+        # Report the first error, not a second one from MLflow: the disk may be full, or the database locked. A run that
+        # stays RUNNING is ended by the next search.
         with suppress(Exception):
             scheduler.interrupt("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
         raise
