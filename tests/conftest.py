@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ import pytest
 from pipeline.core import params
 from pipeline.datasets.arrays import Labelled, Splits, load_splits, save_splits
 from pipeline.datasets.formats import digits
+from tests import http_server
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -67,3 +69,10 @@ def few_digits(prepared_digits: Path, tmp_path_factory: pytest.TempPathFactory) 
     folder = tmp_path_factory.mktemp("few") / "digits"
     save_splits(folder, Splits(train, val, data.class_names, "few"))
     return folder
+
+
+@pytest.fixture
+def serve() -> Iterator[http_server.Serve]:
+    """Start real HTTP servers that act by script; see `http_server`."""
+    with http_server.servers() as start:
+        yield start

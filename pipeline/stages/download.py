@@ -16,19 +16,23 @@ from concurrent import futures
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pipeline.core import params, process
 from pipeline.core.errors import DownloadError
 from pipeline.core.files import new_folder
-from pipeline.datasets.arrays import Pin, PinnedFile, SourceSettings
+from pipeline.datasets.arrays import PinnedFile, SourceSettings
 from pipeline.datasets.download import fetch
-from pipeline.datasets.download.progress_bars import Bars
-from pipeline.datasets.download.sources import Candidate, Environment, candidates
-from pipeline.datasets.download.timeouts import Unavailable, WaitBudget
+from pipeline.datasets.download.http import HttpClient, Limits
+from pipeline.datasets.download.sources import Candidate, Environment, Unavailable, candidates
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
 
 _NOTHING_TO_FETCH = "This dataset is drawn from its settings in params.yaml.\n"
 _AT_ONCE = 4  # files; chosen: more would be impolite to a mirror
 _NOTHING = Environment()
+_LIMITS = Limits()
 _OFFLINE = (
     "offline? `make demo` runs on embedded data, or set MIRROR=<folder or URL laid out <dataset>/<file>> and run again"
 )
@@ -59,7 +63,12 @@ class FetchedFile:
 
 
 def run(
-    dataset: str, settings: DownloadSettings, partial: Path, output: Path, around: Environment = _NOTHING
+    dataset: str,
+    settings: DownloadSettings,
+    partial: Path,
+    output: Path,
+    around: Environment = _NOTHING,
+    limits: Limits = _LIMITS,
 ) -> DownloadResult:
     """Make `output` hold exactly the pinned files, as served.
 
@@ -69,6 +78,7 @@ def run(
         partial: Where files lie until all are there; never inside an output.
         output: Appears whole or not at all.
         around: What sources and mirrors are added to and relative to.
+        limits: How long to wait for servers.
 
     Raises:
         DownloadError: No source has a file, or only files that do not match the pin.
@@ -78,73 +88,77 @@ def run(
             (folder / "README.txt").write_text(_NOTHING_TO_FETCH)  # DVC warns of an empty output
         return DownloadResult(output, {})
     partial.mkdir(parents=True, exist_ok=True)
-    got = _get_all(dataset, settings, partial, output, around)
-    if {one.path.parent for one in got.values()} != {output} or {path.name for path in output.iterdir()} != set(got):
+    files = _get_all(dataset, settings, partial, output, around, HttpClient(limits))
+    complete = all(file.path.parent == output for file in files.values())
+    if not complete or {path.name for path in output.iterdir()} != set(files):
         with new_folder(output) as folder:
-            for name, one in got.items():
-                _link(one.path, folder / name)
-    for name in got:
+            for name, file in files.items():
+                _link(file.path, folder / name)
+    for name in files:
         for path in (partial / name, *partial.glob(f"{name}.*.part*")):
             path.unlink(missing_ok=True)
     with suppress(OSError):  # something else lies there: not ours to remove
         partial.rmdir()
-    return DownloadResult(output, {name: one.source for name, one in got.items()})
+    return DownloadResult(output, {name: file.source for name, file in files.items()})
 
 
 def _get_all(
-    dataset: str, settings: DownloadSettings, partial: Path, output: Path, around: Environment
+    dataset: str, settings: DownloadSettings, partial: Path, output: Path, around: Environment, client: HttpClient
 ) -> dict[str, FetchedFile]:
     """Return the verified files; a file that fails does not stop the others, an interrupt stops all."""
-    patience = WaitBudget()
-    with Bars() as bars, futures.ThreadPoolExecutor(_AT_ONCE) as pool:
+    with _bars() as bars, futures.ThreadPoolExecutor(_AT_ONCE) as pool:
 
         def get(pin: PinnedFile) -> FetchedFile:
             tried = candidates(dataset, pin, settings, around)
-            kept = present(pin.name, [pin, *(candidate.pin for candidate in tried)], [output, partial])
-            return FetchedFile(kept, "kept") if kept else _fetch(dataset, tried, partial / pin.name, patience, bars)
+            pins = {one.sha256: one for one in (pin, *(candidate.pin for candidate in tried))}
+            for path in (output / pin.name, partial / pin.name):  # hashed, not trusted
+                if path.is_file() and any(fetch.mismatch(path, one) is None for one in pins.values()):
+                    return FetchedFile(path, "kept")
+            return _fetch(dataset, tried, partial / pin.name, client, bars)
 
-        waiting = {pin.name: pool.submit(get, pin) for pin in settings.files}
+        tasks = {pin.name: pool.submit(get, pin) for pin in settings.files}
         try:
-            futures.wait(waiting.values())
+            futures.wait(tasks.values())
         except KeyboardInterrupt:
-            patience.over.set()
+            client.interrupted.set_result(None)
             pool.shutdown(cancel_futures=True)
             raise
-    return {name: future.result() for name, future in waiting.items()}
+    return {name: task.result() for name, task in tasks.items()}
 
 
-def present(name: str, pins: list[Pin], folders: list[Path]) -> Path | None:
-    """Return where a file that meets a pin lies already, or None when it is needed; files are hashed, not trusted."""
-    paths = [path for path in (folder / name for folder in folders) if path.is_file()]
-    different = {pin.sha256: pin for pin in pins}.values()
-    return next((path for path in paths if any(fetch.mismatch(path, pin) is None for pin in different)), None)
-
-
-def _fetch(dataset: str, tried: list[Candidate], target: Path, patience: WaitBudget, bars: Bars) -> FetchedFile:
+def _fetch(dataset: str, tried: list[Candidate], target: Path, client: HttpClient, bars: Progress) -> FetchedFile:
     """Return the file of the first candidate that meets its pin; it then lies at `target`."""
     refused: list[str] = []
     unreachable = False
-    for candidate, following in zip(tried, [*tried[1:], None], strict=True):
-        show = bars.add(target.name, candidate.pin.bytes)
+    bar = bars.add_task(target.name, visible=False)
+    for place, candidate in enumerate(tried, 1):
+        bars.update(bar, total=candidate.pin.bytes, completed=0, visible=True)
         try:
-            fetch.obtain(candidate, target, patience, show)
+            fetch.obtain(candidate, target, client, lambda size: bars.update(bar, completed=size))
         except Unavailable as error:
             unreachable = unreachable or error.unreachable
             refused.append(f"{candidate} ({error})")
-            if following is not None:
-                message = f"{dataset}: {target.name} from {candidate}: {error}; next mirror: {following}"
+            if place < len(tried):
+                message = f"{dataset}: {target.name} from {candidate}: {error}; next mirror: {tried[place]}"
                 sys.stderr.write(f"{message}\n")  # at once, unlike print: other threads write too
         except OSError as error:
-            place = target.parent
-            raise DownloadError(
-                f"{dataset}: {target.name} cannot be written to {place}", found=error.strerror, next_step="free space"
-            ) from None
+            message = f"{dataset}: {target.name} cannot be written to {target.parent}"
+            raise DownloadError(message, found=error.strerror, next_step="free space") from None
         else:
             return FetchedFile(target, str(candidate))
     raise DownloadError(
-        f"{dataset}: {target.name} is at none of its {len(tried)} sources: {', '.join(refused)}",
+        f"{dataset}: {target.name} is at none of its {len(tried)} sources: {', '.join(refused) or 'none is set'}",
         next_step=_OFFLINE if unreachable else _ONLINE,
     )
+
+
+def _bars() -> Progress:
+    """Return progress bars, which show nothing unless a person watches."""
+    from rich import console, progress
+
+    columns = (*progress.Progress.get_default_columns(), progress.DownloadColumn(), progress.TransferSpeedColumn())
+    watched = sys.stdout.isatty()
+    return progress.Progress(*columns, console=console.Console(), transient=True, disable=not watched)
 
 
 def _link(source: Path, target: Path) -> None:

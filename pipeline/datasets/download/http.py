@@ -1,183 +1,192 @@
-"""Bytes over HTTP for `download`: from any byte on, tried again where that may help, never waited for too long."""
+"""Files over HTTP: resumed by range, retried where that may help, with bounded waits."""
 
 from __future__ import annotations
 
-import queue
 import re
 import threading
 import time
-from collections.abc import Generator
+from collections.abc import Iterator
+from concurrent import futures
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
+from typing import TYPE_CHECKING, Any
 
-from pipeline.datasets.download import timeouts as limits
-from pipeline.datasets.download.timeouts import Broken, Pace, Unavailable, WaitBudget
+from pipeline.datasets.download.partial_file import PartialFile
+from pipeline.datasets.download.sources import Unavailable
 
 if TYPE_CHECKING:
     import requests
-    import urllib3
 
-CONNECT_TIMEOUT_S = 5.0
-_BACKOFF_S = 0.3  # waits of 0, 0.6 and 1.2 s
-_TRANSIENT = frozenset({500, 502, 503, 504})
+_RETRIES = 3
+_TRANSIENT = frozenset({500, 502, 503, 504})  # without a Retry-After, which may be an hour: the next mirror is nearer
 _MOST_REDIRECTS = 5
 _CHUNK = 1 << 16
 
 
 @dataclass(frozen=True)
-class HttpResponse:
-    """What a server sends: the file from `offset` on. Use as a context manager.
+class Limits:
+    """How long a run waits for servers, in seconds and bytes."""
 
-    `announced` is the size of the whole file as far as the server tells, `validator` what names this edition of it
-    in an ``If-Range``.
+    connect_s: float = 5.0
+    read_s: float = 10.0  # for the headers, and between two reads of the body
+    total_s: float = 18.0  # over all silent hosts; chosen: with one stalled read on top, a run fails within 30 s
+    slowest: int = 1024  # bytes/s over read_s; chosen: 170 MB would take two days
+    progress: int = 1 << 20  # bytes; a connection that brought as many and then stalls or breaks is resumed at no cost
+    backoff_s: float = 0.3  # retries after 0, 0.6 and 1.2 s
+
+
+class _Broken(Unavailable):
+    """The connection broke or the server failed; the received bytes are good, and another request may succeed."""
+
+
+class HttpClient:
+    """The requests of one run, shared by its threads.
+
+    A host that did not answer is not tried again in the same run: offline, every file would wait for every mirror.
+    Threads that wait for a host at the same time spend that time once.
     """
 
-    offset: int
-    announced: int
-    validator: str
-    host: str
-    response: requests.Response
-    patience: WaitBudget
+    def __init__(self, limits: Limits) -> None:
+        self.limits = limits
+        self.interrupted: futures.Future[None] = futures.Future()
+        self._left_s, self._silent, self._lock = limits.total_s, dict[str, str](), threading.Lock()
 
-    def __enter__(self) -> HttpResponse:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.response.close()
-
-    def chunks(self) -> Generator[bytes]:
-        """Yield the bytes as they are served: a gzip file stays one, whatever the server says about encodings.
+    def download(self, url: str, part: PartialFile) -> bool:
+        """Append what is missing of a file; return whether earlier bytes were kept.
 
         Raises:
-            Broken: The connection broke, or stalled after it had brought much.
-            Unavailable: It stalled before, or brings next to nothing.
+            Unavailable: The host does not answer, answers with an error, or sends too much or next to nothing.
+            CancelledError: `interrupted` is set.
         """
+        failures, furthest = 0, part.size
+        while True:
+            try:
+                return self._request_rest(url, part)
+            except _Broken:
+                if part.size >= furthest + self.limits.progress:
+                    failures = 0
+                furthest = max(furthest, part.size)
+                if failures == _RETRIES:
+                    raise
+                futures.wait([self.interrupted], self.limits.backoff_s * 2**failures if failures else 0)
+                failures += 1
+
+    def _request_rest(self, url: str, part: PartialFile) -> bool:
+        host = url.partition("://")[2].partition("/")[0]
+        offset = part.size if part.size < part.limit else 0
+        with self._get(url, host, offset, part.validator) as response:
+            status = response.status_code
+            if offset and (status == 416 or (status == 206 and not _continues(response, offset, part.validator))):
+                part.restart()
+                return self._request_rest(url, part)
+            if status != 200 and not (offset and status == 206):
+                raise (_Broken if status in _TRANSIENT else Unavailable)(f"HTTP {status} {response.reason}")
+            if status == 200:
+                offset = 0
+                part.restart(_validator(response))
+            length = response.headers.get("Content-Length", "")
+            if length.isdigit() and offset + int(length) > part.limit:
+                raise Unavailable(f"announces {offset + int(length):,} bytes, more than {part.limit:,}")
+            part.append(self._body(response, host))
+        return offset > 0
+
+    def _get(self, url: str, host: str, offset: int, validator: str) -> requests.Response:
+        """Return a response once its headers are there.
+
+        In a daemon thread, because `requests` limits the wait per address of a host, and name resolution not at all.
+        """
+        import requests
         import urllib3
 
-        pace = Pace()
+        self._check(host)
+        headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={offset}-"} if offset else {})
+        headers |= {"If-Range": validator} if offset and validator else {}
+        timeout = (self.limits.connect_s, self.limits.read_s)
+        answer: futures.Future[requests.Response] = futures.Future()
+        either: list[futures.Future[Any]] = [answer, self.interrupted]
+
+        def request() -> None:
+            try:
+                session = requests.Session()
+                session.max_redirects = _MOST_REDIRECTS
+                answer.set_result(session.get(url, stream=True, timeout=timeout, headers=headers))
+            except (requests.RequestException, ValueError) as error:
+                answer.set_exception(error)
+
+        since, wait = time.monotonic(), max(min(self.limits.read_s, self._left_s), 0.0)
+        threading.Thread(target=request, daemon=True, name="http-request").start()
+        futures.wait(either, wait, futures.FIRST_COMPLETED)
+        self._stop_if_interrupted()
         try:
-            while chunk := self.response.raw.read1(_CHUNK, decode_content=False):
+            return answer.result(timeout=0)
+        except TimeoutError:
+            raise self._give_up(host, since, f"no answer within {wait:.3g} s") from None
+        except (requests.ConnectionError, requests.Timeout) as error:
+            if error.args and isinstance(error.args[0], urllib3.exceptions.ProtocolError):
+                raise _Broken(_reason(error), unreachable=True) from None
+            raise self._give_up(host, since, _reason(error)) from None
+        except (requests.RequestException, ValueError) as error:
+            raise Unavailable(_reason(error)) from None
+
+    def _body(self, response: requests.Response, host: str) -> Iterator[bytes]:
+        """Yield the bytes as served: a gzip file stays one, whatever the server states about encodings."""
+        import urllib3
+
+        total, window, since, reason = 0, 0, time.monotonic(), "stopped sending"
+        try:
+            while chunk := response.raw.read1(_CHUNK, decode_content=False):
                 yield chunk
-                self.patience.go_on()
-                if pace.too_slow(len(chunk)):
-                    raise self._stalled(pace, f"sends less than {limits.SLOWEST:,} bytes/s")
+                self._stop_if_interrupted()
+                total, window = total + len(chunk), window + len(chunk)
+                if (passed := time.monotonic() - since) >= self.limits.read_s:
+                    if window < self.limits.slowest * passed:
+                        reason = f"sends less than {self.limits.slowest:,} bytes/s"
+                        break
+                    window, since = 0, time.monotonic()
+            else:
+                return
         except urllib3.exceptions.ReadTimeoutError:
-            raise self._stalled(pace, "stopped sending") from None
+            pass
         except (urllib3.exceptions.HTTPError, OSError) as error:
-            raise Broken(f"broke off: {_reason(error)}") from None
+            raise _Broken(f"broke off: {_reason(error)}", unreachable=True) from None
+        if total >= self.limits.progress:
+            raise _Broken(reason, unreachable=True)
+        raise self._give_up(host, since, reason)
 
-    def _stalled(self, pace: Pace, why: str) -> Unavailable:
-        return Broken(why) if pace.total >= limits.WORTH_A_WAIT else self.patience.spent(self.host, pace.since, why)
+    def _check(self, host: str) -> None:
+        if host in self._silent:
+            raise Unavailable(f"not tried again: {self._silent[host]}", unreachable=True)
+        if self._left_s <= 0:
+            raise Unavailable("not tried: the time for hosts that do not answer is spent", unreachable=True)
 
+    def _give_up(self, host: str, since: float, reason: str) -> Unavailable:
+        """Note that waiting for a host was in vain; return the error to raise."""
+        with self._lock:
+            if host not in self._silent:
+                self._left_s -= time.monotonic() - since
+                self._silent[host] = reason
+        return Unavailable(reason, unreachable=True)
 
-def ask(url: str, offset: int, validator: str, patience: WaitBudget) -> HttpResponse:
-    """Ask for a file from a byte on; the answer starts at 0 when the server cannot do that or has another edition.
-
-    Args:
-        url: Where the file is.
-        offset: How many bytes are there already.
-        validator: The answer's that brought them, or empty when it had none.
-        patience: The run's.
-
-    Raises:
-        Unavailable: The host does not answer, or answers with an error.
-    """
-    host = urlsplit(url).netloc
-    patience.check(host)
-    headers = {"Accept-Encoding": "identity"}
-    if offset:
-        headers |= {"Range": f"bytes={offset}-"} | ({"If-Range": validator} if validator else {})
-    response = _open(url, host, patience, headers)
-    if offset and response.status_code in (206, 416) and not _continues(response, offset, validator):
-        response.close()
-        return ask(url, 0, "", patience)
-    if response.status_code != (206 if offset else 200) and response.status_code != 200:
-        response.close()
-        raise Unavailable(f"HTTP {response.status_code} {response.reason}")
-    start = offset if response.status_code == 206 else 0
-    length = response.headers.get("Content-Length", "")
-    announced = start + int(length) if length.isdigit() else 0
-    return HttpResponse(start, announced, _validator(response), host, response, patience)
-
-
-def retries() -> urllib3.Retry:
-    """Return how often, and after which pauses, what broke off is tried again."""
-    import urllib3
-
-    return urllib3.Retry(total=3, backoff_factor=_BACKOFF_S)
+    def _stop_if_interrupted(self) -> None:
+        if self.interrupted.done():
+            raise futures.CancelledError
 
 
 def _continues(response: requests.Response, offset: int, validator: str) -> bool:
-    """Tell whether an answer is the rest of what is there: of the same edition, from the very byte asked for."""
+    """Return whether a partial response is the rest of the same edition, from exactly the requested byte on."""
     found = re.fullmatch(r"bytes (\d+)-\d+/(?:\d+|\*)", response.headers.get("Content-Range", ""))
     edition = _validator(response)
-    same = not validator or not edition or edition == validator
-    return response.status_code == 206 and found is not None and int(found[1]) == offset and same
+    return found is not None and int(found[1]) == offset and (not validator or not edition or edition == validator)
 
 
 def _validator(response: requests.Response) -> str:
-    """Return what names an edition of a file for sure: a strong ETag, else the time it was changed."""
+    """Return what identifies an edition byte for byte: a strong ETag, else the time of its last change."""
     etag = str(response.headers.get("ETag", ""))
     return etag if etag.startswith('"') else str(response.headers.get("Last-Modified", ""))
 
 
-def _open(url: str, host: str, patience: WaitBudget, headers: dict[str, str]) -> requests.Response:
-    """Return the response once its headers are there, or raise `Unavailable` at the latest after the allowed wait.
-
-    In a thread, because `requests` bounds the wait per address: name resolution has no limit, and a host may have a
-    dozen addresses. A daemon thread that is still waiting does not keep the process alive.
-    """
-    import requests
-
-    answers: queue.SimpleQueue[requests.Response | requests.RequestException] = queue.SimpleQueue()
-
-    def request() -> None:
-        timeout = (CONNECT_TIMEOUT_S, limits.READ_TIMEOUT_S)
-        try:
-            answers.put(_session().get(url, stream=True, timeout=timeout, headers=headers))
-        except requests.RequestException as error:
-            answers.put(error)
-
-    since = time.monotonic()
-    wait = max(min(limits.READ_TIMEOUT_S, patience.left_s), 0.0)
-    threading.Thread(target=request, daemon=True, name="ask a mirror").start()
-    try:
-        answer = answers.get(timeout=wait)
-    except queue.Empty:
-        raise patience.spent(host, since, f"no answer within {wait:.0f} s") from None
-    if isinstance(answer, requests.ConnectionError | requests.Timeout):
-        raise patience.spent(host, since, _reason(answer))
-    if isinstance(answer, requests.RequestException):
-        raise Unavailable(_reason(answer))
-    return answer
-
-
-def _session() -> requests.Session:
-    """Return a session that tries again what may work a second later: broken connections, and errors like HTTP 503."""
-    import requests
-    import urllib3
-
-    retry = urllib3.Retry(
-        total=3,
-        connect=0,  # a host that cannot be connected to is left at once for the next mirror
-        status_forcelist=_TRANSIENT,
-        backoff_factor=_BACKOFF_S,
-        raise_on_status=False,
-        respect_retry_after_header=False,  # it may say an hour; the next mirror is nearer
-    )
-    session = requests.Session()
-    session.max_redirects = _MOST_REDIRECTS
-    for scheme in ("https://", "http://"):
-        session.mount(scheme, requests.adapters.HTTPAdapter(max_retries=retry))
-    return session
-
-
 def _reason(error: BaseException) -> str:
-    """Return what lies at the bottom of a chain of wrapped network errors, in a few words."""
-    while (inner := getattr(error, "reason", None) or error.__cause__ or error.__context__) is not None:
-        if not isinstance(inner, BaseException):
-            break
+    """Return the innermost of a chain of wrapped network errors in a few words; URLs may have secrets."""
+    while isinstance(inner := getattr(error, "reason", None) or error.__cause__ or error.__context__, BaseException):
         error = inner
-    text = getattr(error, "strerror", None) or str(error)
+    text = re.sub(r"\w+://[^\s']+", "<URL>", getattr(error, "strerror", None) or str(error))
     return text if len(text) < 120 else type(error).__name__

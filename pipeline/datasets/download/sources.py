@@ -11,7 +11,14 @@ from urllib.request import url2pathname
 
 from pipeline.core.addresses import without_secrets
 from pipeline.datasets.arrays import Pin, PinnedFile, SourceSettings
-from pipeline.datasets.download.timeouts import Unavailable
+
+
+class Unavailable(Exception):
+    """A source does not have the file, or (`unreachable`) the connection failed and the rest may be had later."""
+
+    def __init__(self, reason: str, *, unreachable: bool = False) -> None:
+        super().__init__(reason)
+        self.unreachable = unreachable
 
 
 @dataclass(frozen=True)
@@ -31,7 +38,7 @@ class Candidate:
 
     @property
     def key(self) -> str:
-        """A name for what has arrived of it: bytes of one source are never continued with those of another."""
+        """The name of its partial file: bytes of one source are never continued with those of another."""
         return hashlib.sha256(f"{self.location} {self.pin.sha256}".encode()).hexdigest()[:12]
 
     def __str__(self) -> str:
@@ -40,20 +47,16 @@ class Candidate:
 
 def candidates(dataset: str, pin: PinnedFile, settings: SourceSettings, around: Environment) -> list[Candidate]:
     """Return the URLs and paths a file may come from, in the order they are to be tried."""
-    own = [source for source in settings.sources if source.file == pin.name]
-    found = [Candidate(place, source) for source in own for place in _places(source.url, around)]
-    bases = [f"{around.mirror.rstrip('/')}/{dataset}"] if around.mirror else []
+    mirror = around.mirror.rstrip("/") if around.mirror else None
+    found = []
+    for source in settings.sources:
+        if source.file == pin.name:
+            absolute = ":" in source.url.partition("/")[0] or Path(source.url).is_absolute()
+            if mirror and not absolute and not source.url.startswith(".."):
+                found.append(Candidate(f"{mirror}/{source.url}", source))
+            found.append(Candidate(source.url if absolute else str(around.typed_in / source.url), source))
+    bases = [f"{mirror}/{dataset}"] if mirror else []
     return found + [Candidate(f"{base.rstrip('/')}/{pin.name}", pin) for base in [*bases, *settings.mirrors]]
-
-
-def _places(url: str, around: Environment) -> list[str]:
-    """Return what a source's URL or path may mean: a relative path lies in MIRROR, or where the command was typed."""
-    if ":" in url.partition("/")[0] or Path(url).is_absolute():
-        return [url]
-    typed = str(around.typed_in / url)
-    if not around.mirror or url.startswith(".."):
-        return [typed]
-    return [f"{around.mirror.rstrip('/')}/{url}", typed]
 
 
 def locate(source: str) -> Path | None:

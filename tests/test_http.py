@@ -1,172 +1,42 @@
-"""Downloads that break, stall, change and lie, from real HTTP servers on this machine that act by script."""
+"""Downloads that break, stall, change and lie, from real HTTP servers on this machine."""
 
 from __future__ import annotations
 
-import contextlib
-import errno
 import gzip
 import hashlib
-import http.server
-import random
-import re
+import io
+import resource
+import signal
+import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 
 from pipeline.core.errors import DownloadError, ParamsError
 from pipeline.core.params import parse
-from pipeline.datasets.download import fetch, timeouts
-from pipeline.datasets.download import http as transfer
-from pipeline.datasets.download.sources import Candidate, Environment
+from pipeline.datasets.download.http import Limits
+from pipeline.datasets.download.sources import Environment
 from pipeline.project import dvc
 from pipeline.stages import download
-
-BODY = random.Random(0).randbytes(3_000_000)
-OTHER = random.Random(1).randbytes(3_000_000)
-CUT = 1_234_567
-
-
-@dataclass
-class Request:
-    path: str
-    range: str | None
-    if_range: str | None
-    sent: int = 0
-
-
-@dataclass
-class Server:
-    """A server that answers its n-th request as the n-th act of its script says, and from then on as the last."""
-
-    acts: list[Act]
-    url: str = ""
-    asked: list[Request] = field(default_factory=list)
-    closing: threading.Event = field(default_factory=threading.Event)
-
-    def ranges(self) -> list[str | None]:
-        return [request.range for request in self.asked]
-
-
-class Handler(http.server.BaseHTTPRequestHandler):
-    mirror: Server
-    request_made: Request
-
-    def do_GET(self) -> None:
-        self.request_made = Request(self.path, self.headers["Range"], self.headers["If-Range"])
-        self.mirror.asked.append(self.request_made)
-        acts = self.mirror.acts
-        act = acts.pop(0) if len(acts) > 1 else acts[0]
-        self.close_connection = True
-        with contextlib.suppress(OSError):  # the client has heard enough
-            act(self)
-
-    def say(self, status: int, **headers: str) -> None:
-        self.send_response(status)
-        for name, value in headers.items():
-            self.send_header(name.replace("_", "-"), value)
-        self.end_headers()
-
-    def send(self, content: bytes) -> None:
-        self.wfile.write(content)
-        self.request_made.sent += len(content)
-
-    def log_message(self, *_: object) -> None:
-        pass
-
-
-Act = Callable[[Handler], None]
-
-
-def serve_file(body: bytes = BODY, etag: str | None = '"one"', *, stop: int | None = None, ranges: bool = True) -> Act:
-    """A good server; `stop` cuts the connection at a byte of the file."""
-
-    def act(self: Handler) -> None:
-        tag = {"ETag": etag} if etag else {}
-        asked = re.fullmatch(r"bytes=(\d+)-", self.request_made.range or "")
-        fits = self.request_made.if_range in (None, etag)
-        start = int(asked[1]) if asked and ranges and fits else 0
-        size = len(body)
-        if start:
-            self.say(206, Content_Length=str(size - start), Content_Range=f"bytes {start}-{size - 1}/{size}", **tag)
-        else:
-            self.say(200, Content_Length=str(size), **tag)
-        self.send(body[start:stop])
-
-    return act
-
-
-def status(code: int, **headers: str) -> Act:
-    return lambda self: self.say(code, Content_Length="0", **headers)
-
-
-def drop(self: Handler) -> None:
-    """Close the connection without a word."""
-
-
-def hang(self: Handler) -> None:
-    """Send a part, then nothing."""
-    self.say(200, Content_Length=str(len(BODY)), ETag='"one"')
-    self.send(BODY[:CUT])
-    self.mirror.closing.wait(20)
-
-
-def trickle(self: Handler) -> None:
-    """Send a byte now and then, for as long as anyone listens."""
-    self.say(200, Content_Length=str(len(BODY)))
-    for index in range(2000):
-        self.send(BODY[index : index + 1])
-        if self.mirror.closing.wait(0.01):
-            return
-
-
-def partial_content(content_range: str, etag: str = '"one"', body: bytes = OTHER) -> Act:
-    def act(self: Handler) -> None:
-        self.say(206, Content_Length=str(len(body)), Content_Range=content_range, ETag=etag)
-        self.send(body)
-
-    return act
-
-
-def chunked(body: bytes, *, ends: bool = True) -> Act:
-    def act(self: Handler) -> None:
-        self.protocol_version = "HTTP/1.1"
-        self.say(200, Transfer_Encoding="chunked", ETag='"one"')
-        for start in range(0, len(body), 100_000):
-            piece = body[start : start + 100_000]
-            self.wfile.write(b"%x\r\n%s\r\n" % (len(piece), piece))
-        if ends:
-            self.wfile.write(b"0\r\n\r\n")
-
-    return act
-
-
-Serve = Callable[..., Server]
-
-
-@pytest.fixture
-def serve(monkeypatch: pytest.MonkeyPatch) -> Iterator[Serve]:
-    monkeypatch.setattr(transfer, "_BACKOFF_S", 0.001)
-    running: list[tuple[http.server.ThreadingHTTPServer, Server]] = []
-
-    def start(*acts: Act) -> Server:
-        mirror = Server(list(acts))
-        handler = type("Scripted", (Handler,), {"mirror": mirror})
-        server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
-        server.daemon_threads = True
-        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
-        mirror.url = f"http://127.0.0.1:{server.server_port}/"
-        running.append((server, mirror))
-        return mirror
-
-    yield start
-    for server, mirror in running:
-        mirror.closing.set()
-        server.shutdown()
-        server.server_close()
+from tests.http_server import (
+    BODY,
+    CUT,
+    OTHER,
+    Handler,
+    Serve,
+    Server,
+    chunked,
+    drop,
+    hang,
+    partial_content,
+    serve_file,
+    silent,
+    status,
+    trickle,
+)
 
 
 def pin(body: bytes, **more: object) -> dict[str, object]:
@@ -181,7 +51,13 @@ def settings(*mirrors: Server | str, names: tuple[str, ...] = ("a.bin",), **more
 
 @dataclass
 class Place:
+    """Where a run downloads to, and how long it waits."""
+
     root: Path
+    limits: Limits
+
+    def waiting(self, **limits: float) -> Place:
+        return replace(self, limits=replace(self.limits, **limits))
 
     @property
     def output(self) -> Path:
@@ -192,15 +68,16 @@ class Place:
         return sorted((self.root / "partial").glob("toy/*.part"))
 
     def get(self, chosen: download.DownloadSettings, around: Environment | None = None) -> download.DownloadResult:
-        return download.run("toy", chosen, self.root / "partial" / "toy", self.output, around or Environment())
+        partial = self.root / "partial" / "toy"
+        return download.run("toy", chosen, partial, self.output, around or Environment(), self.limits)
 
     def arrives(self, chosen: download.DownloadSettings, around: Environment | None = None) -> None:
         self.get(chosen, around)
         assert {path.read_bytes() for path in self.output.iterdir()} == {BODY}
         assert not list((self.root / "partial").iterdir()), "nothing is left when all is there"
 
-    def fails(self, chosen: download.DownloadSettings, told: str, around: Environment | None = None) -> str:
-        with pytest.raises(DownloadError, match=told) as caught:
+    def fails(self, chosen: download.DownloadSettings, message: str, around: Environment | None = None) -> str:
+        with pytest.raises(DownloadError, match=message) as caught:
             self.get(chosen, around)
         assert not self.output.exists()
         assert "\n" not in str(caught.value)
@@ -209,7 +86,7 @@ class Place:
 
 @pytest.fixture
 def place(tmp_path: Path) -> Place:
-    return Place(tmp_path)
+    return Place(tmp_path, Limits(backoff_s=0.001))
 
 
 # ---------------------------------------------------------------- breaks
@@ -234,22 +111,19 @@ def test_the_next_run_goes_on_where_the_last_one_broke_off(serve: Serve, place: 
     assert mirror.asked[0].sent == len(BODY) - CUT
 
 
-def test_a_transfer_that_is_whole_but_was_never_named_needs_no_server(serve: Serve, place: Place) -> None:
-    mirror = serve(serve_file())
-    chosen = settings(mirror)
-    key = Candidate(f"{mirror.url}a.bin", chosen.files[0]).key
-    (place.root / "partial" / "toy").mkdir(parents=True)
-    (place.root / "partial" / "toy" / f"a.bin.{key}.part").write_bytes(BODY)
-    place.arrives(chosen)
+def test_a_partial_file_that_is_whole_needs_no_server(serve: Serve, place: Place) -> None:
+    mirror = serve(chunked(BODY, ends=False), drop)
+    place.fails(settings(mirror), "next: offline")
+    assert [path.stat().st_size for path in place.parts] == [len(BODY)]
+    mirror.asked.clear()
+    place.arrives(settings(mirror))
     assert mirror.asked == []
 
 
-def test_many_breaks_are_survived_while_each_brings_enough(serve: Serve, place: Place, monkeypatch) -> None:
-    monkeypatch.setattr(timeouts, "WORTH_A_WAIT", 100_000)
-    monkeypatch.setattr(fetch, "WORTH_A_WAIT", 100_000)
+def test_many_breaks_are_survived_while_each_brings_enough(serve: Serve, place: Place) -> None:
     stops = range(300_000, 3_000_000, 300_000)
     mirror = serve(*(serve_file(stop=stop) for stop in stops), serve_file())
-    place.arrives(settings(mirror))
+    place.waiting(progress=100_000).arrives(settings(mirror))
     assert mirror.ranges() == [None, *(f"bytes={stop}-" for stop in stops)]
     assert sum(request.sent for request in mirror.asked) == len(BODY)
 
@@ -328,30 +202,33 @@ def test_a_server_that_recovers_is_enough(serve: Serve, place: Place) -> None:
 @pytest.mark.parametrize("code", [401, 403, 404, 410])
 def test_a_refusal_is_not_asked_again(serve: Serve, place: Place, code: int) -> None:
     mirror = serve(status(code))
-    told = place.fails(settings(mirror), f"HTTP {code}")
+    message = place.fails(settings(mirror), f"HTTP {code}")
     assert len(mirror.asked) == 1
-    assert "correct download's mirrors" in told
+    assert "correct download's mirrors" in message
 
 
 def test_a_redirect_is_followed_with_its_range(serve: Serve, place: Place) -> None:
     target = serve(serve_file(stop=CUT), serve_file())
     mirror = serve(status(302, Location=f"{target.url}elsewhere"))
     place.arrives(settings(mirror))
-    assert [request.path for request in target.asked] == ["/elsewhere"] * 2
+    assert target.paths() == ["/elsewhere"] * 2
     assert target.ranges() == [None, f"bytes={CUT}-"]
 
 
-@pytest.mark.parametrize(("to", "told"), [("/a.bin", "Exceeded 5 redirects"), ("file:///etc/passwd", "No connection")])
-def test_a_redirect_to_nowhere_is_left(serve: Serve, place: Place, to: str, told: str) -> None:
-    place.fails(settings(serve(status(302, Location=to))), told)
+@pytest.mark.parametrize(
+    ("to", "message"), [("/a.bin", "Exceeded 5 redirects"), ("file:///etc/passwd", "No connection")]
+)
+def test_a_redirect_to_nowhere_is_left(serve: Serve, place: Place, to: str, message: str) -> None:
+    place.fails(settings(serve(status(302, Location=to))), message)
 
 
 def test_the_wrong_file_names_both_sums_and_sizes_and_leaves_nothing(serve: Serve, place: Place, capsys) -> None:
     short, long = serve(serve_file(BODY[:-1])), serve(serve_file(OTHER))
-    told = place.fails(settings(short, long), "at none of its 2 sources")
-    assert f"expected sha256 {hashlib.sha256(BODY).hexdigest()} found" in told
-    assert "(2,999,999 bytes instead of 3,000,000); file removed" in told
-    assert hashlib.sha256(OTHER).hexdigest() in told
+    message = place.fails(settings(short, long), "at none of its 2 sources")
+    assert f"expected sha256 {hashlib.sha256(BODY).hexdigest()} found" in message
+    assert "(2,999,999 bytes instead of 3,000,000); file removed" in message
+    assert hashlib.sha256(OTHER).hexdigest() in message
+    assert f"file removed; next mirror: {long.url}a.bin" in capsys.readouterr().err
     assert place.parts == []
 
 
@@ -366,38 +243,50 @@ def test_too_large_a_body_is_cut_off(serve: Serve, place: Place, announced: bool
 # ---------------------------------------------------------------- time
 
 
-def test_a_trickle_is_left_after_the_allowed_wait(serve: Serve, place: Place, monkeypatch) -> None:
-    monkeypatch.setattr(timeouts, "READ_TIMEOUT_S", 0.3)
+def test_a_trickle_is_left_after_the_allowed_wait(serve: Serve, place: Place) -> None:
     since = time.monotonic()
-    told = place.fails(settings(serve(trickle)), "sends less than 1,024 bytes/s")
+    message = place.waiting(read_s=0.2).fails(settings(serve(trickle)), "sends less than 1,024 bytes/s")
     assert time.monotonic() - since < 3
-    assert told.count("sends less") == 1
+    assert message.count("sends less") == 1
 
 
-def test_a_stall_after_much_has_come_is_resumed(serve: Serve, place: Place, monkeypatch) -> None:
-    monkeypatch.setattr(timeouts, "READ_TIMEOUT_S", 0.3)
+def test_a_stall_after_much_has_arrived_is_resumed(serve: Serve, place: Place) -> None:
     mirror = serve(hang, serve_file())
-    place.arrives(settings(mirror))
+    place.waiting(read_s=0.2).arrives(settings(mirror))
     assert mirror.ranges() == [None, f"bytes={CUT}-"]
 
 
-def test_a_stall_before_that_costs_the_host_its_turn(serve: Serve, place: Place, monkeypatch, capsys) -> None:
-    monkeypatch.setattr(timeouts, "READ_TIMEOUT_S", 0.3)
-    monkeypatch.setattr(timeouts, "WORTH_A_WAIT", CUT + 1)
+def test_a_stall_before_that_costs_the_host_its_turn(serve: Serve, place: Place, capsys) -> None:
     mirror = serve(hang)
-    place.arrives(settings(mirror, serve(serve_file())))
+    place.waiting(read_s=0.2, progress=CUT + 1).arrives(settings(mirror, serve(serve_file())))
     assert mirror.ranges() == [None]
     assert "stopped sending; next mirror" in capsys.readouterr().err
 
 
-def test_threads_that_wait_together_spend_the_time_once(serve: Serve, place: Place, monkeypatch) -> None:
-    """Four files wait for a silent mirror at once; the budget for all still reaches to the next one."""
-    monkeypatch.setattr(timeouts, "READ_TIMEOUT_S", 0.4)
-    monkeypatch.setattr(
-        timeouts.WaitBudget.__init__, "__defaults__", (0.8, *timeouts.WaitBudget.__init__.__defaults__[1:])
-    )
-    silent = serve(lambda self: self.mirror.closing.wait(20))
-    place.arrives(settings(silent, serve(serve_file()), names=("a", "b", "c", "d")))
+def test_a_silent_host_is_not_tried_again_in_a_run(serve: Serve, place: Place, capsys) -> None:
+    mirror = serve(silent)
+    place.waiting(read_s=0.2).arrives(settings(mirror, serve(serve_file()), names=tuple("abcdef")))
+    assert len(mirror.asked) == 4, "by the files that come first; the others know"
+    assert "not tried again: no answer within 0.2 s" in capsys.readouterr().err
+
+
+def test_threads_that_wait_together_spend_the_time_once(serve: Serve, place: Place) -> None:
+    """Four files wait for a silent mirror at once; the time for all of them still reaches to the next one."""
+    waiting = place.waiting(read_s=0.2, total_s=0.4)
+    waiting.arrives(settings(serve(silent), serve(serve_file()), names=("a", "b", "c", "d")))
+
+
+def test_waiting_is_limited_over_all_mirrors(serve: Serve, place: Place) -> None:
+    mirrors = [serve(silent) for _ in range(4)]
+    since = time.monotonic()
+    message = place.waiting(read_s=0.2, total_s=0.3).fails(settings(*mirrors), "no answer within 0.2 s")
+    assert time.monotonic() - since < 2
+    assert [len(mirror.asked) for mirror in mirrors] == [1, 1, 0, 0]
+    assert message.count("not tried: the time for hosts that do not answer is spent") == 2
+
+
+def test_the_real_limits_keep_a_failure_within_30_seconds() -> None:
+    assert Limits().total_s + Limits().read_s < 29
 
 
 # ---------------------------------------------------------------- side by side
@@ -419,37 +308,79 @@ def test_files_come_four_at_a_time(serve: Serve, place: Place) -> None:
     assert most == [4]
 
 
-def test_an_interrupt_stops_every_transfer_and_keeps_what_has_come(serve: Serve, place: Place, monkeypatch) -> None:
-    started = threading.Event()
+def press_ctrl_c() -> None:
+    signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+
+
+def test_an_interrupt_stops_every_transfer_and_keeps_what_has_arrived(serve: Serve, place: Place, capsys) -> None:
+    def once_all_have_begun() -> None:
+        while sum(path.stat().st_size > 0 for path in place.parts) < 4:
+            mirror.closing.wait(0.005)
+        press_ctrl_c()
+
+    together = threading.Barrier(4, action=once_all_have_begun)
 
     def act(self: Handler) -> None:
-        self.say(200, Content_Length=str(len(BODY)))
-        for index in range(0, len(BODY), 1000):
+        self.start(200, Content_Length=str(len(BODY)))
+        self.send(BODY[:CUT])
+        together.wait(10)
+        for index in range(CUT, len(BODY), 1000):
             self.send(BODY[index : index + 1000])
-            started.set()
             self.mirror.closing.wait(0.005)
 
-    def interrupted(_: object) -> None:
-        assert started.wait(10)
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(download.futures, "wait", interrupted)
     mirror = serve(act)
     since = time.monotonic()
     with pytest.raises(KeyboardInterrupt):
-        place.get(settings(mirror, names=tuple("abcdef")))
+        place.get(settings(mirror, mirror, names=tuple("abcdef")))
     assert time.monotonic() - since < 5
-    assert len(mirror.asked) <= 4, "what waited for its turn never began"
+    assert len(mirror.asked) == 4, "what waited for its turn never began"
     assert not place.output.exists()
-    assert place.parts
+    assert [path.stat().st_size > 0 for path in place.parts] == [True] * 4
+    assert "next mirror" not in capsys.readouterr().err
 
 
-def test_a_full_disk_is_told_in_one_line(serve: Serve, place: Place, monkeypatch) -> None:
-    def full(*_: object) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
+def test_an_interrupt_does_not_wait_for_a_silent_host(serve: Serve, place: Place) -> None:
+    def act(self: Handler) -> None:
+        press_ctrl_c()
+        silent(self)
 
-    monkeypatch.setattr(fetch.Part, "extend", full)
-    place.fails(settings(serve(serve_file())), "cannot be written to .*No space left on device; next: free space")
+    since = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        place.get(settings(serve(act)))
+    assert time.monotonic() - since < 5
+
+
+def test_a_file_that_cannot_be_written_is_reported_in_one_line(serve: Serve, place: Place) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    mirror = serve(serve_file())
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, hard))
+    try:
+        place.fails(settings(mirror), "cannot be written to .*File too large; next: free space")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    place.arrives(settings(mirror))
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize("stream", [Terminal(), io.StringIO()])
+def test_progress_is_shown_on_a_terminal_alone(serve: Serve, place: Place, monkeypatch, stream: io.StringIO) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr(sys, "stdout", stream)
+
+    def act(self: Handler) -> None:
+        self.start(200, Content_Length=str(len(BODY)))
+        self.send(BODY[:CUT])
+        deadline = time.monotonic() + 5
+        while stream.isatty() and "a.bin" not in stream.getvalue() and time.monotonic() < deadline:
+            self.mirror.closing.wait(0.005)
+        self.send(BODY[CUT:])
+
+    place.arrives(settings(serve(act)))
+    assert bool(stream.getvalue()) == stream.isatty()
 
 
 # ---------------------------------------------------------------- sources, mirrors, proxies
@@ -478,12 +409,16 @@ def test_a_source_that_is_not_what_it_says_gives_way_to_the_mirrors(serve: Serve
     place.arrives(settings(serve(serve_file()), **edition("other.bin")), Environment(None, tmp_path))
 
 
-def test_an_edition_in_mirror_without_a_pin_is_told_what_it_needs(place: Place, tmp_path: Path) -> None:
+def test_an_edition_in_mirror_without_a_pin_is_message_what_it_needs(place: Place, tmp_path: Path) -> None:
     (tmp_path / "toy").mkdir()
     (tmp_path / "toy" / "a.bin").write_bytes(OTHER)
     place.fails(
         settings(), "another edition of the file needs an entry in download's sources", Environment(str(tmp_path))
     )
+
+
+def test_a_file_without_any_source_is_reported(place: Place) -> None:
+    place.fails(settings(), "at none of its 0 sources: none is set; next: correct download's mirrors")
 
 
 def test_when_the_source_goes_its_file_goes_too(serve: Serve, place: Place, tmp_path: Path) -> None:
@@ -493,7 +428,7 @@ def test_when_the_source_goes_its_file_goes_too(serve: Serve, place: Place, tmp_
     place.arrives(settings(mirror))
 
 
-def test_a_source_for_no_file_is_told() -> None:
+def test_a_source_for_no_file_is_message() -> None:
     with pytest.raises(
         ParamsError, match=r"download\.toy\.sources is wrong: expected .*file: 'a\.bin'\? \(one of a\.bin"
     ):
@@ -512,13 +447,19 @@ def test_a_proxy_is_used_where_the_environment_names_one(serve: Serve, place: Pl
     for name in ("no_proxy", "NO_PROXY"):
         monkeypatch.delenv(name, raising=False)
     place.arrives(settings("http://mirror.invalid/data/"))
-    assert [request.path for request in proxy.asked] == ["http://mirror.invalid/data/a.bin"]
+    assert proxy.paths() == ["http://mirror.invalid/data/a.bin"]
 
 
-def test_passwords_in_addresses_are_not_told(serve: Serve, place: Place, capsys) -> None:
+def test_passwords_in_addresses_are_not_printed(serve: Serve, place: Place, capsys) -> None:
     address = serve(status(403)).url.replace("//", "//user:secret@")
-    told = place.fails(settings(address, address), "HTTP 403")
-    assert "secret" not in told + capsys.readouterr().err
+    bad = ["http://user:secret@/", "http://user:secret@host:port/", "http://user:se?cret@[host/"]
+    message = place.fails(settings(address, address, *bad), "HTTP 403")
+    assert "cret" not in message + capsys.readouterr().err
+
+
+@pytest.mark.parametrize("host", ["u:p@", "[", "a..b", "x" * 70 + ".org", "host:port"])
+def test_an_address_that_means_nothing_is_refused_in_one_line(place: Place, host: str) -> None:
+    place.fails(settings(f"http://{host}/"), "at none of its 1 sources")
 
 
 def test_a_repacked_gzip_is_resumed_and_met_by_its_content(serve: Serve, place: Place) -> None:
