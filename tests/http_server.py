@@ -6,6 +6,7 @@ import contextlib
 import http.server
 import random
 import re
+import socket
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -145,6 +146,12 @@ def serve_files(files: dict[str, bytes]) -> Act:
         (status(404) if body is None else serve_file(body))(self)
 
     return act
+
+
+def dead_url() -> str:
+    """Return the address of a port that nobody listens on."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        return f"http://127.0.0.1:{listening.getsockname()[1]}/"
 
 
 Serve = Callable[..., Server]

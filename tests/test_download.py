@@ -7,7 +7,6 @@ import hashlib
 import os
 import re
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -21,7 +20,7 @@ from pipeline.datasets.download import sources
 from pipeline.datasets.download.http import Limits
 from pipeline.datasets.download.sources import Environment
 from pipeline.stages import download
-from tests.http_server import Serve, serve_files
+from tests.http_server import Serve, dead_url, serve_files
 
 ROOT = Path(__file__).resolve().parents[1]
 UNPACKED = {"a.gz": b"first file " * 1000, "b.gz": b"second file " * 2000}
@@ -46,12 +45,6 @@ def pins(unpacked: bool = True) -> list[dict[str, object]]:
 def settings(*mirrors: str, unpacked: bool = True) -> download.DownloadSettings:
     section = {"format": "idx", "mirrors": mirrors, "files": pins(unpacked), "classes": ["0", "1"]}
     return download.DownloadSettings.model_validate(section)
-
-
-def dead_url() -> str:
-    """A port that nobody listens on."""
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        return f"http://127.0.0.1:{listening.getsockname()[1]}/"
 
 
 @dataclass

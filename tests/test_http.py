@@ -29,6 +29,7 @@ from tests.http_server import (
     Serve,
     Server,
     chunked,
+    dead_url,
     drop,
     hang,
     partial_content,
@@ -87,6 +88,16 @@ class Place:
 @pytest.fixture
 def place(tmp_path: Path) -> Place:
     return Place(tmp_path, Limits(backoff_s=0.001))
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> str:
+    """A mirror that answers at once, however busy the machine is."""
+    files = tmp_path / "mirror"
+    files.mkdir()
+    for name in ("a.bin", *"abcdef"):
+        (files / name).write_bytes(BODY)
+    return f"file:{files}/"
 
 
 # ---------------------------------------------------------------- breaks
@@ -245,44 +256,68 @@ def test_too_large_a_body_is_cut_off(serve: Serve, place: Place, announced: bool
 
 def test_a_trickle_is_left_after_the_allowed_wait(serve: Serve, place: Place) -> None:
     since = time.monotonic()
-    message = place.waiting(read_s=0.2).fails(settings(serve(trickle)), "sends less than 1,024 bytes/s")
-    assert time.monotonic() - since < 3
+    message = place.waiting(read_s=1).fails(settings(serve(trickle)), "sends less than 1,024 bytes/s")
+    assert time.monotonic() - since < 15, "the trickle itself lasts 20 s"
     assert message.count("sends less") == 1
 
 
 def test_a_stall_after_much_has_arrived_is_resumed(serve: Serve, place: Place) -> None:
     mirror = serve(hang, serve_file())
-    place.waiting(read_s=0.2).arrives(settings(mirror))
+    place.waiting(read_s=2).arrives(settings(mirror))
     assert mirror.ranges() == [None, f"bytes={CUT}-"]
 
 
-def test_a_stall_before_that_costs_the_host_its_turn(serve: Serve, place: Place, capsys) -> None:
+def test_a_stall_before_that_costs_the_host_its_turn(serve: Serve, place: Place, folder: str, capsys) -> None:
     mirror = serve(hang)
-    place.waiting(read_s=0.2, progress=CUT + 1).arrives(settings(mirror, serve(serve_file())))
+    place.waiting(read_s=1, progress=CUT + 1).arrives(settings(mirror, folder))
     assert mirror.ranges() == [None]
     assert "stopped sending; next mirror" in capsys.readouterr().err
 
 
-def test_a_silent_host_is_not_tried_again_in_a_run(serve: Serve, place: Place, capsys) -> None:
-    mirror = serve(silent)
-    place.waiting(read_s=0.2).arrives(settings(mirror, serve(serve_file()), names=tuple("abcdef")))
+def test_a_host_that_failed_four_files_at_once_is_not_tried_again_in_a_run(
+    serve: Serve, place: Place, folder: str, capsys
+) -> None:
+    together = threading.Barrier(4)
+
+    def act(self: Handler) -> None:
+        together.wait(10)
+        status(302, Location=f"{dead_url()}a.bin")(self)
+
+    mirror = serve(act)
+    place.arrives(settings(mirror, folder, names=tuple("abcdef")))
     assert len(mirror.asked) == 4, "by the files that come first; the others know"
-    assert "not tried again: no answer within 0.2 s" in capsys.readouterr().err
+    assert capsys.readouterr().err.count("not tried again: Connection refused") == 2
 
 
-def test_threads_that_wait_together_spend_the_time_once(serve: Serve, place: Place) -> None:
-    """Four files wait for a silent mirror at once; the time for all of them still reaches to the next one."""
-    waiting = place.waiting(read_s=0.2, total_s=0.4)
-    waiting.arrives(settings(serve(silent), serve(serve_file()), names=("a", "b", "c", "d")))
+def test_a_silent_host_is_not_tried_again_in_a_run(serve: Serve, place: Place, folder: str, capsys) -> None:
+    """How many of the four files that come first begin before the host is known to be silent is up to the machine."""
+    mirror = serve(silent)
+    place.waiting(read_s=0.2).arrives(settings(mirror, folder, names=tuple("abcdef")))
+    lines = capsys.readouterr().err.splitlines()
+    tried = [line for line in lines if f"{mirror.url}{line[5]}: no answer within 0.2 s; next mirror" in line]
+    known = [line for line in lines if "not tried again: no answer within 0.2 s" in line]
+    assert len(tried) + len(known) == len(lines) == 6
+    assert {"toy: e", "toy: f"} <= {line[:6] for line in known}
+    assert len(mirror.asked) <= 4
+
+
+def test_threads_that_wait_together_spend_the_time_once(serve: Serve, place: Place, folder: str, capsys) -> None:
+    """Four files wait for a silent mirror at once; the time that is left lets all of them try the next one."""
+    waiting = place.waiting(read_s=0.4, total_s=1.2)
+    waiting.arrives(settings(serve(silent), serve(serve_file()), folder, names=("a", "b", "c", "d")))
+    errors = capsys.readouterr().err
+    assert "no answer within 0.4 s" in errors
+    assert "the time for hosts that do not answer is spent" not in errors
 
 
 def test_waiting_is_limited_over_all_mirrors(serve: Serve, place: Place) -> None:
     mirrors = [serve(silent) for _ in range(4)]
     since = time.monotonic()
     message = place.waiting(read_s=0.2, total_s=0.3).fails(settings(*mirrors), "no answer within 0.2 s")
-    assert time.monotonic() - since < 2
-    assert [len(mirror.asked) for mirror in mirrors] == [1, 1, 0, 0]
+    assert time.monotonic() - since < 15, "the servers would be silent for 20 s each"
+    assert "no answer within 0.1 s" in message
     assert message.count("not tried: the time for hosts that do not answer is spent") == 2
+    assert [len(mirror.asked) for mirror in mirrors[2:]] == [0, 0]
 
 
 def test_the_real_limits_keep_a_failure_within_30_seconds() -> None:
@@ -332,7 +367,7 @@ def test_an_interrupt_stops_every_transfer_and_keeps_what_has_arrived(serve: Ser
     since = time.monotonic()
     with pytest.raises(KeyboardInterrupt):
         place.get(settings(mirror, mirror, names=tuple("abcdef")))
-    assert time.monotonic() - since < 5
+    assert time.monotonic() - since < 10
     assert len(mirror.asked) == 4, "what waited for its turn never began"
     assert not place.output.exists()
     assert [path.stat().st_size > 0 for path in place.parts] == [True] * 4
@@ -347,7 +382,7 @@ def test_an_interrupt_does_not_wait_for_a_silent_host(serve: Serve, place: Place
     since = time.monotonic()
     with pytest.raises(KeyboardInterrupt):
         place.get(settings(serve(act)))
-    assert time.monotonic() - since < 5
+    assert time.monotonic() - since < 10
 
 
 def test_a_file_that_cannot_be_written_is_reported_in_one_line(serve: Serve, place: Place) -> None:

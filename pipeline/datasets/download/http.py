@@ -97,7 +97,7 @@ class HttpClient:
         import requests
         import urllib3
 
-        self._check(host)
+        wait = self._allowed_wait(host)
         headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={offset}-"} if offset else {})
         headers |= {"If-Range": validator} if offset and validator else {}
         timeout = (self.limits.connect_s, self.limits.read_s)
@@ -112,18 +112,18 @@ class HttpClient:
             except (requests.RequestException, ValueError) as error:
                 answer.set_exception(error)
 
-        since, wait = time.monotonic(), max(min(self.limits.read_s, self._left_s), 0.0)
+        since = time.monotonic()
         threading.Thread(target=request, daemon=True, name="http-request").start()
         futures.wait(either, wait, futures.FIRST_COMPLETED)
         self._stop_if_interrupted()
         try:
             return answer.result(timeout=0)
-        except TimeoutError:
-            raise self._give_up(host, since, f"no answer within {wait:.3g} s") from None
+        except (TimeoutError, requests.ReadTimeout):  # whichever of two equal limits is noticed first
+            raise self._give_up(host, wait, f"no answer within {wait:.3g} s") from None
         except (requests.ConnectionError, requests.Timeout) as error:
             if error.args and isinstance(error.args[0], urllib3.exceptions.ProtocolError):
                 raise _Broken(_reason(error), unreachable=True) from None
-            raise self._give_up(host, since, _reason(error)) from None
+            raise self._give_up(host, min(time.monotonic() - since, wait), _reason(error)) from None
         except (requests.RequestException, ValueError) as error:
             raise Unavailable(_reason(error)) from None
 
@@ -150,19 +150,22 @@ class HttpClient:
             raise _Broken(f"broke off: {_reason(error)}", unreachable=True) from None
         if total >= self.limits.progress:
             raise _Broken(reason, unreachable=True)
-        raise self._give_up(host, since, reason)
+        raise self._give_up(host, time.monotonic() - since, reason)
 
-    def _check(self, host: str) -> None:
-        if host in self._silent:
-            raise Unavailable(f"not tried again: {self._silent[host]}", unreachable=True)
-        if self._left_s <= 0:
-            raise Unavailable("not tried: the time for hosts that do not answer is spent", unreachable=True)
+    def _allowed_wait(self, host: str) -> float:
+        """Return how many seconds a request may wait for its headers; raise `Unavailable` if it must not be made."""
+        with self._lock:
+            if host in self._silent:
+                raise Unavailable(f"not tried again: {self._silent[host]}", unreachable=True)
+            if self._left_s <= 0:
+                raise Unavailable("not tried: the time for hosts that do not answer is spent", unreachable=True)
+            return min(self.limits.read_s, self._left_s)
 
-    def _give_up(self, host: str, since: float, reason: str) -> Unavailable:
+    def _give_up(self, host: str, waited_s: float, reason: str) -> Unavailable:
         """Note that waiting for a host was in vain; return the error to raise."""
         with self._lock:
             if host not in self._silent:
-                self._left_s -= time.monotonic() - since
+                self._left_s -= waited_s
                 self._silent[host] = reason
         return Unavailable(reason, unreachable=True)
 
