@@ -1,6 +1,7 @@
 """The errors that users can meet, each with a one-line message.
 
 A message states what was worked on, what was expected, what was found, what was done about it and what to do next.
+Passwords and other secrets of addresses in it are hidden.
 Anything that is not a `PipelineError` is a bug, and keeps its traceback.
 """
 
@@ -8,6 +9,8 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+
+from pipeline.core.addresses import redacted
 
 
 class PipelineError(Exception):
@@ -39,7 +42,7 @@ class PipelineError(Exception):
         for prefix, text in (("", done), ("next: ", next_step)):
             if text is not None:
                 message += f"; {prefix}{text}"
-        super().__init__(" ".join(message.split()))
+        super().__init__(redacted(" ".join(message.split())))
 
 
 class ParamsError(PipelineError):

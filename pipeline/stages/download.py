@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.core import params, process
+from pipeline.core.addresses import redacted
 from pipeline.core.errors import DownloadError
 from pipeline.core.files import new_folder
 from pipeline.datasets.arrays import PinnedFile, SourceSettings
@@ -137,9 +138,10 @@ def _fetch(dataset: str, tried: list[Candidate], target: Path, client: HttpClien
             fetch.obtain(candidate, target, client, lambda size: bars.update(bar, completed=size))
         except Unavailable as error:
             unreachable = unreachable or error.unreachable
-            refused.append(f"{candidate} ({error})")
+            reason = redacted(str(error), candidate.location)
+            refused.append(f"{candidate} ({reason})")
             if place < len(tried):
-                message = f"{dataset}: {target.name} from {candidate}: {error}; next mirror: {tried[place]}"
+                message = f"{dataset}: {target.name} from {candidate}: {reason}; next mirror: {tried[place]}"
                 sys.stderr.write(f"{message}\n")  # at once, unlike print: other threads write too
         except OSError as error:
             message = f"{dataset}: {target.name} cannot be written to {target.parent}"

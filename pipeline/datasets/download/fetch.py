@@ -63,6 +63,8 @@ def _read(path: Path) -> Iterator[bytes]:
                 yield chunk
     except OSError as error:
         raise Unavailable(f"{error.strerror or error}") from None
+    except ValueError:  # a null byte
+        raise Unavailable("malformed path") from None
 
 
 def mismatch(path: Path, pin: Pin) -> str | None:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import threading
 import time
+import urllib.request
 from collections.abc import Iterator
 from concurrent import futures
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from pipeline.core.addresses import RedactingFilter, redacted
 from pipeline.datasets.download.partial_file import PartialFile
 from pipeline.datasets.download.sources import Unavailable
 
@@ -20,6 +23,8 @@ _RETRIES = 3
 _TRANSIENT = frozenset({500, 502, 503, 504})  # without a Retry-After, which may be an hour: the next mirror is nearer
 _MOST_REDIRECTS = 5
 _CHUNK = 1 << 16
+_QUOTE_URLS = ("urllib3.connection", "urllib3.connectionpool", "urllib3.poolmanager", "urllib3.util.retry")  # loggers
+_REDACTING = RedactingFilter()
 
 
 @dataclass(frozen=True)
@@ -48,6 +53,8 @@ class HttpClient:
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
         self.interrupted: futures.Future[None] = futures.Future()
+        for name in _QUOTE_URLS:
+            logging.getLogger(name).addFilter(_REDACTING)
         self._left_s, self._silent, self._lock = limits.total_s, dict[str, str](), threading.Lock()
 
     def download(self, url: str, part: PartialFile) -> bool:
@@ -79,7 +86,8 @@ class HttpClient:
                 part.restart()
                 return self._request_rest(url, part)
             if status != 200 and not (offset and status == 206):
-                raise (_Broken if status in _TRANSIENT else Unavailable)(f"HTTP {status} {response.reason}")
+                reason = redacted(f"HTTP {status} {response.reason}", url, response.url)
+                raise (_Broken if status in _TRANSIENT else Unavailable)(reason)
             if status == 200:
                 offset = 0
                 part.restart(_validator(response))
@@ -109,7 +117,7 @@ class HttpClient:
                 session = requests.Session()
                 session.max_redirects = _MOST_REDIRECTS
                 answer.set_result(session.get(url, stream=True, timeout=timeout, headers=headers))
-            except (requests.RequestException, ValueError) as error:
+            except Exception as error:  # noqa: BLE001 - a thread would print it
                 answer.set_exception(error)
 
         since = time.monotonic()
@@ -122,10 +130,10 @@ class HttpClient:
             raise self._give_up(host, wait, f"no answer within {wait:.3g} s") from None
         except (requests.ConnectionError, requests.Timeout) as error:
             if error.args and isinstance(error.args[0], urllib3.exceptions.ProtocolError):
-                raise _Broken(_reason(error), unreachable=True) from None
-            raise self._give_up(host, min(time.monotonic() - since, wait), _reason(error)) from None
-        except (requests.RequestException, ValueError) as error:
-            raise Unavailable(_reason(error)) from None
+                raise _Broken(_reason(error, url), unreachable=True) from None
+            raise self._give_up(host, min(time.monotonic() - since, wait), _reason(error, url)) from None
+        except (requests.RequestException, ValueError, TypeError) as error:  # requests lets errors of parsers through
+            raise Unavailable(_reason(error, url)) from None
 
     def _body(self, response: requests.Response, host: str) -> Iterator[bytes]:
         """Yield the bytes as served: a gzip file stays one, whatever the server states about encodings."""
@@ -147,7 +155,7 @@ class HttpClient:
         except urllib3.exceptions.ReadTimeoutError:
             pass
         except (urllib3.exceptions.HTTPError, OSError) as error:
-            raise _Broken(f"broke off: {_reason(error)}", unreachable=True) from None
+            raise _Broken(f"broke off: {_reason(error, response.url)}", unreachable=True) from None
         if total >= self.limits.progress:
             raise _Broken(reason, unreachable=True)
         raise self._give_up(host, time.monotonic() - since, reason)
@@ -187,9 +195,13 @@ def _validator(response: requests.Response) -> str:
     return etag if etag.startswith('"') else str(response.headers.get("Last-Modified", ""))
 
 
-def _reason(error: BaseException) -> str:
-    """Return the innermost of a chain of wrapped network errors in a few words; URLs may have secrets."""
+def _reason(error: BaseException, url: str) -> str:
+    """Return the innermost of a chain of wrapped network errors in a few words, without secrets."""
+    import requests
+
+    if isinstance(error, ValueError | TypeError) and not isinstance(error, requests.exceptions.InvalidSchema):
+        return "malformed URL of the mirror, a redirect or a proxy"
     while isinstance(inner := getattr(error, "reason", None) or error.__cause__ or error.__context__, BaseException):
         error = inner
-    text = re.sub(r"\w+://[^\s']+", "<URL>", getattr(error, "strerror", None) or str(error))
+    text = redacted(getattr(error, "strerror", None) or str(error), url, *urllib.request.getproxies().values())
     return text if len(text) < 120 else type(error).__name__

@@ -65,16 +65,22 @@ def locate(source: str) -> Path | None:
     ``package:sklearn/datasets/data/x.gz`` is a file inside an installed package, found without importing it.
 
     Raises:
-        Unavailable: The package is not installed, or the URL's scheme is not known.
+        Unavailable: The package is not installed, the URL is malformed, or its scheme is not known.
     """
     scheme, separator, rest = source.partition(":")
     if scheme in ("http", "https"):
         return None
     if scheme == "file":
-        return Path(url2pathname(urlsplit(source).path))
+        try:
+            return Path(url2pathname(urlsplit(source).path))
+        except ValueError:
+            raise Unavailable("malformed URL") from None
     if scheme == "package":
         package, _, inside = rest.partition("/")
-        spec = importlib.util.find_spec(package)
+        try:
+            spec = importlib.util.find_spec(package)
+        except (ImportError, ValueError):  # a dotted name without its parent, or an empty name
+            spec = None
         if spec is None or not spec.submodule_search_locations:
             raise Unavailable(f"no package {package} is installed")
         return Path(spec.submodule_search_locations[0]) / inside
