@@ -17,12 +17,15 @@ def main(arguments: argparse.Namespace) -> int:
     """Print the figures of every family on a dataset."""
     from rich.console import Console
 
-    from pipeline.core import params
+    from pipeline.core import names, params
     from pipeline.core.errors import ParamsError, nearest
+    from pipeline.project import check
     from pipeline.reporting import leaderboard
 
+    check.check_names(params.read())
     datasets = params.section("datasets")
     if arguments.dataset is not None:
+        names.checked(arguments.dataset, "models")
         known = params.section("download")
         if arguments.dataset not in known:
             expected = nearest(arguments.dataset, known)

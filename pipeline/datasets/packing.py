@@ -16,6 +16,7 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+from pipeline.core import names
 from pipeline.core.errors import DataError, ParamsError
 from pipeline.datasets.decoding import MOST_BYTES
 from pipeline.datasets.formats.folder import Entry
@@ -39,6 +40,7 @@ def pins(content: dict[str, Any], root: Path, project: Path) -> list[str]:
     settings: list[str] = []
     sections = content.get("download")
     for dataset in content.get("datasets") or ():
+        names.checked(dataset, "datasets")  # it becomes a folder
         section = sections.get(dataset) if isinstance(sections, dict) else None
         if not isinstance(section, dict) or "path" not in section:
             continue  # not the user's own images; `pipeline check` reports other faults

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pipeline.core import params
+from pipeline.core import names, params
 from pipeline.core.errors import ParamsError, nearest
 
 _OWN = ("datasets", "families")
@@ -22,6 +23,7 @@ def check(path: Path = params.PARAMS_FILE) -> dict[str, Any]:
     from pipeline.stages.download import DownloadSettings as AnyFormat
 
     content = params.read(path)
+    check_names(content, path)
     owners = _owners()
     families = loading.family_names()
     known = {*_OWN, *owners, "download", *families}
@@ -46,6 +48,22 @@ def check(path: Path = params.PARAMS_FILE) -> dict[str, Any]:
     return content
 
 
+def check_names(content: Mapping[str, Any], path: Path = params.PARAMS_FILE) -> None:
+    """Check the names of datasets and families alone: before anything uses one, such as a path or a shell.
+
+    Raises:
+        ParamsError: The first name that is none.
+    """
+    for section in _OWN:
+        if section in content:
+            _names(content, section, path)
+    declared = content.get("download", {})
+    if not isinstance(declared, Mapping):
+        raise ParamsError(f"{path}: download", expected="a mapping of datasets", found=repr(declared))
+    for dataset in declared:
+        names.checked(dataset, f"{path}: download")
+
+
 def _owners() -> dict[str, type[params.Settings]]:
     """Return the settings model of each section that one module owns."""
     from pipeline.backend import configure
@@ -65,12 +83,14 @@ def _owners() -> dict[str, type[params.Settings]]:
     }
 
 
-def _names(content: dict[str, Any], section: str, path: Path) -> list[str]:
+def _names(content: Mapping[str, Any], section: str, path: Path) -> list[str]:
     """Return a list of names that are all different."""
-    names = content[section]
-    if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
-        raise ParamsError(f"{path}: {section}", expected="a list of names such as [mnist]", found=repr(names))
-    twice = {name for name in names if names.count(name) > 1}
+    found = content[section]
+    if not isinstance(found, list) or not found or not all(isinstance(name, str) for name in found):
+        raise ParamsError(f"{path}: {section}", expected="a list of names such as [mnist]", found=repr(found))
+    for name in found:
+        names.checked(name, f"{path}: {section}")
+    twice = {name for name in found if found.count(name) > 1}
     if twice:
         raise ParamsError(f"{path}: {section}", expected="every name once", found=f"{min(twice)!r} more than once")
-    return names
+    return found

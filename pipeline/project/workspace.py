@@ -45,6 +45,7 @@ def prepare(folder: Path, overrides: Iterable[str]) -> dict[str, Any]:
             f"{folder} is not empty and not a workspace", expected="a new or empty folder", next_step="name another"
         )
     text = params_edit.override((root / "params.yaml").read_text(), overrides)
+    check.check_names(YAML(typ="safe").load(text))
     folder.mkdir(parents=True, exist_ok=True)
     write_text(folder / _MARKER, "A copy of the project, made by `pipeline run`; safe to delete.\n")
     text = params_edit.override(text, packing.pins(YAML(typ="safe").load(text), root, folder))
@@ -64,6 +65,7 @@ def settle(folder: Path) -> dict[str, Any]:
     """
     file = folder / params.PARAMS_FILE
     content = params.read(file)
+    check.check_names(content, file)
     settings = [*packing.pins(content, folder, folder), *pretrained.pins(content, folder)]
     if settings:
         text = params_edit.override(file.read_text(), settings)

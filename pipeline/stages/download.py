@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.core import params, process
+from pipeline.core import names, params, process
 from pipeline.core.addresses import redacted
 from pipeline.core.errors import DownloadError
 from pipeline.core.files import new_folder
@@ -174,7 +174,7 @@ def _link(source: Path, target: Path) -> None:
 def main() -> None:
     """Run the stage as dvc.yaml calls it."""
     parser = argparse.ArgumentParser(prog="pipeline.stages.download", description=run.__doc__)
-    parser.add_argument("--dataset", required=True)
+    parser.add_argument("--dataset", required=True, type=names.dataset)
     parser.add_argument("--partial", required=True, type=Path)
     parser.add_argument("--output", required=True, type=Path)
     args = parser.parse_args()

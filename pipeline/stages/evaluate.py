@@ -19,7 +19,7 @@ from pipeline.artifacts import base as artifacts
 from pipeline.artifacts.evaluate import Predictions
 from pipeline.artifacts.train import Model
 from pipeline.backend import configure
-from pipeline.core import params, process
+from pipeline.core import names, params, process
 from pipeline.core.files import new_folder
 from pipeline.datasets.arrays import TestSplit, load_test
 from pipeline.evaluation import base as scores
@@ -71,8 +71,8 @@ def save(task: scores.Task[Any], scored: scores.Scored, split: TestSplit, traine
 def main() -> None:
     """Run the stage from the command line."""
     parser = argparse.ArgumentParser(prog="python -m pipeline.stages.evaluate", description=__doc__)
-    parser.add_argument("--dataset", required=True)
-    parser.add_argument("--family", required=True)
+    parser.add_argument("--dataset", required=True, type=names.dataset)
+    parser.add_argument("--family", required=True, type=names.family)
     parser.add_argument("--test", required=True, type=Path, help="folder of the test split")
     parser.add_argument("--features", required=True, type=Path, help="folder written by features")
     parser.add_argument("--model", required=True, type=Path, help="folder written by train")

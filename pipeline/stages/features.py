@@ -12,7 +12,7 @@ from pathlib import Path
 import pydantic
 
 from pipeline.backend import configure
-from pipeline.core import params, process
+from pipeline.core import names, params, process
 from pipeline.datasets.arrays import load_splits
 from pipeline.evaluation import feature_network
 from pipeline.models import loading
@@ -33,8 +33,8 @@ class FeaturesSettings(params.Settings):
 def main() -> None:
     """Run the stage from the command line."""
     parser = argparse.ArgumentParser(prog="python -m pipeline.stages.features", description=__doc__)
-    parser.add_argument("--dataset", required=True)
-    parser.add_argument("--family", required=True)
+    parser.add_argument("--dataset", required=True, type=names.dataset)
+    parser.add_argument("--family", required=True, type=names.family)
     parser.add_argument("--data", required=True, type=Path, help="folder written by prepare")
     parser.add_argument("--output", required=True, type=Path, help="folder for the network and what it sees")
     arguments = parser.parse_args()

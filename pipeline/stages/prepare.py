@@ -17,7 +17,7 @@ import pydantic
 
 from pipeline.artifacts import base as artifacts
 from pipeline.artifacts.validate import Report
-from pipeline.core import params, process
+from pipeline.core import names, params, process
 from pipeline.core.errors import DataError
 from pipeline.datasets import manifest
 from pipeline.datasets.arrays import Images, Labelled, Labels, RawImages, Splits, TestSplit, save_splits, save_test
@@ -162,7 +162,7 @@ def near_duplicates(path: Path, grown: Grown, distance: float) -> Pairs:
 def main() -> None:
     """Run the stage as dvc.yaml calls it."""
     parser = argparse.ArgumentParser(prog="pipeline.stages.prepare", description=run.__doc__)
-    parser.add_argument("--dataset", required=True)
+    parser.add_argument("--dataset", required=True, type=names.dataset)
     parser.add_argument("--raw", required=True, type=Path)
     parser.add_argument("--validated", required=True, type=Path)
     parser.add_argument("--near-duplicates", required=True, type=Path)

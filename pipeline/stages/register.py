@@ -12,7 +12,7 @@ import pydantic
 
 from pipeline.artifacts import base as artifacts
 from pipeline.artifacts import register as report
-from pipeline.core import params, process
+from pipeline.core import names, params, process
 from pipeline.evaluation import base as scores
 from pipeline.registry import promotion
 from pipeline.tracking.runs import Tracker
@@ -31,13 +31,13 @@ class RegisterSettings(params.Settings):
 def main() -> None:
     """Run the stage from the command line."""
     parser = argparse.ArgumentParser(prog="python -m pipeline.stages.register", description=__doc__)
-    parser.add_argument("--dataset", required=True)
+    parser.add_argument("--dataset", required=True, type=names.dataset)
     parser.add_argument("--models", required=True, type=Path, help="folder of the trained families")
     parser.add_argument("--predictions", required=True, type=Path, help="folder of their answers")
     parser.add_argument("--report", required=True, type=Path, help="JSON file for the decisions")
     arguments = parser.parse_args()
     settings = params.load("register", RegisterSettings)
-    families = list(params.section("families"))
+    families = [names.checked(name, "families") for name in params.section("families")]
     candidates = promotion.find_candidates(families, arguments.models, arguments.predictions)
     tracker = Tracker(arguments.dataset)
     decisions = {}

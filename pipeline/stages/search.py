@@ -10,7 +10,7 @@ import argparse
 from pathlib import Path
 
 from pipeline.backend import configure
-from pipeline.core import params, process
+from pipeline.core import names, params, process
 from pipeline.datasets.arrays import load_splits
 from pipeline.models import loading
 from pipeline.models.base import BaseFamily
@@ -41,8 +41,8 @@ def main() -> None:
 
 def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m pipeline.stages.search", description=__doc__)
-    parser.add_argument("--dataset", required=True)
-    parser.add_argument("--family", required=True)
+    parser.add_argument("--dataset", required=True, type=names.dataset)
+    parser.add_argument("--family", required=True, type=names.family)
     parser.add_argument("--data", required=True, type=Path, help="folder written by prepare")
     parser.add_argument("--features", required=True, type=Path, help="folder written by features")
     parser.add_argument("--studies", required=True, type=Path, help="folder of all studies")

@@ -20,7 +20,7 @@ from pipeline.artifacts import base as artifacts
 from pipeline.artifacts import train
 from pipeline.artifacts.search import Best
 from pipeline.backend import configure
-from pipeline.core import params, process
+from pipeline.core import names, params, process
 from pipeline.core.files import new_folder, write_text
 from pipeline.datasets.arrays import Splits, load_splits
 from pipeline.executors.local import LocalExecutor
@@ -116,8 +116,8 @@ def main() -> None:
 
 def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m pipeline.stages.train", description=__doc__)
-    parser.add_argument("--dataset", required=True)
-    parser.add_argument("--family", required=True)
+    parser.add_argument("--dataset", required=True, type=names.dataset)
+    parser.add_argument("--family", required=True, type=names.family)
     parser.add_argument("--data", required=True, type=Path, help="folder written by prepare")
     parser.add_argument("--features", required=True, type=Path, help="folder written by features")
     parser.add_argument("--studies", required=True, type=Path, help="folder of all studies")

@@ -11,7 +11,7 @@ import numpy as np
 
 from pipeline.artifacts import base as artifacts
 from pipeline.artifacts.validate import NearDuplicates, Report
-from pipeline.core import params, process
+from pipeline.core import names, params, process
 from pipeline.core.errors import GateError
 from pipeline.core.files import new_folder, write_json, write_text
 from pipeline.datasets.arrays import Labelled, RawImages
@@ -158,7 +158,7 @@ def _imbalance(data: Labelled) -> float:
 def main() -> None:
     """Run the stage as dvc.yaml calls it."""
     parser = argparse.ArgumentParser(prog="pipeline.stages.validate", description=run.__doc__)
-    parser.add_argument("--dataset", required=True)
+    parser.add_argument("--dataset", required=True, type=names.dataset)
     parser.add_argument("--raw", required=True, type=Path)
     parser.add_argument("--report", required=True, type=Path)
     parser.add_argument("--details", required=True, type=Path)
