@@ -132,6 +132,14 @@ def test_an_ordinary_message_stays(text: str) -> None:
     assert redacted(text) == text
 
 
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize(
+    "piece", ["a.", "a:", "/a", "://", "a://b/", "%3a", "'", "?", "/?", "a=", " x:y", "key=", "@", "a:b@"]
+)
+def test_a_long_text_takes_no_long_time(piece: str) -> None:
+    assert len(redacted(piece * 20_000)) <= len(piece) * 20_000
+
+
 def test_a_record_of_a_library_is_redacted(caplog) -> None:
     logger = logging.getLogger("toy.library")
     logger.addFilter(RedactingFilter())

@@ -13,13 +13,16 @@ _BAD_PORT = re.compile(r"^([^\[\]:]+|\[[^\]]*\]):(?!\d*$).*", re.DOTALL)  # the 
 _QUERY = re.compile(r"[?#].*", re.DOTALL)
 _PATH_QUERY = re.compile(r"\?[\w.~-]+=.*", re.DOTALL)
 _SHORTEST = 3  # characters of a piece of a secret that is worth hiding by itself
-_URL = re.compile(r"\b[a-z][a-z0-9+.-]*://(?:\S*@)?[^\s<>\"']*", re.IGNORECASE)
+_URL = re.compile(r"\b[a-z][a-z0-9+.-]{0,30}://(?:\S{0,5000}@)?[^\s<>\"']*", re.IGNORECASE)
 _NAMED = "password|passwd|pwd|token|secret|(?:api|access|secret)[_-]?key|sig|signature"
 _IN_TEXT = tuple(
     (re.compile(pattern, re.IGNORECASE), replacement)
     for pattern, replacement in (
-        (r"(?<![^\s/'\"(,=\[])(?!(?:models|file):/)[^\s/:@'\"()]+:(?!//)\S*@", f"{HIDDEN}@"),  # user:password@host
-        (r"[^\s/'\"(]*%3a[^\s/]*%40", f"{HIDDEN}@"),  # the same, encoded
+        (
+            r"(?<![^\s/'\"(,=\[])(?!(?:models|file):/)[^\s/:@'\"()]{1,200}:(?!//)\S{0,5000}@",
+            f"{HIDDEN}@",
+        ),  # user:password@host
+        (r"(?<![^\s/'\"(])[^\s/'\"(]{1,200}%3a[^\s/]*%40", f"{HIDDEN}@"),  # the same, encoded
         (r"(?<![^\s'\"(=])(/[^\s?'\"<>]*)\?[^\s'\"<>]+", r"\1"),  # /path?query
         (rf"(\b(?:{_NAMED})=)[^\s&'\"]+", rf"\1{HIDDEN}"),
         (r"(\bauthorization\W+(?:(?:basic|bearer)\s+)?)[^\s'\"]+", rf"\1{HIDDEN}"),

@@ -13,11 +13,11 @@ from typing import Any
 
 @contextmanager
 def new_folder(folder: Path, *, keep: bool = True) -> Iterator[Path]:
-    """Yield a temporary folder that replaces `folder` when the block ends well and vanishes when it does not.
+    """Yield a temporary folder that replaces `folder` at the end of the block, and is removed on an exception.
 
     Args:
-        folder: The folder to appear.
-        keep: False makes it vanish in any case: a place to work in, on the same disk as what is made there.
+        folder: The folder to create or replace.
+        keep: False removes the temporary folder in any case: a place to work in, on the same disk.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     partial = folder.with_name(f".{folder.name}.partial")

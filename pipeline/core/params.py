@@ -1,7 +1,7 @@
 """Loads a section of params.yaml into the settings model that its owner declares.
 
 Every stage, family and dataset format declares its own `Settings`; nothing here knows any of them, so a new one
-changes no shared file. YAML is read as DVC reads it (YAML 1.2: ``1e-3`` is a number, ``no`` is a word).
+changes no shared file. YAML is read as DVC reads it (YAML 1.2: ``1e-3`` is a number, ``no`` is a string).
 """
 
 from __future__ import annotations

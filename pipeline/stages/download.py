@@ -76,9 +76,9 @@ def run(
     Args:
         dataset: Its name, a folder of MIRROR.
         settings: Pins, sources and mirrors.
-        partial: Where files lie until all are there; never inside an output.
-        output: Appears whole or not at all.
-        around: What sources and mirrors are added to and relative to.
+        partial: Folder of files until all are complete; never inside an output.
+        output: Folder of the files; it appears whole or not at all.
+        around: MIRROR, and the folder that relative paths start from.
         limits: How long to wait for servers.
 
     Raises:

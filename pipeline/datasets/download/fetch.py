@@ -21,8 +21,8 @@ def obtain(candidate: Candidate, target: Path, client: HttpClient, show: Callabl
     """Make `target` a file that meets the candidate's pin, resuming the partial file of an earlier run.
 
     Raises:
-        Unavailable: The candidate does not have that file. A partial file stays beside `target` if the rest may be had
-            later, and is removed if not.
+        Unavailable: The candidate does not have that file. The partial file beside `target` is kept if the connection
+            failed, and removed otherwise.
     """
     pin = candidate.pin
     limit = pin.bytes if pin.unpacked_bytes is None else max(pin.bytes, pin.unpacked_bytes + _REPACKED_SLACK)

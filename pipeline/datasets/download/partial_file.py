@@ -1,4 +1,4 @@
-"""A file that has not arrived in full."""
+"""A file that is not complete yet, which a later run can continue."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where a file of a dataset may come from, in the order in which `download` tries."""
+"""The sources of a dataset's file, in the order in which `download` tries them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pipeline.datasets.arrays import Pin, PinnedFile, SourceSettings
 
 
 class Unavailable(Exception):
-    """A source does not have the file, or (`unreachable`) the connection failed and the rest may be had later."""
+    """A source does not have the file; if `unreachable`, the connection failed and a later attempt may succeed."""
 
     def __init__(self, reason: str, *, unreachable: bool = False) -> None:
         super().__init__(reason)
@@ -23,7 +23,7 @@ class Unavailable(Exception):
 
 @dataclass(frozen=True)
 class Environment:
-    """What the environment adds: MIRROR, a folder or URL, and where the command was typed."""
+    """MIRROR, a folder or URL, and the folder in which the command was started."""
 
     mirror: str | None = None
     typed_in: Path = Path()
@@ -46,7 +46,7 @@ class Candidate:
 
 
 def candidates(dataset: str, pin: PinnedFile, settings: SourceSettings, around: Environment) -> list[Candidate]:
-    """Return the URLs and paths a file may come from, in the order they are to be tried."""
+    """Return the URLs and paths that may have a file, in the order in which they are tried."""
     mirror = around.mirror.rstrip("/") if around.mirror else None
     found = []
     for source in settings.sources:
