@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import logging
-import re
 import threading
 import time
-import urllib.request
 from collections.abc import Iterator
 from concurrent import futures
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pipeline.core.addresses import RedactingFilter, redacted
+from pipeline.datasets.download import responses
 from pipeline.datasets.download.partial_file import PartialFile
 from pipeline.datasets.download.sources import Unavailable
 
@@ -82,7 +81,9 @@ class HttpClient:
         offset = part.size if part.size < part.limit else 0
         with self._get(url, host, offset, part.validator) as response:
             status = response.status_code
-            if offset and (status == 416 or (status == 206 and not _continues(response, offset, part.validator))):
+            if offset and (
+                status == 416 or (status == 206 and not responses.continues(response, offset, part.validator))
+            ):
                 part.restart()
                 return self._request_rest(url, part)
             if status != 200 and not (offset and status == 206):
@@ -90,7 +91,7 @@ class HttpClient:
                 raise (_Broken if status in _TRANSIENT else Unavailable)(reason)
             if status == 200:
                 offset = 0
-                part.restart(_validator(response))
+                part.restart(responses.validator(response))
             length = response.headers.get("Content-Length", "")
             if length.isdigit() and offset + int(length) > part.limit:
                 raise Unavailable(f"announces {offset + int(length):,} bytes, more than {part.limit:,}")
@@ -98,30 +99,16 @@ class HttpClient:
         return offset > 0
 
     def _get(self, url: str, host: str, offset: int, validator: str) -> requests.Response:
-        """Return a response once its headers are there.
-
-        In a daemon thread, because `requests` limits the wait per address of a host, and name resolution not at all.
-        """
+        """Return a response once its headers are there."""
         import requests
         import urllib3
 
         wait = self._allowed_wait(host)
         headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={offset}-"} if offset else {})
         headers |= {"If-Range": validator} if offset and validator else {}
-        timeout = (self.limits.connect_s, self.limits.read_s)
-        answer: futures.Future[requests.Response] = futures.Future()
-        either: list[futures.Future[Any]] = [answer, self.interrupted]
-
-        def request() -> None:
-            try:
-                session = requests.Session()
-                session.max_redirects = _MOST_REDIRECTS
-                answer.set_result(session.get(url, stream=True, timeout=timeout, headers=headers))
-            except Exception as error:  # noqa: BLE001 - a thread would print it
-                answer.set_exception(error)
-
         since = time.monotonic()
-        threading.Thread(target=request, daemon=True, name="http-request").start()
+        answer = _request(url, headers, (self.limits.connect_s, self.limits.read_s))
+        either: list[futures.Future[Any]] = [answer, self.interrupted]
         futures.wait(either, wait, futures.FIRST_COMPLETED)
         self._stop_if_interrupted()
         try:
@@ -130,10 +117,10 @@ class HttpClient:
             raise self._give_up(host, wait, f"no answer within {wait:.3g} s") from None
         except (requests.ConnectionError, requests.Timeout) as error:
             if error.args and isinstance(error.args[0], urllib3.exceptions.ProtocolError):
-                raise _Broken(_reason(error, url), unreachable=True) from None
-            raise self._give_up(host, min(time.monotonic() - since, wait), _reason(error, url)) from None
+                raise _Broken(responses.reason(error, url), unreachable=True) from None
+            raise self._give_up(host, min(time.monotonic() - since, wait), responses.reason(error, url)) from None
         except (requests.RequestException, ValueError, TypeError) as error:  # requests lets errors of parsers through
-            raise Unavailable(_reason(error, url)) from None
+            raise Unavailable(responses.reason(error, url)) from None
 
     def _body(self, response: requests.Response, host: str) -> Iterator[bytes]:
         """Yield the bytes as served: a gzip file stays one, whatever the server states about encodings."""
@@ -155,7 +142,7 @@ class HttpClient:
         except urllib3.exceptions.ReadTimeoutError:
             pass
         except (urllib3.exceptions.HTTPError, OSError) as error:
-            raise _Broken(f"broke off: {_reason(error, response.url)}", unreachable=True) from None
+            raise _Broken(f"broke off: {responses.reason(error, response.url)}", unreachable=True) from None
         if total >= self.limits.progress:
             raise _Broken(reason, unreachable=True)
         raise self._give_up(host, time.monotonic() - since, reason)
@@ -182,26 +169,22 @@ class HttpClient:
             raise futures.CancelledError
 
 
-def _continues(response: requests.Response, offset: int, validator: str) -> bool:
-    """Return whether a partial response is the rest of the same edition, from exactly the requested byte on."""
-    found = re.fullmatch(r"bytes (\d+)-\d+/(?:\d+|\*)", response.headers.get("Content-Range", ""))
-    edition = _validator(response)
-    return found is not None and int(found[1]) == offset and (not validator or not edition or edition == validator)
+def _request(url: str, headers: dict[str, str], timeout: tuple[float, float]) -> futures.Future[requests.Response]:
+    """Send a request and return its future response.
 
-
-def _validator(response: requests.Response) -> str:
-    """Return what identifies an edition byte for byte: a strong ETag, else the time of its last change."""
-    etag = str(response.headers.get("ETag", ""))
-    return etag if etag.startswith('"') else str(response.headers.get("Last-Modified", ""))
-
-
-def _reason(error: BaseException, url: str) -> str:
-    """Return the innermost of a chain of wrapped network errors in a few words, without secrets."""
+    In a daemon thread, because `requests` limits the wait per address of a host, and name resolution not at all.
+    """
     import requests
 
-    if isinstance(error, ValueError | TypeError) and not isinstance(error, requests.exceptions.InvalidSchema):
-        return "malformed URL of the mirror, a redirect or a proxy"
-    while isinstance(inner := getattr(error, "reason", None) or error.__cause__ or error.__context__, BaseException):
-        error = inner
-    text = redacted(getattr(error, "strerror", None) or str(error), url, *urllib.request.getproxies().values())
-    return text if len(text) < 120 else type(error).__name__
+    answer: futures.Future[requests.Response] = futures.Future()
+
+    def request() -> None:
+        try:
+            session = requests.Session()
+            session.max_redirects = _MOST_REDIRECTS
+            answer.set_result(session.get(url, stream=True, timeout=timeout, headers=headers))
+        except Exception as error:  # noqa: BLE001 - a thread would print it
+            answer.set_exception(error)
+
+    threading.Thread(target=request, daemon=True, name="http-request").start()
+    return answer
