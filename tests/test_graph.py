@@ -8,16 +8,19 @@ that is listed but not loaded reruns a stage for nothing. Which package may impo
 import ast
 import importlib.util
 import re
+import shlex
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from dvc.dependency.param import ParamsDependency
 from dvc.repo import Repo
 from dvc.stage import Stage
 from ruamel.yaml import YAML
 
+from pipeline.core import stage_inputs
 from tests.import_graph import FAMILIES, ROOT, choices, closure, families, graph, loads, named, path_of
 
 PACKAGE = ROOT / "pipeline"
@@ -72,6 +75,17 @@ def test_deps_cover_what_a_stage_can_import_and_nothing_else(stages: list[Stage]
         idle = [dep for dep in deps if not any(covered(file, {dep}) for file in loaded | others)]
         faults += [f"{stage.name}: remove {dep}, never loaded" for dep in sorted(idle)]
     assert not faults, "deps in dvc.yaml:\n" + "\n".join(faults)
+
+
+def test_a_stage_watches_the_inputs_that_dvc_records(stages: list[Stage], monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(ROOT)
+    for stage in stages:
+        declared = stage_inputs.declared(shlex.split(stage.cmd)[3:])
+        assert declared
+        assert declared.name == stage.name
+        params = [dep for dep in stage.deps if isinstance(dep, ParamsDependency)]
+        assert sorted(declared.settings) == sorted(name for dep in params for name in dep.params)
+        assert sorted(map(str, declared.deps)) == sorted(d.def_path for d in stage.deps if d not in params)
 
 
 def test_a_folder_among_deps_never_holds_other_families_formats_or_tasks(stages: list[Stage]):

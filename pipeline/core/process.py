@@ -34,7 +34,7 @@ def run(main: Callable[[], int | None]) -> None:
     except KeyboardInterrupt:
         print("interrupted: finished work is kept; run the same command again to go on", file=sys.stderr)
         code = INTERRUPTED
-    except BrokenPipeError:  # `pipeline … | head`: the reader has gone, there is nobody to tell
+    except BrokenPipeError:  # `pipeline … | head`: the reader has gone, nobody reads a message
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = FAILED
     except Exception as error:
@@ -48,7 +48,7 @@ def run(main: Callable[[], int | None]) -> None:
 
 
 def _no_space(error: BaseException | None) -> str | None:
-    """Return for what space was lacking, if that is what an error says or was caused by; databases say it in words."""
+    """Return `` for <file>`` if an error, or a cause of it, is lack of space; databases report it in words only."""
     while error is not None:
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             return f" for {error.filename}" if error.filename else ""
@@ -59,12 +59,20 @@ def _no_space(error: BaseException | None) -> str | None:
 
 
 def stage(main: Callable[[], None]) -> None:
-    """Run a DVC stage's ``main``; see `run`. The stage ends within a second of whoever started it."""
+    """Run a DVC stage's ``main``; see `run`.
+
+    The stage ends within a second of whoever started it. It fails if its inputs are not at its end what they were at
+    its start; see `stage_inputs`.
+    """
+    from pipeline.core import stage_inputs  # loads pydantic, which `pipeline --help` does without
 
     def checked() -> None:
         require_own_code()
         end_with_parent()
+        inputs = stage_inputs.take(sys.argv)
         main()
+        if inputs is not None:
+            inputs.require_unchanged()
 
     run(checked)
 
