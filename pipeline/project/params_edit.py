@@ -48,9 +48,12 @@ def override(text: str, overrides: Iterable[str]) -> str:
 
 
 def next_generation(path: Path = params.PARAMS_FILE) -> int:
-    """Raise ``search.generation`` in a params file by one, and return it."""
+    """Raise ``search.generation`` in a params file by one, and return it.
+
+    The caller holds DVC's write lock of the file (`dvc_lock.writing`): a stage that runs has the old generation.
+    """
     generation = int(params.section("search.generation", path)) + 1
-    write_text(path, override(path.read_text(), [f"search.generation={generation}"]))
+    write_text(path, override(path.read_text(encoding="utf-8"), [f"search.generation={generation}"]))
     return generation
 
 
