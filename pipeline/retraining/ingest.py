@@ -108,7 +108,9 @@ def run(root: Path, say: Say) -> IngestSummary:
     try:
         with lock.hold(root, "pipeline ingest", wait_s=_PATIENCE_S, say=say):
             content = workspace.settle(root)
-            return _take_all(root, content, lambda line: say(_shown(line)))
+            summary = _take_all(root, content, lambda line: say(_shown(line)))
+            dvc.run_again_where_recorded_wrongly(root, "prepare@")
+            return summary
     except OSError as error:
         if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
             raise
