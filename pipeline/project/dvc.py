@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -74,6 +75,20 @@ def run_again_where_recorded_wrongly(folder: Path, prefix: str = "") -> int:
         if (code := _repro(folder, ["--force", "--single-item", found.stage], quiet=True)) != 0:
             return code
     return 0
+
+
+def changed_stages(folder: Path) -> set[str]:
+    """Return the stages that ``dvc repro`` would run, by ``dvc status``.
+
+    Raises:
+        PipelineError: DVC cannot list them.
+    """
+    command = [sys.executable, "-m", "dvc", "status", "--json"]
+    done = subprocess.run(command, cwd=folder, env=environment(folder), capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        lines = done.stderr.strip().splitlines() or ["no message"]
+        raise PipelineError("`dvc status` failed", found=lines[0], next_step="run it to see more")
+    return set(json.loads(done.stdout))
 
 
 def _repro(folder: Path, arguments: list[str], *, quiet: bool) -> int:

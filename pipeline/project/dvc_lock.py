@@ -32,7 +32,7 @@ class BusyError(PipelineError):
 
 
 @contextmanager
-def writing(root: Path, *paths: Path, say: Say, wait_s: float = _WAIT_S) -> Iterator[None]:
+def writing(root: Path, *paths: Path, say: Say, wait_s: float = _WAIT_S, alone: bool = False) -> Iterator[None]:
     """Hold DVC's write lock of files that stages depend on; without a DVC repository there is nothing to hold.
 
     Args:
@@ -40,33 +40,21 @@ def writing(root: Path, *paths: Path, say: Say, wait_s: float = _WAIT_S) -> Iter
         paths: Files or folders that are about to be written.
         say: Receives a line about what is waited for.
         wait_s: Seconds to wait for stages that read them.
+        alone: Wait also for a DVC command that is between two stages, and keep others from starting.
 
     Raises:
         BusyError: A stage still reads one of them.
     """
     with ExitStack() as stack:
         if (root / _FOLDER.parent).is_dir():
-            _enter(stack, root, paths, say, wait_s)
+            _enter(stack, root, paths, say, wait_s, alone)
         yield
 
 
-def _enter(stack: ExitStack, root: Path, paths: tuple[Path, ...], say: Say, wait_s: float) -> None:
-    from dvc.fs import LocalFileSystem
-    from dvc.lock import LockError
-    from dvc.rwlock import rwlock
-
-    folder = (root / _FOLDER).resolve()
-    folder.mkdir(parents=True, exist_ok=True)
-    written = [str(path.resolve()) for path in paths]
-    names, command, hardlink = ", ".join(map(str, paths)), " ".join(sys.argv), _hardlink(root)
+def _enter(stack: ExitStack, root: Path, paths: tuple[Path, ...], say: Say, wait_s: float, alone: bool) -> None:
+    names = ", ".join(map(str, paths))
     deadline, waiting = time.monotonic() + wait_s, False
-    while True:
-        try:
-            stack.enter_context(rwlock(str(folder), LocalFileSystem(), command, [], written, hardlink))
-            return
-        except LockError as error:
-            blockers = [f"`{cmd}` (pid {pid})" for pid, cmd in re.findall(r"\(PID (\d+)\): (.*)", str(error))]
-            holder = blockers[0] if blockers else "another DVC command"
+    while (holder := _try(stack, root, paths, alone=alone)) is not None:
         if time.monotonic() > deadline:
             raise BusyError(
                 f"{names} cannot be written now",
@@ -79,6 +67,27 @@ def _enter(stack: ExitStack, root: Path, paths: tuple[Path, ...], say: Say, wait
             say(f"waiting for {holder}, which reads {names}")
         waiting = True
         time.sleep(_RETRY_S)
+
+
+def _try(stack: ExitStack, root: Path, paths: tuple[Path, ...], *, alone: bool) -> str | None:
+    """Take the locks and leave them to `stack`, or return who holds one of them."""
+    from dvc.fs import LocalFileSystem
+    from dvc.lock import LockError, make_lock
+    from dvc.rwlock import rwlock
+
+    folder, hardlink = (root / _FOLDER).resolve(), _hardlink(root)
+    folder.mkdir(parents=True, exist_ok=True)
+    written = [str(path.resolve()) for path in paths]
+    with ExitStack() as taken:
+        try:
+            if alone:
+                taken.enter_context(make_lock(str(folder / "lock"), tmp_dir=str(folder), hardlink_lock=hardlink))
+            taken.enter_context(rwlock(str(folder), LocalFileSystem(), " ".join(sys.argv), [], written, hardlink))
+        except LockError as error:
+            blockers = [f"`{command}` (pid {pid})" for pid, command in re.findall(r"\(PID (\d+)\): (.*)", str(error))]
+            return blockers[0] if blockers else "another DVC command"
+        stack.push(taken.pop_all())
+    return None
 
 
 def remove_stale(root: Path, say: Say) -> None:
