@@ -136,6 +136,24 @@ def lint_imports(root: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run([*command, "--no-cache"], cwd=root, capture_output=True, text=True, check=False)
 
 
+def test_text_is_read_and_written_as_utf_8_whatever_the_locale():
+    faults = []
+    for path in PACKAGE.rglob("*.py"):
+        for call in (n for n in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(n, ast.Call)):
+            name = ast.unparse(call.func).rpartition(".")[2]
+            keywords = {keyword.arg: keyword.value for keyword in call.keywords}
+            own = isinstance(call.func, ast.Name) or ast.unparse(call.func).startswith(
+                ("files.", "Image.", "gzip.", "os.")
+            )
+            mode = "".join(str(value.value) for value in call.args if isinstance(value, ast.Constant))
+            text = name in ("read_text", "write_text") or (
+                name == "open" and set(mode) & set("wax") and "b" not in mode
+            )
+            if "encoding" not in keywords and ((text and not own) or getattr(keywords.get("text"), "value", 0) is True):
+                faults.append(f"{path.relative_to(ROOT)}:{call.lineno}: no encoding")
+    assert not faults
+
+
 def test_imports_point_one_way(tmp_path: Path):
     shutil.copytree(PACKAGE, tmp_path / "pipeline", ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "pyproject.toml", tmp_path)

@@ -168,7 +168,9 @@ def _gpus() -> list[Check]:
         return [Check("GPU", "ok", "none: training runs on the CPU")]
     command = [tool, "--query-gpu=name,memory.total", "--format=csv,noheader"]
     try:
-        listed = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
+        listed = subprocess.run(
+            command, capture_output=True, encoding="utf-8", errors="replace", timeout=10, check=False
+        )
     except (OSError, subprocess.TimeoutExpired) as error:
         return [Check("GPU", "warn", f"nvidia-smi: {error}", "check the driver")]
     if listed.returncode != 0 or not listed.stdout.strip():

@@ -49,8 +49,10 @@ def hold(path: Path = PARAMS_FILE) -> dict[str, Any]:
 
 def read_again(path: Path = PARAMS_FILE) -> dict[str, Any]:
     """Return the content that a params file has now, held or not; see `read`."""
+    text = ""
     try:
-        loaded = YAML(typ="safe").load(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        loaded = YAML(typ="safe").load(text)
     except FileNotFoundError:
         raise ParamsError(
             f"{path} is missing", expected="a params file", next_step="run from the project's root"
@@ -58,17 +60,16 @@ def read_again(path: Path = PARAMS_FILE) -> dict[str, Any]:
     except UnicodeDecodeError as error:
         raise ParamsError(f"{path} is not text", expected="UTF-8", found=str(error)) from None
     except YAMLError as error:
-        raise _not_yaml(path, error) from None
+        raise not_yaml(path, text, error) from None
     if not isinstance(loaded, dict):
         raise ParamsError(f"{path}", expected="a mapping of sections", found=type(loaded).__name__)
     return loaded
 
 
-def _not_yaml(path: Path, error: YAMLError) -> ParamsError:
-    """Return the error of a file that YAML cannot parse, and name a merge conflict as such."""
+def not_yaml(path: Path, text: str, error: YAMLError) -> ParamsError:
+    """Return the error of a file that YAML cannot parse; a merge conflict is named as such."""
     marks = ("<<<<<<<", "=======", ">>>>>>>")
-    lines = path.read_text(encoding="utf-8").splitlines()
-    conflict = next((number for number, line in enumerate(lines, 1) if line.startswith(marks)), None)
+    conflict = next((number for number, line in enumerate(text.splitlines(), 1) if line.startswith(marks)), None)
     if conflict is not None:
         found = f"a merge conflict in line {conflict}"
         return ParamsError(f"{path} is not valid YAML", found=found, next_step="resolve it")

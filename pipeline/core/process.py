@@ -7,6 +7,7 @@ writing outputs that a new `dvc repro` has already deleted. So a stage watches t
 from __future__ import annotations
 
 import errno
+import io
 import os
 import sys
 import threading
@@ -21,11 +22,13 @@ from pipeline.core.errors import PipelineError
 FAILED = 1
 INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 _WATCH_INTERVAL_S = 0.5
+_REFUSED = frozenset({errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO, errno.ESTALE})
 _SHELLS = frozenset({"sh", "bash", "dash", "zsh", "ksh", "fish"})  # DVC starts a command through one
 
 
 def run(main: Callable[[], int | None]) -> None:
     """Run a command's ``main`` and exit: with 0 or its own code, or with 1 and one line on a `PipelineError`."""
+    _print_anything()
     try:
         code = main() or 0
     except PipelineError as error:
@@ -38,13 +41,32 @@ def run(main: Callable[[], int | None]) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = FAILED
     except Exception as error:
-        if (where := _no_space(error)) is None:
+        if (message := _of_this_machine(error)) is None:
             raise
-        print(f"error: no space left{where}; nothing half written is kept; next: make room and go on", file=sys.stderr)
+        print(f"error: {message}", file=sys.stderr)
         code = FAILED
     sys.stdout.flush()
     sys.stderr.flush()
     sys.exit(code)
+
+
+def _print_anything() -> None:
+    """Let standard output replace characters that its encoding lacks: the C locale has no ``×``."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")
+
+
+def _of_this_machine(error: BaseException) -> str | None:
+    """Return one line if an error is about this machine's disks and permissions, not about the code."""
+    if (where := _no_space(error)) is not None:
+        return f"no space left{where}; nothing half written is kept; next: make room and go on"
+    if not isinstance(error, OSError):
+        return None
+    if error.errno in _REFUSED:
+        return f"{error.filename or 'a file'}: {error.strerror}; next: let this user read and write there, and go on"
+    if "No usable temporary directory" in str(error):
+        return "no temporary directory can be written to; next: set TMPDIR to a folder that this user can write to"
+    return None
 
 
 def _no_space(error: BaseException | None) -> str | None:

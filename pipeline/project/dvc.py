@@ -84,7 +84,15 @@ def changed_stages(folder: Path) -> set[str]:
         PipelineError: DVC cannot list them.
     """
     command = [sys.executable, "-m", "dvc", "status", "--json"]
-    done = subprocess.run(command, cwd=folder, env=environment(folder), capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        command,
+        cwd=folder,
+        env=environment(folder),
+        capture_output=True,
+        encoding="utf-8",
+        errors="replace",
+        check=False,
+    )
     if done.returncode != 0:
         lines = done.stderr.strip().splitlines() or ["no message"]
         raise PipelineError("`dvc status` failed", found=lines[0], next_step="run it to see more")

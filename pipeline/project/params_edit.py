@@ -23,10 +23,13 @@ def override(text: str, overrides: Iterable[str]) -> str:
         overrides: ``search.seed=1`` or ``datasets=[mnist]``: a dotted key, and a value as YAML.
 
     Raises:
-        ParamsError: No ``=``, a value that is no YAML, or a key whose parents do not exist.
+        ParamsError: The text is no YAML, or a setting has no ``=``, no YAML as its value, or unknown parents.
     """
     yaml = _round_trip()
-    content = yaml.load(text)
+    try:
+        content = yaml.load(text)
+    except YAMLError as error:
+        raise params.not_yaml(params.PARAMS_FILE, text, error) from None
     for setting in overrides:
         key, equals, value = setting.partition("=")
         if not equals:

@@ -142,6 +142,9 @@ def _take_all(root: Path, content: dict[str, Any], say: Say) -> IngestSummary:
 def _reference(places: Places) -> tuple[RawImages, Reference]:
     """Return the dataset as the gate has passed it, and its scale, made first where it is not there or out of date."""
     stage = f"validate@{places.dataset}"
+    written = (places.root / "data" / "raw" / places.dataset, places.validated)
+    with dvc_lock.writing(places.root, *written, say=lock.to_stderr):
+        pass  # a stage that reads them has ended: `dvc repro` would fail beside it
     if dvc.reproduce(places.root, targets=[stage], quiet=True) != 0:
         raise PipelineError(
             f"{places.dataset}: batches are waiting, and there is nothing to judge them by",

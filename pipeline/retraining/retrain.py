@@ -163,7 +163,11 @@ def require_persistent() -> None:
             next_step="set it as a secret or variable of the repository",
         )
     listed = subprocess.run(
-        [sys.executable, "-m", "dvc", "remote", "list"], capture_output=True, text=True, check=False
+        [sys.executable, "-m", "dvc", "remote", "list"],
+        capture_output=True,
+        encoding="utf-8",
+        errors="replace",
+        check=False,
     )
     if not listed.stdout.strip():
         raise PipelineError(
