@@ -52,18 +52,18 @@ def dvc_reads(root: Path) -> None:
 
 def test_a_file_is_not_written_while_a_stage_reads_it(root: Path, stage: subprocess.Popen[bytes]) -> None:
     leave(root, stage.pid, "/bin/dvc repro")
-    said: list[str] = []
+    lines: list[str] = []
 
     def end_of_stage(line: str) -> None:
-        said.append(line)
+        lines.append(line)
         stage.kill()
         stage.wait()
 
     wanted = rf"params.yaml cannot be written now: .*found `/bin/dvc repro` \(pid {stage.pid}\) at work; nothing was"
     with pytest.raises(dvc_lock.BusyError, match=wanted):
-        dvc_lock.writing(root, root / "params.yaml", say=said.append, wait_s=0).__enter__()
-    with dvc_lock.writing(root, root / "params.yaml", say=end_of_stage):
-        assert said[-1].startswith(f"waiting for `/bin/dvc repro` (pid {stage.pid})")
+        dvc_lock.writing(root, root / "params.yaml", log=lines.append, wait_s=0).__enter__()
+    with dvc_lock.writing(root, root / "params.yaml", log=end_of_stage):
+        assert lines[-1].startswith(f"waiting for `/bin/dvc repro` (pid {stage.pid})")
         with pytest.raises(Exception, match="is busy"):
             dvc_reads_elsewhere(root)
     dvc_reads(root)
@@ -75,7 +75,7 @@ def dvc_reads_elsewhere(root: Path) -> None:
 
 
 def test_without_dvc_there_is_nothing_to_wait_for(tmp_path: Path) -> None:
-    with dvc_lock.writing(tmp_path, tmp_path / "params.yaml", say=pytest.fail):
+    with dvc_lock.writing(tmp_path, tmp_path / "params.yaml", log=pytest.fail):
         assert list(tmp_path.iterdir()) == []
 
 
@@ -92,10 +92,10 @@ def test_the_lock_of_a_killed_process_is_removed_though_its_pid_lives(
         dvc_reads(root)
     if change == "started later":
         os.utime(path, (1e9, 1e9))
-    said: list[str] = []
-    dvc_lock.remove_stale(root, said.append)
-    assert len(said) == 1
-    assert f"pid {stage.pid}" in said[0]
+    lines: list[str] = []
+    dvc_lock.remove_stale(root, lines.append)
+    assert len(lines) == 1
+    assert f"pid {stage.pid}" in lines[0]
     dvc_reads(root)
 
 
@@ -112,10 +112,10 @@ def test_a_lock_file_that_cannot_be_read_is_removed(content: str, root: Path) ->
     write_text(path, content)
     with pytest.raises(Exception, match=r"RWLock|JSON"):
         dvc_reads(root)
-    said: list[str] = []
-    dvc_lock.remove_stale(root, said.append)
-    assert len(said) == 1
-    assert "could not be read" in said[0]
+    lines: list[str] = []
+    dvc_lock.remove_stale(root, lines.append)
+    assert len(lines) == 1
+    assert "could not be read" in lines[0]
     dvc_reads(root)
     dvc_lock.remove_stale(root, pytest.fail)
 

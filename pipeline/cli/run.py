@@ -1,4 +1,4 @@
-"""Run the whole pipeline on a copy of the project in a folder of its own; the same command goes on after a break."""
+"""Run the whole pipeline on a copy of the project in a folder of its own; the same command resumes a stopped run."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def _run(folder: Path, settings: list[str]) -> int:
     found = leaderboard.rows(folder / "reports", params["datasets"], params["families"])
     console.print()
     console.print(leaderboard.table(found))
-    _say_where_next(console, folder, found)
+    _print_where_next(console, folder, found)
     return 0
 
 
@@ -76,12 +76,12 @@ def _announce(console: Any, params: dict[str, Any], folder: Path) -> None:
         f"[bold]{' and '.join(params['datasets'])}[/bold]: download, validate, prepare; then for"
         f" {' and '.join(params['families'])}: search hyperparameters, train, evaluate; then register the best.\n"
         f"In {folder}, at most about {max(1, round(seconds / 60))} minutes of search and stages plus the training of"
-        " the best; finished stages are not run again. Ctrl-C is safe: the same command goes on.",
+        " the best; finished stages are not run again. Ctrl-C is safe: the same command continues.",
         highlight=False,
     )
 
 
-def _say_where_next(console: Any, folder: Path, found: list[Row]) -> None:
+def _print_where_next(console: Any, folder: Path, found: list[Row]) -> None:
     from pipeline.evaluation.base import load
     from pipeline.tracking import runs as tracking
 

@@ -1,7 +1,7 @@
 """How a stage or command starts and ends: one error line, exit codes, and no life after its parent's.
 
-DVC runs a stage as a child process. If DVC is killed with SIGKILL it cannot pass that on, and the stage would go on
-writing outputs that a new `dvc repro` has already deleted. So a stage watches the process that started it.
+DVC runs a stage as a child process. If DVC is killed with SIGKILL, the stage would continue to write outputs that a new
+`dvc repro` has already deleted. So a stage watches the process that started it.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def run(main: Callable[[], int | None]) -> None:
         print(f"error: {error}", file=sys.stderr)
         code = FAILED
     except KeyboardInterrupt:
-        print("interrupted: finished work is kept; run the same command again to go on", file=sys.stderr)
+        print("interrupted: finished work is kept; run the same command again to continue", file=sys.stderr)
         code = INTERRUPTED
     except BrokenPipeError:  # `pipeline … | head`: the reader has gone, nobody reads a message
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -59,11 +59,11 @@ def _print_anything() -> None:
 def _of_this_machine(error: BaseException) -> str | None:
     """Return one line if an error is about this machine's disks and permissions, not about the code."""
     if (where := _no_space(error)) is not None:
-        return f"no space left{where}; nothing half written is kept; next: make room and go on"
+        return f"no space left{where}; nothing half written is kept; next: make room and run it again"
     if not isinstance(error, OSError):
         return None
     if error.errno in _REFUSED:
-        return f"{error.filename or 'a file'}: {error.strerror}; next: let this user read and write there, and go on"
+        return f"{error.filename or 'a file'}: {error.strerror}; next: let this user read and write there"
     if "No usable temporary directory" in str(error):
         return "no temporary directory can be written to; next: set TMPDIR to a folder that this user can write to"
     return None

@@ -24,7 +24,7 @@ _FOLDER = Path(".dvc/tmp")
 _WAIT_S = 60.0
 _RETRY_S = 0.2
 _CLOCK_S = 1.0  # by which the start of a process and the time of a file may differ
-Say = Callable[[str], None]
+Log = Callable[[str], None]
 
 
 class BusyError(PipelineError):
@@ -32,13 +32,13 @@ class BusyError(PipelineError):
 
 
 @contextmanager
-def writing(root: Path, *paths: Path, say: Say, wait_s: float = _WAIT_S, alone: bool = False) -> Iterator[None]:
+def writing(root: Path, *paths: Path, log: Log, wait_s: float = _WAIT_S, alone: bool = False) -> Iterator[None]:
     """Hold DVC's write lock of files that stages depend on; without a DVC repository there is nothing to hold.
 
     Args:
         root: The project or workspace.
         paths: Files or folders that are about to be written.
-        say: Receives a line about what is waited for.
+        log: Receives a line about what is waited for.
         wait_s: Seconds to wait for stages that read them.
         alone: Wait also for a DVC command that is between two stages, and keep others from starting.
 
@@ -47,11 +47,11 @@ def writing(root: Path, *paths: Path, say: Say, wait_s: float = _WAIT_S, alone: 
     """
     with ExitStack() as stack:
         if (root / _FOLDER.parent).is_dir():
-            _enter(stack, root, paths, say, wait_s, alone)
+            _enter(stack, root, paths, log, wait_s, alone)
         yield
 
 
-def _enter(stack: ExitStack, root: Path, paths: tuple[Path, ...], say: Say, wait_s: float, alone: bool) -> None:
+def _enter(stack: ExitStack, root: Path, paths: tuple[Path, ...], log: Log, wait_s: float, alone: bool) -> None:
     names = ", ".join(map(str, paths))
     deadline, waiting = time.monotonic() + wait_s, False
     while (holder := _try(stack, root, paths, alone=alone)) is not None:
@@ -64,7 +64,7 @@ def _enter(stack: ExitStack, root: Path, paths: tuple[Path, ...], say: Say, wait
                 next_step="wait for it to end, and run this again",
             )
         if not waiting:
-            say(f"waiting for {holder}, which reads {names}")
+            log(f"waiting for {holder}, which reads {names}")
         waiting = True
         time.sleep(_RETRY_S)
 
@@ -90,7 +90,7 @@ def _try(stack: ExitStack, root: Path, paths: tuple[Path, ...], *, alone: bool) 
     return None
 
 
-def remove_stale(root: Path, say: Say) -> None:
+def remove_stale(root: Path, log: Log) -> None:
     """Remove from DVC's lock what no living process holds, and the whole file if it cannot be read.
 
     DVC takes every process with the pid of an entry for its holder. After a reboot, or in another container, that may
@@ -107,11 +107,11 @@ def remove_stale(root: Path, say: Say) -> None:
         stale = _stale(held, file)
         if held is None:
             file.unlink(missing_ok=True)
-            say(f"note: {file} could not be read, as after a crash, and was removed")
+            log(f"note: {file} could not be read, as after a crash, and was removed")
         elif stale:
             write_text(file, json.dumps(_without(held, stale)))
             for entry in stale:
-                say(f"note: {file}: a lock was removed, for its holder has ended: pid {entry['pid']}, {entry['cmd']}")
+                log(f"note: {file}: a lock was removed, for its holder has ended: pid {entry['pid']}, {entry['cmd']}")
 
 
 def _read(file: Path) -> dict[str, Any] | None:

@@ -18,7 +18,7 @@ from pipeline.project import dvc_lock
 
 FILE = Path(".pipeline.lock")
 HOLDER = Path(".pipeline.lock.json")  # beside the lock, so that a reader needs no lock
-Say = Callable[[str], None]
+Log = Callable[[str], None]
 
 
 class LockedError(PipelineError):
@@ -31,7 +31,7 @@ def to_stderr(line: str) -> None:
 
 
 @contextmanager
-def hold(root: Path, command: str, *, wait_s: float | None = None, say: Say = to_stderr) -> Iterator[None]:
+def hold(root: Path, command: str, *, wait_s: float | None = None, log: Log = to_stderr) -> Iterator[None]:
     """Hold the lock of a project or workspace; a process that holds it already may enter again.
 
     Entries that killed processes have left in DVC's own lock are removed; see `dvc_lock.remove_stale`.
@@ -40,7 +40,7 @@ def hold(root: Path, command: str, *, wait_s: float | None = None, say: Say = to
         root: The project or workspace.
         command: What holds the lock, for others to read: ``pipeline retrain``.
         wait_s: Seconds to wait for another process; None waits for as long as it takes.
-        say: Receives a line about what is waited for, and about each entry removed.
+        log: Receives a line about what is waited for, and about each entry removed.
 
     Raises:
         LockedError: Another process holds it, and does not release it in time.
@@ -49,23 +49,23 @@ def hold(root: Path, command: str, *, wait_s: float | None = None, say: Say = to
     if lock.is_locked:
         yield
         return
-    _acquire(lock, root, wait_s, say)
+    _acquire(lock, root, wait_s, log)
     try:
         since = datetime.now(UTC).isoformat(timespec="seconds")
         write_json(root / HOLDER, {"pid": os.getpid(), "command": command, "since": since})
-        dvc_lock.remove_stale(root, say)
+        dvc_lock.remove_stale(root, log)
         yield
     finally:
         lock.release()
 
 
-def _acquire(lock: filelock.BaseFileLock, root: Path, wait_s: float | None, say: Say) -> None:
+def _acquire(lock: filelock.BaseFileLock, root: Path, wait_s: float | None, log: Log) -> None:
     try:
         lock.acquire(timeout=0)
         return
     except filelock.Timeout:
         if wait_s != 0:
-            say(f"waiting for {_holder(root)} to end; Ctrl-C is safe")
+            log(f"waiting for {_holder(root)} to end; Ctrl-C is safe")
     try:
         lock.acquire(timeout=-1 if wait_s is None else wait_s)
     except filelock.Timeout:

@@ -47,7 +47,7 @@ def prepare(folder: Path, overrides: Iterable[str]) -> dict[str, Any]:
     text = params_edit.override(text, pretrained.pins(YAML(typ="safe").load(text), folder))
     content = _checked(text, folder)
     written = (folder / "pipeline", folder / params.PARAMS_FILE, folder / MANIFESTS)
-    with dvc_lock.writing(folder, *written, say=lock.to_stderr):
+    with dvc_lock.writing(folder, *written, log=lock.to_stderr):
         _copy_code(root, folder)
         write_text(folder / params.PARAMS_FILE, text)
         make_manifests(folder, content)
@@ -82,7 +82,7 @@ def settle(folder: Path) -> dict[str, Any]:
     if settings:
         text = params_edit.override(file.read_text(encoding="utf-8"), settings)
         content = _checked(text, folder)
-        with dvc_lock.writing(folder, file, say=lock.to_stderr):
+        with dvc_lock.writing(folder, file, log=lock.to_stderr):
             write_text(file, text)
     else:
         content = check.check(file)

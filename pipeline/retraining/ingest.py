@@ -106,7 +106,7 @@ def run(root: Path, say: Say) -> IngestSummary:
         PipelineError: Params are wrong, another command does not end, or the reference cannot be made.
     """
     try:
-        with lock.hold(root, "pipeline ingest", wait_s=_PATIENCE_S, say=say):
+        with lock.hold(root, "pipeline ingest", wait_s=_PATIENCE_S, log=say):
             content = workspace.settle(root)
             summary = _take_all(root, content, lambda line: say(_shown(line)))
             dvc.run_again_where_recorded_wrongly(root, "prepare@")
@@ -143,7 +143,7 @@ def _reference(places: Places) -> tuple[RawImages, Reference]:
     """Return the dataset as the gate has passed it, and its scale, made first where it is not there or out of date."""
     stage = f"validate@{places.dataset}"
     written = (places.root / "data" / "raw" / places.dataset, places.validated)
-    with dvc_lock.writing(places.root, *written, say=lock.to_stderr):
+    with dvc_lock.writing(places.root, *written, log=lock.to_stderr):
         pass  # a stage that reads them has ended: `dvc repro` would fail beside it
     if dvc.reproduce(places.root, targets=[stage], quiet=True) != 0:
         raise PipelineError(
@@ -209,7 +209,7 @@ class _Intake:
         line = ManifestEntry(
             digest=digest, batch=_shown(path.name), images=len(batch), classes=self._original.class_names
         )
-        with dvc_lock.writing(self._places.root, self._places.manifest, say=self._say):  # no stage reads it
+        with dvc_lock.writing(self._places.root, self._places.manifest, log=self._say):  # no stage reads it
             accepted.append(self._places.manifest, line)
         self._remove(path)
         warned = f", with warnings ({', '.join(warnings)})" if warnings else ""

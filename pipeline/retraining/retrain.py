@@ -22,8 +22,8 @@ from pipeline.artifacts.register import Decision
 from pipeline.core import params
 from pipeline.core.errors import PipelineError, TrackingError
 from pipeline.project import check, dvc, dvc_lock, lock, params_edit, recorded
-from pipeline.retraining import ingest, journal
-from pipeline.retraining.journal import Journal
+from pipeline.retraining import ingest
+from pipeline.retraining.journal import Decisions, Journal, decided, identity
 
 PROMOTED, FAILED, NOT_PROMOTED, NOTHING_TO_DO, LOCKED = 0, 1, 10, 11, 12
 _OTHERS_S = 10.0  # for a short DVC command, such as `dvc status`, to end before a generation is raised
@@ -72,11 +72,11 @@ def run(*, force: bool, announce: Callable[[RetrainSummary], None] = lambda summ
     started = time.monotonic()
     try:
         with lock.hold(Path(), f"pipeline retrain{' --force' if force else ''}", wait_s=0):
-            log = Journal.load()
-            summary, decisions = _run(started, log, force=force)
+            journal = Journal.load()
+            summary, decisions = _run(started, journal, force=force)
             announce(summary)
             if summary.outcome != "failed":
-                log.announce(decisions)
+                journal.announce(decisions)
             return summary
     except (lock.LockedError, dvc_lock.BusyError) as error:
         lock.to_stderr(f"locked: {error}")
@@ -85,28 +85,28 @@ def run(*, force: bool, announce: Callable[[RetrainSummary], None] = lambda summ
         return summary
 
 
-def _run(started: float, log: Journal, *, force: bool) -> tuple[RetrainSummary, journal.Decisions]:
+def _run(started: float, journal: Journal, *, force: bool) -> tuple[RetrainSummary, Decisions]:
     """Return the result, and the decisions that it announces."""
     ingested = ingest.run(Path(), lock.to_stderr)
     content = check.check()
-    log.begin(content["datasets"])
-    generation = _force(log) if force else int(content["search"]["generation"])
+    journal.begin(content["datasets"])
+    generation = _force(journal) if force else int(content["search"]["generation"])
     before = _registrations()
     code = dvc.reproduce(Path.cwd(), quiet=True)
     seconds = round(time.monotonic() - started, 1)
     if code != 0:
         return RetrainSummary("failed", seconds, generation, ingested=ingested), {}
-    log.forced = None
+    journal.forced = None
     after = _registrations()
-    found = {dataset: journal.decided(dataset) for dataset in content["datasets"]}
-    decisions = {d: found[d] for d in found if after.get(d) != before.get(d) or log.new({d: found[d]})}
+    found = {dataset: decided(dataset) for dataset in content["datasets"]}
+    decisions = {d: found[d] for d in found if after.get(d) != before.get(d) or journal.new({d: found[d]})}
     if not decisions:  # a new generation that finds the same model again leaves nothing to decide
         return RetrainSummary(
             "not promoted" if force else "nothing to do", seconds, generation, ingested=ingested
         ), found
-    new = log.new(decisions)
+    new = journal.new(decisions)
     promoted = any(
-        decision.decision == "promoted" and journal.identity(decision) in new
+        decision.decision == "promoted" and identity(decision) in new
         for of_tasks in decisions.values()
         for decision in of_tasks.values()
     )
@@ -114,20 +114,20 @@ def _run(started: float, log: Journal, *, force: bool) -> tuple[RetrainSummary, 
     return RetrainSummary("promoted" if promoted else "not promoted", seconds, generation, shown, ingested), found
 
 
-def _force(log: Journal) -> int:
+def _force(journal: Journal) -> int:
     """Return the generation to search: a new one, or the last forced one until all of it has been registered.
 
     Raises:
         BusyError: A DVC command is at work: it would record the new generation for results of the old one.
     """
     current = int(params.section("search.generation"))
-    if log.forced == current and any(not name.startswith("report") for name in dvc.changed_stages(Path.cwd())):
+    if journal.forced == current and any(not name.startswith("report") for name in dvc.changed_stages(Path.cwd())):
         lock.to_stderr(f"generation {current} is not registered yet: it is resumed")
         return current
     file = params.PARAMS_FILE
-    with dvc_lock.writing(Path(), file, say=lock.to_stderr, wait_s=_OTHERS_S, alone=True):
-        log.forced = current + 1
-        log.save()
+    with dvc_lock.writing(Path(), file, log=lock.to_stderr, wait_s=_OTHERS_S, alone=True):
+        journal.forced = current + 1
+        journal.save()
         return params_edit.next_generation(file)
 
 
@@ -171,7 +171,7 @@ def require_persistent() -> None:
     )
     if not listed.stdout.strip():
         raise PipelineError(
-            "retraining here would do everything anew: data and models would vanish with this machine",
+            "retraining here would start from nothing: data and models would vanish with this machine",
             expected="a DVC remote",
             found="none",
             next_step="dvc remote add --default NAME URL",

@@ -123,7 +123,7 @@ def require_validated(path: Path, raw: RawImages) -> Report:
     """Return the report of the gate; refuse data that did not pass it, or that has changed since.
 
     Raises:
-        DataError: The report is missing, damaged, does not say "passed", or is about other data.
+        DataError: The report is missing, damaged, without "passed", or about other data.
     """
     report = artifacts.read_json(path, Report, "validate")
     if not report.passed:
