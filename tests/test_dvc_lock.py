@@ -15,6 +15,7 @@ from dvc.fs import LocalFileSystem
 from dvc.lock import make_lock
 from dvc.rwlock import rwlock
 
+from pipeline.core.errors import PipelineError
 from pipeline.core.files import write_text
 from pipeline.project import dvc_lock
 
@@ -118,6 +119,12 @@ def test_a_lock_file_that_cannot_be_read_is_removed(content: str, root: Path) ->
     assert "could not be read" in lines[0]
     dvc_reads(root)
     dvc_lock.remove_stale(root, pytest.fail)
+
+
+def test_a_damaged_configuration_of_dvc_is_one_line(root: Path) -> None:
+    (root / ".dvc/config").write_text("<<<<<<< HEAD\n")
+    with pytest.raises(PipelineError, match=r"DVC cannot be used in .*; next: dvc status"):
+        dvc_lock.writing(root, root / "params.yaml", log=pytest.fail).__enter__()
 
 
 @pytest.mark.parametrize("content", ["", "99999\n", "\0\0", f"{os.getpid()}\n"])

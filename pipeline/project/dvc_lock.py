@@ -78,7 +78,7 @@ def _try(stack: ExitStack, root: Path, paths: tuple[Path, ...], *, alone: bool) 
     folder, hardlink = (root / _FOLDER).resolve(), _hardlink(root)
     folder.mkdir(parents=True, exist_ok=True)
     written = [str(path.resolve()) for path in paths]
-    with ExitStack() as taken:
+    with _dvc_errors(root), ExitStack() as taken:
         try:
             if alone:
                 taken.enter_context(make_lock(str(folder / "lock"), tmp_dir=str(folder), hardlink_lock=hardlink))
@@ -101,8 +101,8 @@ def remove_stale(root: Path, log: Log) -> None:
         return
     from dvc.lock import make_lock
 
-    folder = file.parent.resolve()
-    with make_lock(str(folder / "rwlock.lock"), tmp_dir=str(folder), hardlink_lock=_hardlink(root)):
+    folder, hardlink = file.parent.resolve(), _hardlink(root)
+    with _dvc_errors(root), make_lock(str(folder / "rwlock.lock"), tmp_dir=str(folder), hardlink_lock=hardlink):
         held = _read(file)
         stale = _stale(held, file)
         if held is None:
@@ -167,4 +167,18 @@ def _hardlink(root: Path) -> bool:
     """Return whether DVC is set up to lock by hard links, for file systems without other locks."""
     from dvc.config import Config
 
-    return bool(Config(str(root / _FOLDER.parent))["core"].get("hardlink_lock", False))
+    with _dvc_errors(root):
+        return bool(Config(str(root / _FOLDER.parent))["core"].get("hardlink_lock", False))
+
+
+@contextmanager
+def _dvc_errors(root: Path) -> Iterator[None]:
+    """Raise what DVC refuses, such as a damaged configuration, as one line."""
+    from dvc.exceptions import DvcException
+
+    try:
+        yield
+    except DvcException as error:
+        raise PipelineError(
+            f"DVC cannot be used in {root.resolve()}", found=str(error).splitlines()[0], next_step="dvc status"
+        ) from None
