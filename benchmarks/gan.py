@@ -151,7 +151,7 @@ def main() -> None:
             f" (real {figures['floor_fid']:.3f}), KID {figures['val_kid']:.4f}, coverage {figures['val_coverage']:.0%}",
             flush=True,
         )
-        arguments.output.write_text(json.dumps(result, indent=2) + "\n")
+        arguments.output.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
 
     peer, limit, steps = published(np.asarray(data.train.images), arguments.epochs)
     report("published", peer, limit, steps)

@@ -135,7 +135,7 @@ def main() -> None:
     print(f"search {searches} s\nbare   {bares} s\nratio  {ratio:.3f}, to the mean {to_mean:.3f}")
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
     found = {"seconds": {"search": searches, "bare": bares}, "overhead_ratio": ratio, "ratio_to_mean": to_mean}
-    arguments.output.write_text(json.dumps(found, indent=2) + "\n")
+    arguments.output.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

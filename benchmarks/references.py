@@ -99,7 +99,7 @@ def main() -> None:
         shutil.rmtree(scratch)
     rows.sort(key=lambda one: list(EPOCHS).index(one["name"]))
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
-    arguments.output.write_text(json.dumps(rows, indent=1, ensure_ascii=False) + "\n")
+    arguments.output.write_text(json.dumps(rows, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -56,7 +56,7 @@ class EpochLog:
     """Logs every epoch and trial to a file that the parent reads after a kill."""
 
     def __init__(self, path: Path) -> None:
-        self.file = path.open("a")
+        self.file = path.open("a", encoding="utf-8")
 
     def epoch(self, value: float) -> None:
         self.write({"at": time.time(), "value": value})
@@ -196,7 +196,7 @@ def measure(system: str, data: Path, seed: int, seconds: float, folder: Path) ->
     else:
         arguments = ["--one", system, "--data", str(data), "--seeds", str(seed), "--folder", str(folder)]
         command, directory, environment = [sys.executable, __file__, *arguments], ROOT, dict(os.environ)
-    with (folder / "log.txt").open("w") as log:
+    with (folder / "log.txt").open("w", encoding="utf-8") as log:
         began = time.time()
         process = subprocess.Popen(
             command, cwd=directory, env=environment, stdout=log, stderr=log, start_new_session=True
@@ -206,7 +206,8 @@ def measure(system: str, data: Path, seed: int, seconds: float, folder: Path) ->
         except subprocess.TimeoutExpired:
             pass  # expected: it searches without end
         else:
-            raise SystemExit(f"{system} ended before the time limit:\n{(folder / 'log.txt').read_text()[-3000:]}")
+            log = (folder / "log.txt").read_text(encoding="utf-8")
+            raise SystemExit(f"{system} ended before the time limit:\n{log[-3000:]}")
         finally:
             wall = time.time() - began
             kill_group(process)
@@ -259,7 +260,11 @@ def our_epochs(folder: Path, began: float) -> tuple[list[Epoch], int]:
 def other_epochs(folder: Path, began: float) -> tuple[list[Epoch], int]:
     """Return the epochs that another search has logged, and the number of its trials."""
     log = folder / "epochs.jsonl"
-    lines = [json.loads(line) for line in log.read_text().splitlines() if line.endswith("}")] if log.exists() else []
+    lines = (
+        [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines() if line.endswith("}")]
+        if log.exists()
+        else []
+    )
     return [(line["at"] - began, line["value"]) for line in lines if "at" in line], sum(
         "trial" in line for line in lines
     )
@@ -348,7 +353,7 @@ def measured(arguments: argparse.Namespace) -> list[dict[str, Any]]:
                 folder.mkdir()
                 rows.append(measure(system, scratch / "data", seed, arguments.seconds, folder))
                 arguments.output.parent.mkdir(parents=True, exist_ok=True)
-                arguments.output.write_text(json.dumps(rows, indent=1) + "\n")
+                arguments.output.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
                 print(f"{system}, seed {seed}: {rows[-1]['best']}", file=sys.stderr, flush=True)
     finally:
         shutil.rmtree(scratch)
@@ -370,7 +375,7 @@ def main() -> None:
     if arguments.one:
         other(arguments.one, arguments.data, arguments.seeds[0], arguments.folder)
         return
-    rows = json.loads(arguments.show.read_text()) if arguments.show else measured(arguments)
+    rows = json.loads(arguments.show.read_text(encoding="utf-8")) if arguments.show else measured(arguments)
     compare(rows)
     if arguments.picture:
         draw(rows, arguments.picture)

@@ -132,7 +132,7 @@ def main() -> None:
     }
     print(f"engine     {ours:8,.0f} images/s\nplain loop {theirs:8,.0f} images/s\nratio      {ours / theirs:8.2f}")
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
-    arguments.output.write_text(json.dumps(result, indent=2) + "\n")
+    arguments.output.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

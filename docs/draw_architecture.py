@@ -33,7 +33,7 @@ marker path{fill:#7a8fa6;stroke:none}.ground{fill:#fff}
 
 def floors() -> list[list[str]]:
     """Return the packages of each floor, the highest floor first; `serving` stands beside the lowest but one."""
-    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["importlinter"]
     layers = next(contract for contract in settings["contracts"] if contract["name"] == "floors")["layers"]
     return [[name.strip() for name in layer.replace("|", ":").split(":")] for layer in layers]
 

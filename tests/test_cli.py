@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import socket
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.core import params
+from pipeline.core import params, process
 from pipeline.core.errors import ParamsError, TrackingError
 from pipeline.project import check, params_edit, workspace
 from pipeline.retraining import retrain
@@ -72,6 +73,7 @@ def test_the_projects_own_params_are_fine() -> None:
     ("text", "told"),
     [
         ("datasets: [mnist\n", "not valid YAML"),
+        ("<<<<<<< HEAD\ndatasets: [mnist]\n=======\nx: 1\n>>>>>>> b\n", "found a merge conflict in line 1; next: res"),
         ("- a\n- b\n", "expected a mapping of sections, found list"),
         ("datasets: [mnist]\n", "section download is missing"),
     ],
@@ -124,6 +126,53 @@ def test_a_workspace_renders_the_pages_of_the_checkout(tmp_path: Path) -> None:
     workspace.prepare(folder, [])
     assert rendered(folder) == rendered(ROOT)
     assert not (templates / "removed.html.j2").exists()
+
+
+def test_a_merge_conflict_in_the_projects_params_is_one_line() -> None:
+    with pytest.raises(ParamsError, match=r"params\.yaml is not valid YAML: found a merge conflict in line 2"):
+        params_edit.override("a: 1\n<<<<<<< HEAD\nb: 1\n=======\nb: 2\n>>>>>>> other\n", ["a=2"])
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (
+            PermissionError(errno.EACCES, "Permission denied", "data/x"),
+            "data/x: Permission denied; next: let this user",
+        ),
+        (OSError(errno.EROFS, "Read-only file system", "dvc.lock"), "dvc.lock: Read-only file system; next: let this"),
+        (OSError(errno.ENOSPC, "No space left on device", "a"), "no space left for a; nothing half written is kept; "),
+        (
+            FileNotFoundError(errno.ENOENT, "No usable temporary directory found in ['/x']"),
+            "no temporary directory can",
+        ),
+    ],
+)
+def test_what_this_machine_refuses_is_one_line(error: OSError, line: str, capsys: pytest.CaptureFixture[str]) -> None:
+    def main() -> None:
+        raise error
+
+    with pytest.raises(SystemExit, match="1"):
+        process.run(main)
+    assert capsys.readouterr().err.startswith(f"error: {line}")
+
+
+def test_a_missing_file_is_a_bug_and_keeps_its_traceback() -> None:
+    with pytest.raises(FileNotFoundError):
+        process.run(lambda: int(Path("none").read_text()))
+
+
+def test_a_forced_generation_survives_a_locale_without_utf_8(tmp_path: Path) -> None:
+    (tmp_path / "params.yaml").write_text("search: {generation: 1}  # 28×28\n", encoding="utf-8")
+    code = (
+        "from pipeline.project import params_edit; from pipeline.core import process;"
+        "process.run(lambda: print('\\xd7', params_edit.next_generation()))"
+    )
+    locale = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONPATH": str(ROOT)}
+    env = {**os.environ, **locale}
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=env, capture_output=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"? 2\n", b"")
+    assert "28×28" in (tmp_path / "params.yaml").read_text(encoding="utf-8")
 
 
 def test_settings_keep_comments_and_touch_no_other_line() -> None:

@@ -8,16 +8,19 @@ that is listed but not loaded reruns a stage for nothing. Which package may impo
 import ast
 import importlib.util
 import re
+import shlex
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from dvc.dependency.param import ParamsDependency
 from dvc.repo import Repo
 from dvc.stage import Stage
 from ruamel.yaml import YAML
 
+from pipeline.core import stage_inputs
 from tests.import_graph import FAMILIES, ROOT, choices, closure, families, graph, loads, named, path_of
 
 PACKAGE = ROOT / "pipeline"
@@ -74,6 +77,17 @@ def test_deps_cover_what_a_stage_can_import_and_nothing_else(stages: list[Stage]
     assert not faults, "deps in dvc.yaml:\n" + "\n".join(faults)
 
 
+def test_a_stage_watches_the_inputs_that_dvc_records(stages: list[Stage], monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(ROOT)
+    for stage in stages:
+        declared = stage_inputs.declared(shlex.split(stage.cmd)[3:])
+        assert declared
+        assert declared.name == stage.name
+        params = [dep for dep in stage.deps if isinstance(dep, ParamsDependency)]
+        assert sorted(declared.settings) == sorted(name for dep in params for name in dep.params)
+        assert sorted(map(str, declared.deps)) == sorted(d.def_path for d in stage.deps if d not in params)
+
+
 def test_a_folder_among_deps_never_holds_other_families_formats_or_tasks(stages: list[Stage]):
     for stage in stages:
         wide = [dep for dep in code_of(stage) for chosen in CHOSEN if covered(chosen, {dep})]
@@ -120,6 +134,24 @@ def test_package_files_hold_only_a_docstring():
 def lint_imports(root: Path) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-c", "from importlinter.cli import lint_imports_command; lint_imports_command()"]
     return subprocess.run([*command, "--no-cache"], cwd=root, capture_output=True, text=True, check=False)
+
+
+def test_text_is_read_and_written_as_utf_8_whatever_the_locale():
+    faults = []
+    for path in PACKAGE.rglob("*.py"):
+        for call in (n for n in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(n, ast.Call)):
+            name = ast.unparse(call.func).rpartition(".")[2]
+            keywords = {keyword.arg: keyword.value for keyword in call.keywords}
+            own = isinstance(call.func, ast.Name) or ast.unparse(call.func).startswith(
+                ("files.", "Image.", "gzip.", "os.")
+            )
+            mode = "".join(str(value.value) for value in call.args if isinstance(value, ast.Constant))
+            text = name in ("read_text", "write_text") or (
+                name == "open" and set(mode) & set("wax") and "b" not in mode
+            )
+            if "encoding" not in keywords and ((text and not own) or getattr(keywords.get("text"), "value", 0) is True):
+                faults.append(f"{path.relative_to(ROOT)}:{call.lineno}: no encoding")
+    assert not faults
 
 
 def test_imports_point_one_way(tmp_path: Path):

@@ -153,6 +153,11 @@ def visible_gpus() -> list[str]:
     if tool is None:
         return []
     listed = subprocess.run(
-        [tool, "--query-gpu=index", "--format=csv,noheader"], capture_output=True, text=True, timeout=20, check=False
+        [tool, "--query-gpu=index", "--format=csv,noheader"],
+        capture_output=True,
+        encoding="utf-8",
+        errors="replace",
+        timeout=20,
+        check=False,
     )
     return listed.stdout.split() if listed.returncode == 0 else []

@@ -168,7 +168,9 @@ def _gpus() -> list[Check]:
         return [Check("GPU", "ok", "none: training runs on the CPU")]
     command = [tool, "--query-gpu=name,memory.total", "--format=csv,noheader"]
     try:
-        listed = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
+        listed = subprocess.run(
+            command, capture_output=True, encoding="utf-8", errors="replace", timeout=10, check=False
+        )
     except (OSError, subprocess.TimeoutExpired) as error:
         return [Check("GPU", "warn", f"nvidia-smi: {error}", "check the driver")]
     if listed.returncode != 0 or not listed.stdout.strip():
@@ -211,7 +213,7 @@ def _tracking() -> list[Check]:
 
 
 def _health(uri: str) -> str:
-    """Return what a tracking server says about its health: an HTTP status, or why there is none."""
+    """Return the HTTP status of a tracking server's health check, or the name of the error."""
     import requests
 
     try:
@@ -226,7 +228,7 @@ def _remote() -> list[Check]:
     try:
         names = _remote_names()
     except Exception as error:  # noqa: BLE001 (DVC's errors have no public base; a broken config is a finding)
-        return [Check("DVC remote", "warn", f"{type(error).__name__}: .dvc/config cannot be read", "mend .dvc/config")]
+        return [Check("DVC remote", "warn", f"{type(error).__name__}: .dvc/config cannot be read", "repair it")]
     return [Check("DVC remote", "ok", ", ".join(names)) if names else Check("DVC remote", "ok", "none", advice)]
 
 

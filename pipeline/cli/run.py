@@ -1,4 +1,4 @@
-"""Run the whole pipeline on a copy of the project in a folder of its own; the same command goes on after a break."""
+"""Run the whole pipeline on a copy of the project in a folder of its own; the same command resumes a stopped run."""
 
 from __future__ import annotations
 
@@ -29,32 +29,42 @@ def declare(parser: argparse.ArgumentParser) -> None:
 
 
 def main(arguments: argparse.Namespace) -> int:
-    """Prepare the workspace, reproduce its stages and print the leaderboard."""
+    """Prepare the workspace, reproduce its stages and print the leaderboard, while no other command works there."""
+    from pipeline.project import lock, workspace
+
+    folder: Path = arguments.workspace
+    workspace.require_usable(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    with lock.hold(folder, f"pipeline run --workspace {folder}"):
+        return _run(folder, arguments.settings)
+
+
+def _run(folder: Path, settings: list[str]) -> int:
     from rich.console import Console
 
     from pipeline.project import dvc, workspace
     from pipeline.reporting import leaderboard
 
     console = Console()
-    params = workspace.prepare(arguments.workspace, arguments.settings)
-    _announce(console, params, arguments.workspace)
-    if any((arguments.workspace / "data" / "incoming").glob("*/*")):  # else nothing is left to do: prepare has pinned
+    params = workspace.prepare(folder, settings)
+    _announce(console, params, folder)
+    if any((folder / "data" / "incoming").glob("*/*")):  # own images are pinned already
         from pipeline.retraining import ingest
 
-        ingest.run(arguments.workspace, print)
-    code = dvc.reproduce(arguments.workspace)
+        ingest.run(folder, print)
+    code = dvc.reproduce(folder)
     if code != 0:
-        console.print(f"stopped (exit code {code}): what is finished is kept; the same command goes on from there")
+        console.print(f"stopped (exit code {code}): finished stages are kept; the same command continues from there")
         return process.FAILED
-    found = leaderboard.rows(arguments.workspace / "reports", params["datasets"], params["families"])
+    found = leaderboard.rows(folder / "reports", params["datasets"], params["families"])
     console.print()
     console.print(leaderboard.table(found))
-    _say_where_next(console, arguments.workspace, found)
+    _print_where_next(console, folder, found)
     return 0
 
 
 def _announce(console: Any, params: dict[str, Any], folder: Path) -> None:
-    """Say what a run will do and how long it may take: the budgets of its searches, and what the rest has taken."""
+    """Print what a run does and how long it takes at most, by the budgets of its searches and measured stages."""
     from pipeline.search.settings import SearchSettings
 
     search = SearchSettings.model_validate(params["search"])
@@ -66,12 +76,12 @@ def _announce(console: Any, params: dict[str, Any], folder: Path) -> None:
         f"[bold]{' and '.join(params['datasets'])}[/bold]: download, validate, prepare; then for"
         f" {' and '.join(params['families'])}: search hyperparameters, train, evaluate; then register the best.\n"
         f"In {folder}, at most about {max(1, round(seconds / 60))} minutes of search and stages plus the training of"
-        " the best; finished stages are not run again. Ctrl-C is safe: the same command goes on.",
+        " the best; finished stages are not run again. Ctrl-C is safe: the same command continues.",
         highlight=False,
     )
 
 
-def _say_where_next(console: Any, folder: Path, found: list[Row]) -> None:
+def _print_where_next(console: Any, folder: Path, found: list[Row]) -> None:
     from pipeline.evaluation.base import load
     from pipeline.tracking import runs as tracking
 

@@ -6,6 +6,7 @@ changes no shared file. YAML is read as DVC reads it (YAML 1.2: ``1e-3`` is a nu
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -17,6 +18,7 @@ from ruamel.yaml.error import YAMLError
 from pipeline.core.errors import ParamsError, nearest
 
 PARAMS_FILE = Path("params.yaml")
+_held: dict[Path, dict[str, Any]] = {}
 
 
 class Settings(pydantic.BaseModel):
@@ -34,17 +36,44 @@ def read(path: Path = PARAMS_FILE) -> dict[str, Any]:
     Raises:
         ParamsError: The file is missing, is not YAML, or is not a mapping.
     """
+    if _held and (held := _held.get(path.resolve())) is not None:
+        return copy.deepcopy(held)
+    return read_again(path)
+
+
+def hold(path: Path = PARAMS_FILE) -> dict[str, Any]:
+    """Read a params file, and let every later `read` in this process return the same content."""
+    _held[path.resolve()] = read_again(path)
+    return read(path)
+
+
+def read_again(path: Path = PARAMS_FILE) -> dict[str, Any]:
+    """Return the content that a params file has now, held or not; see `read`."""
+    text = ""
     try:
-        loaded = YAML(typ="safe").load(path)
+        text = path.read_text(encoding="utf-8")
+        loaded = YAML(typ="safe").load(text)
     except FileNotFoundError:
         raise ParamsError(
             f"{path} is missing", expected="a params file", next_step="run from the project's root"
         ) from None
+    except UnicodeDecodeError as error:
+        raise ParamsError(f"{path} is not text", expected="UTF-8", found=str(error)) from None
     except YAMLError as error:
-        raise ParamsError(f"{path} is not valid YAML", found=str(error)) from None
+        raise not_yaml(path, text, error) from None
     if not isinstance(loaded, dict):
         raise ParamsError(f"{path}", expected="a mapping of sections", found=type(loaded).__name__)
     return loaded
+
+
+def not_yaml(path: Path, text: str, error: YAMLError) -> ParamsError:
+    """Return the error of a file that YAML cannot parse; a merge conflict is named as such."""
+    marks = ("<<<<<<<", "=======", ">>>>>>>")
+    conflict = next((number for number, line in enumerate(text.splitlines(), 1) if line.startswith(marks)), None)
+    if conflict is not None:
+        found = f"a merge conflict in line {conflict}"
+        return ParamsError(f"{path} is not valid YAML", found=found, next_step="resolve it")
+    return ParamsError(f"{path} is not valid YAML", found=str(error))
 
 
 def section(dotted: str, path: Path = PARAMS_FILE) -> Any:

@@ -1,12 +1,13 @@
 """How a stage or command starts and ends: one error line, exit codes, and no life after its parent's.
 
-DVC runs a stage as a child process. If DVC is killed with SIGKILL it cannot pass that on, and the stage would go on
-writing outputs that a new `dvc repro` has already deleted. So a stage watches the process that started it.
+DVC runs a stage as a child process. If DVC is killed with SIGKILL, the stage would continue to write outputs that a new
+`dvc repro` has already deleted. So a stage watches the process that started it.
 """
 
 from __future__ import annotations
 
 import errno
+import io
 import os
 import sys
 import threading
@@ -21,34 +22,55 @@ from pipeline.core.errors import PipelineError
 FAILED = 1
 INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 _WATCH_INTERVAL_S = 0.5
+_REFUSED = frozenset({errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO, errno.ESTALE})
 _SHELLS = frozenset({"sh", "bash", "dash", "zsh", "ksh", "fish"})  # DVC starts a command through one
 
 
 def run(main: Callable[[], int | None]) -> None:
     """Run a command's ``main`` and exit: with 0 or its own code, or with 1 and one line on a `PipelineError`."""
+    _print_anything()
     try:
         code = main() or 0
     except PipelineError as error:
         print(f"error: {error}", file=sys.stderr)
         code = FAILED
     except KeyboardInterrupt:
-        print("interrupted: finished work is kept; run the same command again to go on", file=sys.stderr)
+        print("interrupted: finished work is kept; run the same command again to continue", file=sys.stderr)
         code = INTERRUPTED
-    except BrokenPipeError:  # `pipeline … | head`: the reader has gone, there is nobody to tell
+    except BrokenPipeError:  # `pipeline … | head`: the reader has gone, nobody reads a message
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = FAILED
     except Exception as error:
-        if (where := _no_space(error)) is None:
+        if (message := _of_this_machine(error)) is None:
             raise
-        print(f"error: no space left{where}; nothing half written is kept; next: make room and go on", file=sys.stderr)
+        print(f"error: {message}", file=sys.stderr)
         code = FAILED
     sys.stdout.flush()
     sys.stderr.flush()
     sys.exit(code)
 
 
+def _print_anything() -> None:
+    """Let standard output replace characters that its encoding lacks: the C locale has no ``×``."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")
+
+
+def _of_this_machine(error: BaseException) -> str | None:
+    """Return one line if an error is about this machine's disks and permissions, not about the code."""
+    if (where := _no_space(error)) is not None:
+        return f"no space left{where}; nothing half written is kept; next: make room and run it again"
+    if not isinstance(error, OSError):
+        return None
+    if error.errno in _REFUSED:
+        return f"{error.filename or 'a file'}: {error.strerror}; next: let this user read and write there"
+    if "No usable temporary directory" in str(error):
+        return "no temporary directory can be written to; next: set TMPDIR to a folder that this user can write to"
+    return None
+
+
 def _no_space(error: BaseException | None) -> str | None:
-    """Return for what space was lacking, if that is what an error says or was caused by; databases say it in words."""
+    """Return `` for <file>`` if an error, or a cause of it, is lack of space; databases report it in words only."""
     while error is not None:
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             return f" for {error.filename}" if error.filename else ""
@@ -59,12 +81,20 @@ def _no_space(error: BaseException | None) -> str | None:
 
 
 def stage(main: Callable[[], None]) -> None:
-    """Run a DVC stage's ``main``; see `run`. The stage ends within a second of whoever started it."""
+    """Run a DVC stage's ``main``; see `run`.
+
+    The stage ends within a second of whoever started it. It fails if its inputs are not at its end what they were at
+    its start; see `stage_inputs`.
+    """
+    from pipeline.core import stage_inputs  # loads pydantic, which `pipeline --help` does without
 
     def checked() -> None:
         require_own_code()
         end_with_parent()
+        inputs = stage_inputs.take(sys.argv)
         main()
+        if inputs is not None:
+            inputs.require_unchanged()
 
     run(checked)
 

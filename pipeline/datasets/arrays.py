@@ -144,12 +144,18 @@ class RawImages:
 
 @dataclass(frozen=True)
 class Splits:
-    """The splits for training and model selection. The test split is stored separately; see `load_test`."""
+    """The splits for training and model selection. The test split is stored separately; see `load_test`.
+
+    Attributes:
+        digest: Identity of train and val.
+        batches: Digests of the accepted batches among the images.
+    """
 
     train: Labelled
     val: Labelled
     class_names: tuple[str, ...]
     digest: str
+    batches: tuple[str, ...] = ()
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -201,7 +207,7 @@ def save_splits(folder: Path, splits: Splits) -> None:
     with new_folder(folder) as partial:
         _save_labelled(partial, "train", splits.train)
         _save_labelled(partial, "val", splits.val)
-        _save_meta(partial, splits.class_names, splits.digest)
+        _save_meta(partial, splits.class_names, splits.digest, splits.batches)
 
 
 def load_splits(folder: Path) -> Splits:
@@ -216,6 +222,7 @@ def load_splits(folder: Path) -> Splits:
         val=_load_labelled(folder, "val"),
         class_names=tuple(meta["class_names"]),
         digest=meta["digest"],
+        batches=tuple(meta.get("batches", ())),
     )
 
 
@@ -251,13 +258,14 @@ def _load_labelled(folder: Path, name: str) -> Labelled:
     return Labelled(images, labels)
 
 
-def _save_meta(folder: Path, class_names: tuple[str, ...], digest: str) -> None:
-    (folder / "meta.json").write_text(json.dumps({"class_names": class_names, "digest": digest}, indent=2) + "\n")
+def _save_meta(folder: Path, class_names: tuple[str, ...], digest: str, batches: tuple[str, ...] = ()) -> None:
+    meta = {"class_names": class_names, "digest": digest, **({"batches": batches} if batches else {})}
+    (folder / "meta.json").write_text(json.dumps(meta, indent=2) + "\n", encoding="utf-8")
 
 
 def _load_meta(folder: Path) -> dict[str, Any]:
     try:
-        meta: dict[str, Any] = json.loads((folder / "meta.json").read_text())
+        meta: dict[str, Any] = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise DataError(
             f"{folder} is not a dataset", expected="meta.json", found=str(error), next_step="dvc repro prepare"

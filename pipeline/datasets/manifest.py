@@ -33,10 +33,10 @@ class ManifestEntry(Settings):
 
 @dataclass(frozen=True)
 class Grown:
-    """A dataset with its accepted batches, without the ``held_back`` images that are in test."""
+    """A dataset with its accepted batches (their digests), without the ``held_back`` images that are in test."""
 
     raw: RawImages
-    batches: int
+    batches: tuple[str, ...]
     images: int
     held_back: int
 
@@ -139,10 +139,10 @@ def grow(raw: RawImages, manifest: Path, folder: Path) -> Grown:
         images.append(data.images[kept])
         labels.append(data.labels[kept])
     if not lines:
-        return Grown(raw, 0, 0, 0)
+        return Grown(raw, (), 0, 0)
     train = Labelled(np.concatenate(images), np.concatenate(labels))
     added = len(train) - len(raw.train)
-    return Grown(RawImages(train, raw.test, raw.class_names), len(lines), added, held_back)
+    return Grown(RawImages(train, raw.test, raw.class_names), tuple(line.digest for line in lines), added, held_back)
 
 
 def _digests(images: Images) -> list[str]:

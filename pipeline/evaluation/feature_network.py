@@ -113,7 +113,7 @@ def load(folder: Path) -> FeatureNetwork:
         DataError: The folder is missing, damaged, or written for a family that needs none.
     """
     try:
-        info = json.loads((folder / "scale.json").read_text())
+        info = json.loads((folder / "scale.json").read_text(encoding="utf-8"))
         if not info["needed"]:
             raise ValueError("written for a family that needs none")
         network = _network(tuple(info["image_shape"]), info["classes"])
@@ -133,7 +133,7 @@ def load(folder: Path) -> FeatureNetwork:
 def not_needed(folder: Path) -> None:
     """Write that a family needs no feature network."""
     with new_folder(folder) as partial:
-        (partial / "scale.json").write_text(json.dumps({"needed": False}) + "\n")
+        (partial / "scale.json").write_text(json.dumps({"needed": False}) + "\n", encoding="utf-8")
 
 
 def _save(
@@ -167,7 +167,7 @@ def _save(
         "images": len(val),
         "floor": {"fid": generative_metrics.fid(real, val), "kid": generative_metrics.kid(real, val)},
     }
-    (folder / "scale.json").write_text(json.dumps(info, indent=2) + "\n")
+    (folder / "scale.json").write_text(json.dumps(info, indent=2) + "\n", encoding="utf-8")
 
 
 def _network(image_shape: tuple[int, int, int], classes: int) -> keras.Model:

@@ -156,7 +156,7 @@ class Task(base.Task[Summary]):
 
     def key(self, split: TestSplit, features: Path) -> str:
         """Return the digest of test split and feature network: figures of two networks do not compare."""
-        network = json.loads((features / "scale.json").read_text())
+        network = json.loads((features / "scale.json").read_text(encoding="utf-8"))
         return hashlib.sha256(f"{split.digest} {network['digest']}".encode()).hexdigest()
 
 

@@ -155,7 +155,7 @@ class RayExecutor:
         if kind == "done" and isinstance(submitted.task, remote_files.Portable):
             remote_files.bring_home(files, submitted.task.folder)
         if lines:
-            with submitted.task.ledger.open("a") as ledger:
+            with submitted.task.ledger.open("a", encoding="utf-8") as ledger:
                 ledger.write(lines)
         yield ENDS[kind](key, content, worker)
 
@@ -225,7 +225,7 @@ def _answered(
         inputs = [remote_files.at_hand(*source) for source in zip(task.inputs, marks, stored, strict=True)]
         placed = task.placed(inputs, folder, ledger)
         kind, content = answer(function, placed, emit)
-        lines = ledger.read_text() if ledger.exists() else ""
+        lines = ledger.read_text(encoding="utf-8") if ledger.exists() else ""
         return kind, content, remote_files.pack(folder) if kind == "done" else {}, lines
 
 

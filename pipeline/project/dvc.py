@@ -1,7 +1,8 @@
-"""How DVC is called: in which environment, and what happens to it on Ctrl-C."""
+"""Calls DVC: in which environment, and how Ctrl-C ends it."""
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -10,6 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from pipeline.core.errors import PipelineError
+from pipeline.project import recorded
 from pipeline.tracking.provenance import code_tags
 
 _GRACE_S = 30.0  # what an interrupted DVC may take to wait for its stage
@@ -47,11 +49,59 @@ def environment(folder: Path) -> dict[str, str]:
 
 
 def reproduce(folder: Path, *, targets: Iterable[str] = (), quiet: bool = False) -> int:
-    """Run ``dvc repro`` in a folder and return its exit code; what it prints goes to standard error if `quiet`.
+    """Run ``dvc repro`` in a folder and return its exit code; its output goes to standard error if `quiet`.
 
-    Ctrl-C reaches DVC and its stage by themselves: they are given time to end well.
+    Without `targets`, stages whose result was made from something else than DVC has recorded run again first.
     """
-    command = [sys.executable, "-m", "dvc", "repro", *targets]
+    chosen = list(targets)
+    if not chosen and (code := run_again_where_recorded_wrongly(folder)) != 0:
+        return code
+    return _repro(folder, chosen, quiet=quiet)
+
+
+def run_again_where_recorded_wrongly(folder: Path, prefix: str = "") -> int:
+    """Run the stages of `recorded.disagreements` again, and return the first exit code of DVC that is not 0.
+
+    Args:
+        folder: The project or workspace.
+        prefix: Only stages whose name begins so.
+    """
+    for found in [each for each in recorded.disagreements(folder) if each.stage.startswith(prefix)]:
+        print(f"note: {found.stage} runs again: {found.reason}", file=sys.stderr)
+        if (code := _repro(folder, [found.stage], quiet=True)) != 0:  # first what it depends on
+            return code
+        if found.stage not in {left.stage for left in recorded.disagreements(folder)}:
+            continue
+        if (code := _repro(folder, ["--force", "--single-item", found.stage], quiet=True)) != 0:
+            return code
+    return 0
+
+
+def changed_stages(folder: Path) -> set[str]:
+    """Return the stages that ``dvc repro`` would run, by ``dvc status``.
+
+    Raises:
+        PipelineError: DVC cannot list them.
+    """
+    command = [sys.executable, "-m", "dvc", "status", "--json"]
+    done = subprocess.run(
+        command,
+        cwd=folder,
+        env=environment(folder),
+        capture_output=True,
+        encoding="utf-8",
+        errors="replace",
+        check=False,
+    )
+    if done.returncode != 0:
+        lines = done.stderr.strip().splitlines() or ["no message"]
+        raise PipelineError("`dvc status` failed", found=lines[0], next_step="run it to see more")
+    return set(json.loads(done.stdout))
+
+
+def _repro(folder: Path, arguments: list[str], *, quiet: bool) -> int:
+    """Run ``dvc repro``. Ctrl-C reaches DVC and its stage by themselves: they get time to end well."""
+    command = [sys.executable, "-m", "dvc", "repro", *arguments]
     out = sys.stderr if quiet else None
     process = subprocess.Popen(command, cwd=folder, env=environment(folder), stdout=out)
     try:

@@ -23,10 +23,13 @@ def override(text: str, overrides: Iterable[str]) -> str:
         overrides: ``search.seed=1`` or ``datasets=[mnist]``: a dotted key, and a value as YAML.
 
     Raises:
-        ParamsError: No ``=``, a value that is no YAML, or a key whose parents do not exist.
+        ParamsError: The text is no YAML, or a setting has no ``=``, no YAML as its value, or unknown parents.
     """
     yaml = _round_trip()
-    content = yaml.load(text)
+    try:
+        content = yaml.load(text)
+    except YAMLError as error:
+        raise params.not_yaml(params.PARAMS_FILE, text, error) from None
     for setting in overrides:
         key, equals, value = setting.partition("=")
         if not equals:
@@ -48,9 +51,12 @@ def override(text: str, overrides: Iterable[str]) -> str:
 
 
 def next_generation(path: Path = params.PARAMS_FILE) -> int:
-    """Raise ``search.generation`` in a params file by one, and return it."""
+    """Raise ``search.generation`` in a params file by one, and return it.
+
+    The caller holds DVC's write lock of the file (`dvc_lock.writing`): a stage that runs has the old generation.
+    """
     generation = int(params.section("search.generation", path)) + 1
-    write_text(path, override(path.read_text(), [f"search.generation={generation}"]))
+    write_text(path, override(path.read_text(encoding="utf-8"), [f"search.generation={generation}"]))
     return generation
 
 

@@ -6,6 +6,7 @@ It needs no git. Making it again keeps its data, its incoming batches and its ma
 
 from __future__ import annotations
 
+import filecmp
 import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -17,7 +18,7 @@ from pipeline.core import params
 from pipeline.core.errors import ParamsError, PipelineError
 from pipeline.core.files import write_text
 from pipeline.datasets import packing
-from pipeline.project import check, dvc, params_edit
+from pipeline.project import check, dvc, dvc_lock, lock, params_edit
 from pipeline.registry import pretrained
 
 MANIFESTS = Path("reports/ingest")  # of accepted batches: one file per dataset, which `prepare` depends on
@@ -38,23 +39,36 @@ def prepare(folder: Path, overrides: Iterable[str]) -> dict[str, Any]:
     """
     root = dvc.project_root()
     folder = folder.resolve()
-    if folder == root or folder.is_relative_to(root / "pipeline"):
-        raise PipelineError("the workspace is the project itself", expected="another folder", found=folder)
-    if folder.is_dir() and any(folder.iterdir()) and not (folder / _MARKER).exists():
-        raise PipelineError(
-            f"{folder} is not empty and not a workspace", expected="a new or empty folder", next_step="name another"
-        )
-    text = params_edit.override((root / "params.yaml").read_text(), overrides)
+    require_usable(folder)
+    text = params_edit.override((root / "params.yaml").read_text(encoding="utf-8"), overrides)
     check.check_names(YAML(typ="safe").load(text))
     folder.mkdir(parents=True, exist_ok=True)
     write_text(folder / _MARKER, "A copy of the project, made by `pipeline run`; safe to delete.\n")
     text = params_edit.override(text, packing.pins(YAML(typ="safe").load(text), root, folder))
     text = params_edit.override(text, pretrained.pins(YAML(typ="safe").load(text), folder))
     content = _checked(text, folder)
-    _copy_code(root, folder)
-    write_text(folder / "params.yaml", text)
-    make_manifests(folder, content)
+    written = (folder / "pipeline", folder / params.PARAMS_FILE, folder / MANIFESTS)
+    with dvc_lock.writing(folder, *written, log=lock.to_stderr):
+        _copy_code(root, folder)
+        write_text(folder / params.PARAMS_FILE, text)
+        make_manifests(folder, content)
     return content
+
+
+def require_usable(folder: Path) -> None:
+    """Check that a folder is new, empty, or a workspace already.
+
+    Raises:
+        PipelineError: It holds something else, or is the project itself.
+    """
+    root, folder = dvc.project_root(), folder.resolve()
+    if folder == root or folder.is_relative_to(root / "pipeline"):
+        raise PipelineError("the workspace is the project itself", expected="another folder", found=folder)
+    names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    if names - {lock.FILE.name, lock.HOLDER.name} and _MARKER not in names:
+        raise PipelineError(
+            f"{folder} is not empty and not a workspace", expected="a new or empty folder", next_step="name another"
+        )
 
 
 def settle(folder: Path) -> dict[str, Any]:
@@ -68,9 +82,10 @@ def settle(folder: Path) -> dict[str, Any]:
     check.check_names(content, file)
     settings = [*packing.pins(content, folder, folder), *pretrained.pins(content, folder)]
     if settings:
-        text = params_edit.override(file.read_text(), settings)
+        text = params_edit.override(file.read_text(encoding="utf-8"), settings)
         content = _checked(text, folder)
-        write_text(file, text)
+        with dvc_lock.writing(folder, file, log=lock.to_stderr):
+            write_text(file, text)
     else:
         content = check.check(file)
     make_manifests(folder, content)
@@ -78,7 +93,7 @@ def settle(folder: Path) -> dict[str, Any]:
 
 
 def _checked(text: str, folder: Path) -> dict[str, Any]:
-    """Return the content of a params file that is not there yet, once it is known to be right."""
+    """Return the content of a params file that is about to be written, after a check."""
     proposed = folder / "params.proposed.yaml"
     write_text(proposed, text)
     try:
@@ -90,7 +105,7 @@ def _checked(text: str, folder: Path) -> dict[str, Any]:
 
 
 def make_manifests(folder: Path, content: Mapping[str, Any]) -> None:
-    """DVC wants a dependency to exist, and warns of one that is empty: a blank line for every dataset without any."""
+    """Write a manifest of one blank line for each dataset without any: DVC needs the file, and warns if it is empty."""
     for dataset in content["datasets"]:
         manifest = folder / MANIFESTS / f"{dataset}.jsonl"
         if not manifest.exists():
@@ -104,7 +119,8 @@ def _copy_code(root: Path, folder: Path) -> None:
         (folder / stale).unlink()
     for path in (*sources, Path("dvc.yaml"), Path(".dvcignore")):
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(root / path, folder / path)
+        if not (folder / path).exists() or not filecmp.cmp(root / path, folder / path, shallow=False):
+            shutil.copyfile(root / path, folder / path)
     write_text(folder / ".dvc" / "config", _DVC_CONFIG)
 
 

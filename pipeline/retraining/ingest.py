@@ -19,8 +19,6 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-import filelock
-
 from pipeline.artifacts import base as artifacts
 from pipeline.artifacts.validate import Reference, Report
 from pipeline.core import params
@@ -31,11 +29,11 @@ from pipeline.datasets import manifest as accepted
 from pipeline.datasets.arrays import Labelled, RawImages
 from pipeline.datasets.manifest import ManifestEntry
 from pipeline.datasets.source_format import read_raw
-from pipeline.project import dvc, workspace
+from pipeline.project import dvc, dvc_lock, lock, workspace
 from pipeline.validation.batch_checks import BatchDecision, judge
 from pipeline.validation.suites import ValidateSettings as GateSettings
 
-_PATIENCE_S = 60.0  # for another ingest to end
+_PATIENCE_S = 60.0  # for another command to end
 _CLAIMED, _DONE = ".claimed", ".done"
 Say = Callable[[str], None]
 
@@ -105,16 +103,14 @@ def run(root: Path, say: Say) -> IngestSummary:
         say: Receives one line per batch.
 
     Raises:
-        PipelineError: Params are wrong, another ingest does not end, or the reference cannot be made.
+        PipelineError: Params are wrong, another command does not end, or the reference cannot be made.
     """
-    lock = root / "data" / "accepted" / ".lock"
     try:
-        lock.parent.mkdir(parents=True, exist_ok=True)
-        with filelock.FileLock(lock, timeout=_PATIENCE_S):
+        with lock.hold(root, "pipeline ingest", wait_s=_PATIENCE_S, log=say):
             content = workspace.settle(root)
-            return _take_all(root, content, lambda line: say(_shown(line)))
-    except filelock.Timeout:
-        raise PipelineError("another ingest is at work here", expected="its end within a minute", found=lock) from None
+            summary = _take_all(root, content, lambda line: say(_shown(line)))
+            dvc.run_again_where_recorded_wrongly(root, "prepare@")
+            return summary
     except OSError as error:
         if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
             raise
@@ -146,6 +142,9 @@ def _take_all(root: Path, content: dict[str, Any], say: Say) -> IngestSummary:
 def _reference(places: Places) -> tuple[RawImages, Reference]:
     """Return the dataset as the gate has passed it, and its scale, made first where it is not there or out of date."""
     stage = f"validate@{places.dataset}"
+    written = (places.root / "data" / "raw" / places.dataset, places.validated)
+    with dvc_lock.writing(places.root, *written, log=lock.to_stderr):
+        pass  # a stage that reads them has ended: `dvc repro` would fail beside it
     if dvc.reproduce(places.root, targets=[stage], quiet=True) != 0:
         raise PipelineError(
             f"{places.dataset}: batches are waiting, and there is nothing to judge them by",
@@ -210,7 +209,8 @@ class _Intake:
         line = ManifestEntry(
             digest=digest, batch=_shown(path.name), images=len(batch), classes=self._original.class_names
         )
-        accepted.append(self._places.manifest, line)
+        with dvc_lock.writing(self._places.root, self._places.manifest, log=self._say):  # no stage reads it
+            accepted.append(self._places.manifest, line)
         self._remove(path)
         warned = f", with warnings ({', '.join(warnings)})" if warnings else ""
         self._say(f"{self._places.dataset}: {path.name} accepted{warned}: {len(batch):,} images, digest {digest[:12]}")

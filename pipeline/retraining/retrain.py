@@ -1,7 +1,10 @@
 """What a scheduler calls: ingest incoming data, reproduce the pipeline if anything has changed, and report the result.
 
 Exit codes: 0 a new champion was promoted; 10 models were trained and none promoted; 11 nothing to do; 12 another
-retraining is at work; 1 something failed; 130 interrupted.
+command is at work; 1 something failed; 130 interrupted.
+
+Each promotion is announced by exit code 0 once, in the first call that ends well after it: `journal` remembers which.
+A scheduler that is killed between the answer and the journal's entry gets the answer again.
 """
 
 from __future__ import annotations
@@ -10,21 +13,20 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-import filelock
-from ruamel.yaml import YAML
-
-from pipeline.artifacts import base as artifacts
-from pipeline.artifacts.register import Report
+from pipeline.artifacts.register import Decision
+from pipeline.core import params
 from pipeline.core.errors import PipelineError, TrackingError
-from pipeline.project import check, dvc, params_edit
+from pipeline.project import check, dvc, dvc_lock, lock, params_edit, recorded
 from pipeline.retraining import ingest
+from pipeline.retraining.journal import Decisions, Journal, decided, identity
 
 PROMOTED, FAILED, NOT_PROMOTED, NOTHING_TO_DO, LOCKED = 0, 1, 10, 11, 12
-_LOCK = Path("data/retrain.lock")
+_OTHERS_S = 10.0  # for a short DVC command, such as `dvc status`, to end before a generation is raised
 
 Outcome = Literal["promoted", "not promoted", "nothing to do", "failed", "locked"]
 _CODES: dict[Outcome, int] = {
@@ -38,14 +40,14 @@ _CODES: dict[Outcome, int] = {
 
 @dataclass(frozen=True)
 class RetrainSummary:
-    """What came of a retraining: the line for machines.
+    """The result of a retraining: the line for machines.
 
     Attributes:
         outcome: In words; its exit code is `code`.
         generation: Generation of the studies.
         seconds: Wall time.
-        decisions: By dataset and task, what register decided now; empty where it had nothing to decide.
-        ingested: How many incoming batches were accepted, quarantined or known, and the images accepted.
+        decisions: The new decisions of register, by dataset and task.
+        ingested: Numbers of incoming batches that were accepted, quarantined or known, and of the images accepted.
     """
 
     outcome: Outcome
@@ -60,54 +62,89 @@ class RetrainSummary:
         return _CODES[self.outcome]
 
 
-def run(*, force: bool) -> RetrainSummary:
+def run(*, force: bool, announce: Callable[[RetrainSummary], None] = lambda summary: None) -> RetrainSummary:
     """Retrain in the working directory.
 
     Args:
-        force: Start a new generation of every study, on the same data.
+        force: Start a new generation of every study on the same data, or resume the one that is not registered yet.
+        announce: Receives the result; when it returns, the decisions count as announced.
     """
     started = time.monotonic()
-    _LOCK.parent.mkdir(parents=True, exist_ok=True)
     try:
-        with filelock.FileLock(_LOCK, timeout=0):
-            return _run(started, force=force)
-    except filelock.Timeout:
-        return RetrainSummary("locked")
+        with lock.hold(Path(), f"pipeline retrain{' --force' if force else ''}", wait_s=0):
+            journal = Journal.load()
+            summary, decisions = _run(started, journal, force=force)
+            announce(summary)
+            if summary.outcome != "failed":
+                journal.announce(decisions)
+            return summary
+    except (lock.LockedError, dvc_lock.BusyError) as error:
+        lock.to_stderr(f"locked: {error}")
+        summary = RetrainSummary("locked")
+        announce(summary)
+        return summary
 
 
-def _run(started: float, *, force: bool) -> RetrainSummary:
-    ingested = ingest.run(Path(), lambda text: print(text, file=sys.stderr))
+def _run(started: float, journal: Journal, *, force: bool) -> tuple[RetrainSummary, Decisions]:
+    """Return the result, and the decisions that it announces."""
+    ingested = ingest.run(Path(), lock.to_stderr)
     content = check.check()
-    generation = params_edit.next_generation() if force else int(content["search"]["generation"])
+    journal.begin(content["datasets"])
+    generation = _force(journal) if force else int(content["search"]["generation"])
     before = _registrations()
     code = dvc.reproduce(Path.cwd(), quiet=True)
     seconds = round(time.monotonic() - started, 1)
     if code != 0:
-        return RetrainSummary("failed", seconds, generation, ingested=ingested)
+        return RetrainSummary("failed", seconds, generation, ingested=ingested), {}
+    journal.forced = None
     after = _registrations()
-    decided = [dataset for dataset in content["datasets"] if after.get(dataset) != before.get(dataset)]
-    decisions = {dataset: _decisions(dataset) for dataset in decided}
+    found = {dataset: decided(dataset) for dataset in content["datasets"]}
+    decisions = {d: found[d] for d in found if after.get(d) != before.get(d) or journal.new({d: found[d]})}
     if not decisions:  # a new generation that finds the same model again leaves nothing to decide
-        return RetrainSummary("not promoted" if force else "nothing to do", seconds, generation, ingested=ingested)
-    promoted = any(d["decision"] == "promoted" for of_tasks in decisions.values() for d in of_tasks.values())
-    return RetrainSummary("promoted" if promoted else "not promoted", seconds, generation, decisions, ingested)
+        return RetrainSummary(
+            "not promoted" if force else "nothing to do", seconds, generation, ingested=ingested
+        ), found
+    new = journal.new(decisions)
+    promoted = any(
+        decision.decision == "promoted" and identity(decision) in new
+        for of_tasks in decisions.values()
+        for decision in of_tasks.values()
+    )
+    shown = {dataset: _shown(of_tasks) for dataset, of_tasks in decisions.items()}
+    return RetrainSummary("promoted" if promoted else "not promoted", seconds, generation, shown, ingested), found
+
+
+def _force(journal: Journal) -> int:
+    """Return the generation to search: a new one, or the last forced one until all of it has been registered.
+
+    Raises:
+        BusyError: A DVC command is at work: it would record the new generation for results of the old one.
+    """
+    current = int(params.section("search.generation"))
+    if journal.forced == current and any(not name.startswith("report") for name in dvc.changed_stages(Path.cwd())):
+        lock.to_stderr(f"generation {current} is not registered yet: it is resumed")
+        return current
+    file = params.PARAMS_FILE
+    with dvc_lock.writing(Path(), file, log=lock.to_stderr, wait_s=_OTHERS_S, alone=True):
+        journal.forced = current + 1
+        journal.save()
+        return params_edit.next_generation(file)
 
 
 def _registrations() -> dict[str, Any]:
-    """Return what DVC has locked of each dataset's register stage: it changes exactly when the stage has run anew."""
-    try:
-        lock = YAML(typ="safe").load(Path("dvc.lock")) or {}
-    except FileNotFoundError:
-        return {}
+    """Return the entry of each dataset's register stage in dvc.lock: it changes exactly when the stage has run."""
     prefix = "register@"
-    return {name.removeprefix(prefix): stage for name, stage in lock["stages"].items() if name.startswith(prefix)}
+    stages = recorded.locked_stages(Path())
+    return {name.removeprefix(prefix): stage for name, stage in stages.items() if name.startswith(prefix)}
 
 
-def _decisions(dataset: str) -> dict[str, dict[str, Any]]:
-    """Return what was decided about a dataset's models, by task, without what only machines of ours need."""
-    decided = artifacts.read_json(Path(f"reports/register/{dataset}.json"), Report, "register").content()
+def _shown(of_tasks: Mapping[str, Decision]) -> dict[str, dict[str, Any]]:
+    """Return decisions by task for a scheduler, without what only later stages use."""
     hidden = ("comparison", "run", "key")
-    return {task: {key: value for key, value in of.items() if key not in hidden} for task, of in decided.items()}
+    return {
+        task: {key: value for key, value in decision.content().items() if key not in hidden}
+        for task, decision in of_tasks.items()
+    }
 
 
 def require_persistent() -> None:
@@ -126,11 +163,15 @@ def require_persistent() -> None:
             next_step="set it as a secret or variable of the repository",
         )
     listed = subprocess.run(
-        [sys.executable, "-m", "dvc", "remote", "list"], capture_output=True, text=True, check=False
+        [sys.executable, "-m", "dvc", "remote", "list"],
+        capture_output=True,
+        encoding="utf-8",
+        errors="replace",
+        check=False,
     )
     if not listed.stdout.strip():
         raise PipelineError(
-            "retraining here would do everything anew: data and models would vanish with this machine",
+            "retraining here would start from nothing: data and models would vanish with this machine",
             expected="a DVC remote",
             found="none",
             next_step="dvc remote add --default NAME URL",

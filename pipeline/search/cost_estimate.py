@@ -30,7 +30,7 @@ def remembered(folders: Sequence[Path]) -> Measured | None:
     """Return the measured cost of the first study that has one, or None."""
     for path in (folder / _FILE for folder in folders):
         try:
-            return Measured(**json.loads(path.read_text()))
+            return Measured(**json.loads(path.read_text(encoding="utf-8")))
         except (OSError, ValueError, TypeError):
             continue  # the search was killed early or ran another version: a missing estimate must not fail this one
     return None

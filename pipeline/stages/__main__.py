@@ -33,7 +33,7 @@ def main() -> None:
     from pipeline.core import process
 
     del sys.argv[0]
-    process.stage(importlib.import_module(f"pipeline.stages.{stage}").main)
+    process.stage(lambda: importlib.import_module(f"pipeline.stages.{stage}").main())  # imported as it is hashed
 
 
 def _stage(arguments: list[str]) -> str:

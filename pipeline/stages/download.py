@@ -86,7 +86,7 @@ def run(
     """
     if not settings.files:
         with new_folder(output) as folder:
-            (folder / "README.txt").write_text(_NOTHING_TO_FETCH)  # DVC warns of an empty output
+            (folder / "README.txt").write_text(_NOTHING_TO_FETCH, encoding="utf-8")  # DVC warns of an empty output
         return DownloadResult(output, {})
     partial.mkdir(parents=True, exist_ok=True)
     files = _get_all(dataset, settings, partial, output, around, HttpClient(limits))

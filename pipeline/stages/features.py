@@ -1,7 +1,7 @@
 """Stage features: train the network in whose features generated images are compared with real ones.
 
-Only families that say so need it; for any other this writes that it does not, in a moment. The network is a fixed one,
-trained from a fixed seed on the training split: see `pipeline.evaluation.feature_network`.
+Only families that declare it need it; for any other the stage writes a note and ends. The network's architecture and
+seed are fixed, and it is trained on the training split: see `pipeline.evaluation.feature_network`.
 """
 
 from __future__ import annotations

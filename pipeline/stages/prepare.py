@@ -6,6 +6,7 @@ Batches that were accepted after the dataset was published grow train and valida
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -122,7 +123,7 @@ def require_validated(path: Path, raw: RawImages) -> Report:
     """Return the report of the gate; refuse data that did not pass it, or that has changed since.
 
     Raises:
-        DataError: The report is missing, damaged, does not say "passed", or is about other data.
+        DataError: The report is missing, damaged, without "passed", or about other data.
     """
     report = artifacts.read_json(path, Report, "validate")
     if not report.passed:
@@ -177,13 +178,13 @@ def main() -> None:
     grown = manifest.grow(raw, args.manifest, args.accepted)
     near = near_duplicates(args.near_duplicates, grown, report.near_duplicates.threshold)
     result = run(grown.raw, settings, near)
-    save_splits(args.output, result.splits)
+    save_splits(args.output, dataclasses.replace(result.splits, batches=grown.batches))
     save_test(args.test, result.test)
     train, val, test = len(result.splits.train), len(result.splits.val), len(result.test.test)
     print(f"{args.dataset}: {train:,} images to train, {val:,} to validate, {test:,} to test")
     if grown.batches:
         held_back = f", {grown.held_back:,} more held back: they are in test" if grown.held_back else ""
-        print(f"{args.dataset}: {grown.images:,} of them from {grown.batches:,} accepted batches{held_back}")
+        print(f"{args.dataset}: {grown.images:,} of them from {len(grown.batches):,} accepted batches{held_back}")
 
 
 if __name__ == "__main__":

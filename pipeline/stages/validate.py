@@ -92,7 +92,7 @@ def refusal(result: ValidationResult, docs: Path) -> GateError:
 
 
 def save(result: ValidationResult, report: Path, details: Path) -> None:
-    """Write the pictures and the near duplicates into a folder, then the report, which says that all is there."""
+    """Write the pictures and the near duplicates into a folder, and the report last: it marks them as complete."""
     with new_folder(details) as folder:
         duplicate_pairs.save(folder / "near_duplicates.csv", result.near, result.report.images)
         (folder / "pictures").mkdir()

@@ -40,7 +40,9 @@ def dvc_hash(path: Path) -> str:
 def _git(*arguments: str) -> str:
     """Return what git prints; nothing where there is no git or no repository."""
     try:
-        answer = subprocess.run(["git", *arguments], capture_output=True, text=True, timeout=10, check=False)
+        answer = subprocess.run(
+            ["git", *arguments], capture_output=True, encoding="utf-8", errors="replace", timeout=10, check=False
+        )
     except OSError:
         return ""
     return answer.stdout.strip() if answer.returncode == 0 else ""

@@ -147,7 +147,9 @@ def exported_model(task: TrainingTask) -> Path:
 
 def _train(task: TrainingTask, finished: Path, emit: Callable[[EpochMetrics], None]) -> None:
     def on_epoch(metrics: EpochMetrics) -> None:
-        with task.ledger.open("a") as ledger:  # one short append: whole lines even from several processes
+        with task.ledger.open(
+            "a", encoding="utf-8"
+        ) as ledger:  # one short append: whole lines even from several processes
             ledger.write(f"{task.folder.name} {metrics.epoch}\n")
         emit(metrics)
 
@@ -181,7 +183,7 @@ def _train(task: TrainingTask, finished: Path, emit: Callable[[EpochMetrics], No
         size = (partial / "state.npz").stat().st_size
         drawn = [f"{finished.name}/{_PICTURE}"] if fitted.draw(partial / _PICTURE) else []
         trained = TaskResult(fitted.history, fitted.parameters, latency, size, drawn)
-        (partial / "trained.json").write_text(json.dumps(trained.plain()))
+        (partial / "trained.json").write_text(json.dumps(trained.plain()), encoding="utf-8")
 
 
 def _out_of_memory(error: Exception) -> bool:
