@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -220,25 +221,58 @@ def test_an_experiment_that_was_deleted_is_one_line(tracker: Tracker) -> None:
         tracker.log_metrics(run.run_id, {"a": 1.0})
 
 
-def test_a_locked_database_is_one_line(
-    tracker: Tracker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
+@pytest.fixture
+def impatient() -> Iterator[None]:
+    """Let MLflow wait for a locked database for 50 ms instead of 20 s."""
     from sqlalchemy import event
     from sqlalchemy.engine import Engine
 
-    def impatient(connection: object, cursor: object, statement: str, *_: object) -> tuple[str, object]:
-        return statement.replace("busy_timeout = 20000", "busy_timeout = 50"), _[0]
+    def shorten(
+        _connection: object, _cursor: object, statement: str, parameters: object, *_: object
+    ) -> tuple[Any, Any]:
+        return statement.replace("busy_timeout = 20000", "busy_timeout = 50"), parameters
 
-    event.listen(Engine, "before_cursor_execute", impatient, retval=True)
-    try:
-        with sqlite3.connect(tmp_path / "runs.db") as other:
-            other.execute("BEGIN EXCLUSIVE")
-            with pytest.raises(TrackingError, match="the tracking database is locked"):
-                tracker.start("key", "name", tags={})
-    finally:
-        event.remove(Engine, "before_cursor_execute", impatient)
+    event.listen(Engine, "before_cursor_execute", shorten, retval=True)
+    yield
+    event.remove(Engine, "before_cursor_execute", shorten)
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_locked_database_is_one_line(tracker: Tracker, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    with sqlite3.connect(tmp_path / "runs.db") as other:
+        other.execute("BEGIN EXCLUSIVE")
+        with pytest.raises(TrackingError, match="the tracking database is locked"):
+            tracker.start("key", "name", tags={})
+        other.rollback()
     assert "Traceback" not in capfd.readouterr().err
     assert tracker.start("key", "name", tags={}).status == "RUNNING"
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_run_that_is_interrupted_inside_a_transaction_ends_killed(tracker: Tracker) -> None:
+    """The cursor of the statement that Ctrl-C cuts short keeps the database locked while the error is handled."""
+    from sqlalchemy import event
+    from sqlalchemy.engine import Engine
+
+    def press_ctrl_c(_connection: object, _cursor: object, statement: str, *_: object) -> None:
+        if armed and statement.startswith("SELECT"):
+            armed.clear()
+            raise KeyboardInterrupt
+
+    def log() -> None:
+        with tracker.running("key", "name", {}) as run_id:
+            tracker.log_metrics(run_id, {"a": 1.0})
+            armed.append(True)
+            tracker.log_metrics(run_id, {"a": 2.0})
+
+    armed: list[bool] = []
+    event.listen(Engine, "after_cursor_execute", press_ctrl_c)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            log()
+    finally:
+        event.remove(Engine, "after_cursor_execute", press_ctrl_c)
+    assert [run.status for run in tracker.runs("").values()] == ["KILLED"]
 
 
 def test_a_workspace_has_one_id_and_a_copy_without_its_data_another(tmp_path: Path) -> None:

@@ -6,7 +6,6 @@ If a search is killed, the next run resumes it from the study and the checkpoint
 from __future__ import annotations
 
 import shutil
-import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -30,6 +29,7 @@ from pipeline.search.settings import SearchSettings
 from pipeline.search.study import Best, Study
 from pipeline.search.study_definition import Definition
 from pipeline.search.trials import hyperparameters
+from pipeline.tracking.errors import release_session
 from pipeline.tracking.identity import WORKSPACE, workspace_id
 from pipeline.tracking.provenance import code_tags
 from pipeline.tracking.runs import Tracker
@@ -137,8 +137,7 @@ def _ending_runs(scheduler: TrialScheduler) -> Iterator[None]:
     try:
         yield
     except BaseException as error:
-        # The frames of an interrupted transaction hold its session, which keeps the database locked.
-        traceback.clear_frames(error.__traceback__)
+        release_session(error)
         # Report the first error, not a second one from MLflow: the disk may be full, or the database locked. A run that
         # stays RUNNING is ended by the next search.
         with suppress(Exception):

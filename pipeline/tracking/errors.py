@@ -6,6 +6,7 @@ import base64
 import functools
 import os
 import re
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -40,6 +41,14 @@ def translated() -> Iterator[None]:
         if type(error).__module__.partition(".")[0] not in _PACKAGES:
             raise
         raise _translation(error) from None
+
+
+def release_session(error: BaseException) -> None:
+    """Release the database session of a call that was interrupted: the frames of the error hold it, and so a lock.
+
+    SQLAlchemy closes a session that an error leaves, but not always the cursor of a statement that Ctrl-C cuts short.
+    """
+    traceback.clear_frames(error.__traceback__)
 
 
 def redacted(text: str) -> str:

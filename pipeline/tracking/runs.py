@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from pipeline.core.errors import TrackingError
 from pipeline.tracking import server
-from pipeline.tracking.errors import translated
+from pipeline.tracking.errors import release_session, translated
 from pipeline.tracking.server import DEFAULT_URI, load_mlflow, shown_uri, tracking_uri
 
 if TYPE_CHECKING:
@@ -154,6 +154,7 @@ class Tracker:
         try:
             yield run.run_id
         except BaseException as error:
+            release_session(error)
             # Report the first error, and do not wait for a server that is away: the next call resumes the run.
             with suppress(TrackingError):
                 if server.unavailable() is None:
