@@ -107,7 +107,7 @@ def test_a_search_outlives_its_server_and_catches_up(
     assert set(trials_of(mirror)) == {"0"}
     clock.now += 1000
     mirror.mirror(study.trials[1])
-    assert [line.count("the search goes on") for line in capsys.readouterr().err.splitlines()] == [1]
+    assert [line.count("the search continues") for line in capsys.readouterr().err.splitlines()] == [1]
     runs = trials_of(mirror)
     assert [steps(mirror.tracker, runs[number]) for number in "01"] == [[*range(1, 10)], [1]]
     assert [runs[number].status for number in "01"] == ["RUNNING", "FINISHED"]

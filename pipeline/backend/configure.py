@@ -71,7 +71,7 @@ def other_backend(backend: str) -> str | None:
 
 
 def configure(backend: Backend, threads: int | None = None) -> None:
-    """Set Keras up in this process, whatever ``keras.json`` in the user's home says.
+    """Set Keras up in this process, independent of the user's ``keras.json``.
 
     Args:
         backend: What Keras runs on.

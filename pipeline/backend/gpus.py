@@ -32,7 +32,9 @@ def listed(*values: str) -> Listing:
         return Listing()
     command = [tool, f"--query-gpu={','.join(values)}", "--format=csv,noheader"]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=_ANSWER_S, check=False)
+        done = subprocess.run(
+            command, capture_output=True, encoding="utf-8", errors="replace", timeout=_ANSWER_S, check=False
+        )
     except (OSError, subprocess.TimeoutExpired) as error:
         return Listing(True, problem=str(error))
     if done.returncode != 0 or not done.stdout.strip():

@@ -210,7 +210,7 @@ def _remote() -> list[Check]:
     try:
         names = _remote_names()
     except Exception as error:  # noqa: BLE001 (DVC's errors have no public base; a broken config is a finding)
-        return [Check("DVC remote", "warn", f"{type(error).__name__}: .dvc/config cannot be read", "mend .dvc/config")]
+        return [Check("DVC remote", "warn", f"{type(error).__name__}: .dvc/config cannot be read", "repair it")]
     return [Check("DVC remote", "ok", ", ".join(names)) if names else Check("DVC remote", "ok", "none", advice)]
 
 

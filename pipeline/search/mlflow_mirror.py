@@ -1,7 +1,7 @@
 """Mirrors a study in MLflow: a parent run for the search, and a child run for each trial.
 
 The study is the source of truth, and the queue of what is still to be logged: while the tracking server is away, the
-search goes on, and the runs are brought up to date when it answers, at the end of the search, or by the next one.
+search continues, and the runs are brought up to date when it answers, at the end of the search, or by the next one.
 """
 
 from __future__ import annotations
@@ -135,7 +135,7 @@ class MlflowMirror:
         wait_s = _WAIT_S if before is None else before.wait_s
         self._outage = _Outage(str(error), self.clock() + wait_s, min(2 * wait_s, _LONGEST_WAIT_S))
         if before is None:
-            print(f"the search goes on, and its runs are logged later: {error}", file=sys.stderr, flush=True)
+            print(f"the search continues, and its runs are logged later: {error}", file=sys.stderr, flush=True)
 
     def _log_pending(self, answer_s: float) -> None:
         """Log all trials that have changed.

@@ -24,7 +24,7 @@ _SECRETS = ("MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN")
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^\s'\"<>]+")
 _SHORTEST = 4  # shorter secrets would also blank out parts of ordinary words
 _LONGEST_TEXT = 300
-_AGAIN = "check the server; finished work is kept, and the same command goes on from there"
+_AGAIN = "check the server; finished work is kept, and the same command continues from there"
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""The identity of a workspace: what tells its runs from those of others on the same tracking server."""
+"""The identity of a workspace, which separates its runs from those of others on the same tracking server."""
 
 from __future__ import annotations
 
