@@ -50,8 +50,8 @@ ui: $(INSTALLED) ## MLflow's pages for the runs and models, on port 5000 [WORKSP
 	  exit 1; \
 	fi; \
 	echo "MLflow starts on http://127.0.0.1:$(PORT) (10 s); Ctrl-C stops it"; \
-	cd "$(WORKSPACE)" && MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false exec "$(CURDIR)/$(BIN)/mlflow" server \
-	  --backend-store-uri "$$store" --host 127.0.0.1 --port $(PORT) --workers 1
+	cd "$(WORKSPACE)" && MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false MLFLOW_BACKEND_STORE_URI="$$store" \
+	  exec "$(CURDIR)/$(BIN)/mlflow" server --host 127.0.0.1 --port $(PORT) --workers 1
 
 test: $(INSTALLED) ## the tests, in parallel: 5 minutes on 2 cores [WORKERS=…]
 	@$(PYTEST)

@@ -60,6 +60,14 @@ def sizes() -> list[list[int]]:
     return found
 
 
+def settings() -> list[Any]:
+    """Return the settings of Keras that decide results."""
+    from keras import config
+
+    policy = config.dtype_policy().name
+    return [config.floatx(), config.epsilon(), config.image_data_format(), policy, config.max_steps_per_epoch()]
+
+
 def trainings(folder: Path) -> dict[str, list[float]]:
     """Return the losses of two epochs of a small model of each family, with all options on, then of the same again."""
     from test_models import NETWORKS, POINTS
@@ -135,7 +143,7 @@ def main() -> None:
     import keras
 
     if what == "layers":
-        computed = {"example": worked_example(), "sizes": sizes()}
+        computed = {"example": worked_example(), "sizes": sizes(), "settings": settings()}
     else:
         computed = {"losses": trainings(folder), "distances": distances(folder)}
     print(json.dumps({"backend": keras.backend.backend(), **computed}))

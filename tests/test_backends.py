@@ -1,5 +1,7 @@
 """Layers compute what the reference says, and families train, on every backend that is installed.
 
+All of it runs with a ``keras.json`` in the user's home that asks for something else.
+
 `make test-backends` installs all of them and sets BACKENDS, so that a missing one is a failure there.
 """
 
@@ -21,11 +23,16 @@ INSTALLED = [name for name in ("tensorflow", "jax", "torch") if importlib.util.f
 
 
 BACKENDS = sorted({*REQUIRED, *INSTALLED})
+HOSTILE = {"floatx": "float16", "epsilon": 0.5, "image_data_format": "channels_first", "backend": "jax"}
 
 
 def compute(what: str, backend: str, data: Path) -> dict[str, Any]:
     """Return what one backend computes, in a process of its own."""
+    home = data.with_name("keras-home")
+    home.mkdir(exist_ok=True)
+    (home / "keras.json").write_text(json.dumps(HOSTILE))
     env = {key: value for key, value in os.environ.items() if key != "KERAS_BACKEND"}
+    env |= {"KERAS_HOME": str(home), "KERAS_MAX_STEPS_PER_EPOCH": "1"}
     env["PYTHONPATH"] = str(Path(__file__).resolve().parents[1])  # the code beside this file, not what is installed
     command = [sys.executable, str(Path(__file__).with_name("on_backend.py")), what, backend, str(data)]
     done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
@@ -50,6 +57,10 @@ def test_layers_reproduce_the_worked_example(layers: dict[str, Any]) -> None:
     assert layers["example"]["rectified"] == [[3, 3, 2], [2, 2, 1], [1, 1, 1]]
     assert layers["example"]["pooled"] == [[3, 2], [1, 1]]
     assert layers["example"]["weighed"] == pytest.approx([1.4, 4.2, 7.0])
+
+
+def test_settings_of_the_user_change_nothing(layers: dict[str, Any]) -> None:
+    assert layers["settings"] == ["float32", 1e-7, "channels_last", "float32", None]
 
 
 def test_output_sizes_are_as_the_formula_says(layers: dict[str, Any]) -> None:

@@ -1,15 +1,14 @@
 import json
 import subprocess
 import sys
-import threading
 from argparse import Namespace
-from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
 
 from pipeline.cli import doctor
+from pipeline.tracking import server as tracking
+from tests.tracking_server import answering
 
 ROOT = Path(__file__).parents[1]
 
@@ -21,26 +20,11 @@ def found(name: str) -> doctor.Check:
 @pytest.fixture(autouse=True)
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
-    for name in ("KERAS_BACKEND", "MLFLOW_TRACKING_URI"):
-        monkeypatch.delenv(name, raising=False)
+    for name in ("KERAS_BACKEND", *(f"MLFLOW_TRACKING_{part}" for part in ("URI", "USERNAME", "PASSWORD"))):
+        monkeypatch.setenv(name, "")  # so that it is restored, whatever moves credentials
+        monkeypatch.delenv(name)
     (tmp_path / "params.yaml").write_text("runtime: {backend: tensorflow}\n")
     return tmp_path
-
-
-@pytest.fixture
-def server() -> Iterator[str]:
-    class Healthy(BaseHTTPRequestHandler):
-        def do_GET(self):
-            self.send_response(200 if self.path == "/health" else 404)
-            self.end_headers()
-
-        def log_message(self, *_):
-            pass
-
-    with HTTPServer(("127.0.0.1", 0), Healthy) as http:
-        threading.Thread(target=http.serve_forever, daemon=True).start()
-        yield f"127.0.0.1:{http.server_port}"
-        http.shutdown()
 
 
 def test_a_machine_with_everything_is_well(capsys: pytest.CaptureFixture[str]):
@@ -90,9 +74,10 @@ def test_outside_a_project_it_says_where_to_go(project: Path):
     assert found("Keras backend").advice == "run from the project's root"
 
 
-def test_a_server_that_answers_is_ok_and_its_password_stays_secret(server: str, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://ada:lovelace@{server}")
-    assert found("tracking") == doctor.Check("tracking", "ok", f"http://{server}")
+def test_a_server_that_answers_is_ok_and_its_password_stays_secret(monkeypatch: pytest.MonkeyPatch):
+    with answering(200) as (uri, _):
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", uri.replace("//", "//ada:lovelace@"))
+        assert found("tracking") == doctor.Check("tracking", "ok", uri)
 
 
 def test_a_server_that_does_not_answer_is_missing(monkeypatch: pytest.MonkeyPatch):
@@ -105,13 +90,23 @@ def test_a_server_that_does_not_answer_is_missing(monkeypatch: pytest.MonkeyPatc
 @pytest.mark.parametrize(
     ("uri", "shown"),
     [
-        ("sqlite:///mlflow.db", "sqlite:///mlflow.db"),
-        ("postgresql://ada:lovelace@db:5432/mlflow?sslkey=secret", "postgresql://db:5432/mlflow"),
+        ("sqlite:////srv/mlflow.db", "sqlite:////srv/mlflow.db"),
+        (
+            "postgresql://ada:lovelace@127.0.0.1:9/mlflow?sslkey=secret",
+            "postgresql://127.0.0.1:9/mlflow: ConnectionRefusedError on 127.0.0.1:9",
+        ),
     ],
 )
 def test_a_database_is_shown_without_its_secrets(uri: str, shown: str, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     assert found("tracking").found == shown
+
+
+@pytest.mark.parametrize(("status", "accepted"), [(404, True), (401, False), (503, False)])
+def test_a_server_is_accepted_as_runs_accept_it(status: int, accepted: bool, monkeypatch: pytest.MonkeyPatch):
+    with answering(status) as (uri, _):
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+        assert (found("tracking").status == "ok") == accepted == (tracking.unavailable() is None)
 
 
 def test_a_remote_of_the_project_is_found(project: Path):

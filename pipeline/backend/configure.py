@@ -8,8 +8,6 @@ from __future__ import annotations
 import importlib.util
 import logging
 import os
-import shutil
-import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -18,10 +16,12 @@ from typing import Literal
 
 import pydantic
 
+from pipeline.backend import gpus
 from pipeline.core import params
 from pipeline.core.errors import ParamsError
 
 Backend = Literal["tensorflow", "jax", "torch"]
+_DEBUGGING = ("KERAS_MAX_EPOCHS", "KERAS_MAX_STEPS_PER_EPOCH")  # Keras cuts every training short where they are set
 
 
 class RuntimeSettings(params.Settings):
@@ -49,8 +49,7 @@ def check_backend(backend: Backend) -> None:
     Raises:
         ParamsError: KERAS_BACKEND names another backend, or the backend is not installed.
     """
-    wanted = os.environ.get("KERAS_BACKEND")
-    if wanted and wanted != backend:
+    if wanted := other_backend(backend):
         raise ParamsError(
             "two backends are configured",
             expected=f"runtime.backend={backend} from params.yaml",
@@ -65,8 +64,14 @@ def check_backend(backend: Backend) -> None:
         )
 
 
+def other_backend(backend: str) -> str | None:
+    """Return the backend that the environment requests, if it is another one."""
+    wanted = os.environ.get("KERAS_BACKEND")
+    return wanted if wanted and wanted != backend else None
+
+
 def configure(backend: Backend, threads: int | None = None) -> None:
-    """Set Keras up in this process.
+    """Set Keras up in this process, independent of the user's ``keras.json``.
 
     Args:
         backend: What Keras runs on.
@@ -75,10 +80,12 @@ def configure(backend: Backend, threads: int | None = None) -> None:
             two threads 6,500 images/s, two workers with one thread each 11,700).
 
     Raises:
-        ParamsError: See `check_backend`.
+        ParamsError: See `check_backend`; or Keras cannot be imported with the user's ``keras.json``.
     """
     check_backend(backend)
     os.environ["KERAS_BACKEND"] = backend
+    for name in _DEBUGGING:
+        os.environ.pop(name, None)
     if threads is not None:
         os.environ.setdefault("OMP_NUM_THREADS", str(threads))
     if backend == "tensorflow":
@@ -93,6 +100,26 @@ def configure(backend: Backend, threads: int | None = None) -> None:
         )  # memory as it is needed: workers may share a GPU
         if threads == 1:
             os.environ.setdefault("XLA_FLAGS", "--xla_cpu_multi_thread_eigen=false")
+    _configure_keras()
+
+
+def _configure_keras() -> None:
+    """Import Keras and set what a ``keras.json`` may have changed: its settings decide results, so they are ours."""
+    try:
+        with _silent_stderr():
+            import keras
+    except (AttributeError, TypeError, ValueError) as error:  # what its import raises about the file's content
+        home = os.environ.get("KERAS_HOME") or "~/.keras"
+        raise ParamsError(
+            "Keras cannot be imported",
+            expected=f"valid settings in {home}/keras.json",
+            found=f"{type(error).__name__}: {error}",
+            next_step="correct or remove that file",
+        ) from error
+    keras.config.set_floatx("float32")
+    keras.config.set_epsilon(1e-7)
+    keras.config.set_image_data_format("channels_last")
+    keras.config.set_dtype_policy("float32")
 
 
 def _configure_tensorflow(threads: int | None) -> None:
@@ -137,27 +164,8 @@ def worker_environments(workers: int) -> list[dict[str, str]]:
         workers: Number of workers; 0 for one per GPU, or one per core where there is no GPU. More workers than GPUs
             share them in turn.
     """
-    gpus = visible_gpus()
-    if not gpus:
+    visible = gpus.visible()
+    if not visible:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         return [{} for _ in range(workers or cores)]
-    return [{"CUDA_VISIBLE_DEVICES": gpus[slot % len(gpus)]} for slot in range(workers or len(gpus))]
-
-
-def visible_gpus() -> list[str]:
-    """Return the indices or ids of the NVIDIA GPUs that this process may use, in the form of CUDA_VISIBLE_DEVICES."""
-    chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if chosen is not None:
-        return [gpu for gpu in chosen.split(",") if gpu.strip() not in ("", "-1")]
-    tool = shutil.which("nvidia-smi")
-    if tool is None:
-        return []
-    listed = subprocess.run(
-        [tool, "--query-gpu=index", "--format=csv,noheader"],
-        capture_output=True,
-        encoding="utf-8",
-        errors="replace",
-        timeout=20,
-        check=False,
-    )
-    return listed.stdout.split() if listed.returncode == 0 else []
+    return [{"CUDA_VISIBLE_DEVICES": visible[slot % len(visible)]} for slot in range(workers or len(visible))]

@@ -1,4 +1,7 @@
-"""Check what this machine has and lacks for the pipeline, within a second and without heavy imports."""
+"""Check what this machine has and lacks for the pipeline, without heavy imports: within a second.
+
+Only where a tracking server is named, MLflow is imported (3 s), which decides whether that server can be used.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,6 @@ import json
 import os
 import platform
 import shutil
-import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -16,8 +18,6 @@ from pathlib import Path
 from typing import Literal
 
 import psutil
-
-from pipeline.core.addresses import without_secrets
 
 HELP = "what this machine has, and what to install"
 Status = Literal["ok", "warn", "missing"]
@@ -36,7 +36,6 @@ _INSTALL = {
 }
 _MEMORY_GB = 4  # chosen: two workers with TensorFlow take 1.5 GB, the MLflow server 0.5 GB
 _DISK_GB = 5  # chosen: MNIST raw, prepared and in DVC's cache takes 0.3 GB, models and runs come on top
-_TIMEOUT_S = 2
 
 
 @dataclass(frozen=True)
@@ -137,6 +136,7 @@ def _backend() -> list[Check]:
 
 
 def _configured(installed: dict[str, str]) -> Check:
+    from pipeline.backend.configure import other_backend
     from pipeline.core import params
     from pipeline.core.errors import ParamsError
 
@@ -144,8 +144,7 @@ def _configured(installed: dict[str, str]) -> Check:
         configured = str(params.section("runtime.backend"))
     except ParamsError as error:
         return Check("Keras backend", "warn", str(error), "run from the project's root")
-    wanted = os.environ.get("KERAS_BACKEND")
-    if wanted and wanted != configured:
+    if wanted := other_backend(configured):
         found = f"runtime.backend={configured} in params.yaml, KERAS_BACKEND={wanted} in the environment"
         return Check("Keras backend", "missing", found, f"unset KERAS_BACKEND, or set runtime.backend to {wanted}")
     if configured not in installed:
@@ -163,19 +162,14 @@ def _clash() -> list[Check]:
 
 
 def _gpus() -> list[Check]:
-    tool = shutil.which("nvidia-smi")
-    if tool is None:
+    from pipeline.backend import gpus
+
+    listing = gpus.listed("name", "memory.total")
+    if not listing.driver:
         return [Check("GPU", "ok", "none: training runs on the CPU")]
-    command = [tool, "--query-gpu=name,memory.total", "--format=csv,noheader"]
-    try:
-        listed = subprocess.run(
-            command, capture_output=True, encoding="utf-8", errors="replace", timeout=10, check=False
-        )
-    except (OSError, subprocess.TimeoutExpired) as error:
-        return [Check("GPU", "warn", f"nvidia-smi: {error}", "check the driver")]
-    if listed.returncode != 0 or not listed.stdout.strip():
-        return [Check("GPU", "warn", f"nvidia-smi: {listed.stdout.strip() or 'no GPU'}", "check the driver")]
-    found = "; ".join(listed.stdout.strip().splitlines())
+    if listing.problem:
+        return [Check("GPU", "warn", f"nvidia-smi: {listing.problem}", "check the driver")]
+    found = "; ".join(listing.gpus)
     usable = _version("nvidia-cudnn-cu12") or _version("jax-cuda12-plugin") or _version("torch")
     return [Check("GPU", "ok", found) if usable else Check("GPU", "warn", found, "make install SET=gpu")]
 
@@ -198,28 +192,16 @@ def _enough(name: str, free_gb: float, wanted_gb: float, advice: str) -> Check:
 
 
 def _tracking() -> list[Check]:
-    """Check that runs and models have a place to go, and that a server, if one is named, answers."""
-    uri = os.environ.get("MLFLOW_TRACKING_URI")
-    if not uri:
-        return [Check("tracking", "ok", "sqlite:///mlflow.db in the project's folder (make ui)")]
-    shown = without_secrets(uri)
-    if not uri.startswith(("http://", "https://")):
-        return [Check("tracking", "ok", shown)]
-    answer = _health(uri)
-    if answer == "200":
-        return [Check("tracking", "ok", shown)]
+    """Check that runs and models have a place to go, and that a server, if one is named, can be used."""
+    from pipeline.tracking import server
+
+    if server.tracking_uri() == server.DEFAULT_URI:
+        return [Check("tracking", "ok", f"{server.DEFAULT_URI} in the project's folder (make ui)")]
+    reason = server.unavailable()
+    if reason is None:
+        return [Check("tracking", "ok", server.shown_uri())]
     advice = "start the server, or unset MLFLOW_TRACKING_URI to keep runs in the project's folder"
-    return [Check("tracking", "missing", f"{shown}: {answer}", advice)]
-
-
-def _health(uri: str) -> str:
-    """Return the HTTP status of a tracking server's health check, or the name of the error."""
-    import requests
-
-    try:
-        return str(requests.get(f"{uri.rstrip('/')}/health", timeout=_TIMEOUT_S).status_code)
-    except requests.RequestException as error:
-        return type(error).__name__  # its text may repeat the address, password and all
+    return [Check("tracking", "missing", f"{server.shown_uri()}: {reason}", advice)]
 
 
 def _remote() -> list[Check]:

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import psutil
 
+from pipeline.core import credentials
 from pipeline.core.errors import PipelineError
 
 FAILED = 1
@@ -29,6 +30,7 @@ _SHELLS = frozenset({"sh", "bash", "dash", "zsh", "ksh", "fish"})  # DVC starts 
 def run(main: Callable[[], int | None]) -> None:
     """Run a command's ``main`` and exit: with 0 or its own code, or with 1 and one line on a `PipelineError`."""
     _print_anything()
+    credentials.move_to_environment()
     try:
         code = main() or 0
     except PipelineError as error:

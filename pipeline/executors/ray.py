@@ -63,7 +63,7 @@ class RayExecutor:
         self._most = most
         self._silence_s = silence_s
         self._submitted: dict[int, _Submitted] = {}
-        self._inputs: dict[Path, tuple[str, Any]] = {}
+        self._inputs: dict[Path, tuple[remote_files.Mark, Any]] = {}
         self._board = self._start_board()
         self._remote = self._ray.remote(
             num_cpus=cluster.cpus, num_gpus=cluster.gpus, max_retries=_RETRIES, max_calls=_TASKS_PER_WORKER
@@ -119,12 +119,14 @@ class RayExecutor:
         files = remote_files.pack(task.folder)
         return self._remote.remote(self._work, task, marks, files, self._board, key, *stored)
 
-    def _stored(self, folder: Path) -> tuple[str, Any]:
-        """Return a folder's fingerprint and its content in the object store, which is stored once."""
+    def _stored(self, folder: Path) -> tuple[remote_files.Mark, Any]:
+        """Return a folder's mark and its content in the object store, which is stored once."""
         known = self._inputs.get(folder)
-        mark = remote_files.fingerprint(folder)
-        if known is None or known[0] != mark:
-            known = self._inputs[folder] = (mark, self._ray.put(remote_files.pack(folder)))
+        fingerprint = remote_files.fingerprint(folder)
+        if known is None or known[0].fingerprint != fingerprint:
+            files = remote_files.pack(folder)
+            mark = remote_files.Mark(fingerprint, remote_files.digest(files))
+            known = self._inputs[folder] = (mark, self._ray.put(files))
         return known
 
     def _handle_message(self, key: int, message: Any) -> Iterator[Event]:
@@ -196,7 +198,13 @@ class _Board:
 
 
 def _run(
-    work: Work, task: Any, marks: tuple[str, ...], files: Any, board: Any, key: int, *stored: Mapping[str, Any]
+    work: Work,
+    task: Any,
+    marks: tuple[remote_files.Mark, ...],
+    files: Any,
+    board: Any,
+    key: int,
+    *stored: Mapping[str, Any],
 ) -> tuple[str, Any, str, remote_files.Files, str]:
     """Run a task on a Ray worker; return its outcome, its result or reason, the worker, the files and the ledger."""
     import ray
@@ -214,7 +222,12 @@ def _run(
 
 
 def _answered(
-    function: Any, task: Any, marks: tuple[str, ...], files: Any, stored: tuple[Any, ...], emit: Callable[[Any], None]
+    function: Any,
+    task: Any,
+    marks: tuple[remote_files.Mark, ...],
+    files: Any,
+    stored: tuple[Any, ...],
+    emit: Callable[[Any], None],
 ) -> tuple[str, Any, remote_files.Files, str]:
     """Unpack a task's files and run it; return its outcome, its result or reason, the files and the ledger."""
     if not marks:

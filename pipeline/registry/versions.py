@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.core.errors import TrackingError
+from pipeline.tracking.errors import translated
 from pipeline.tracking.runs import Tracker, load_mlflow, tracking_uri
 
 if TYPE_CHECKING:
@@ -55,10 +56,11 @@ class Registry:
         """
         mlflow = load_mlflow()
         try:
-            return Path(
-                mlflow.artifacts.download_artifacts(artifact_uri=f"models:/{name}/{version}", dst_path=str(into))
-            )
-        except (mlflow.exceptions.MlflowException, OSError) as error:
+            with translated():
+                return Path(
+                    mlflow.artifacts.download_artifacts(artifact_uri=f"models:/{name}/{version}", dst_path=str(into))
+                )
+        except (TrackingError, OSError) as error:
             raise TrackingError(
                 f"{name} version {version} cannot be fetched", found=str(error).splitlines()[0][:300]
             ) from None
@@ -106,8 +108,9 @@ class Registry:
 def load_model(uri: str) -> Any:
     """Return a model as MLflow serves it: ``models:/<model id>`` or ``models:/<name>/<version>``."""
     mlflow = load_mlflow()
-    mlflow.set_tracking_uri(tracking_uri())
-    return mlflow.pyfunc.load_model(uri)
+    with translated():
+        mlflow.set_tracking_uri(tracking_uri())
+        return mlflow.pyfunc.load_model(uri)
 
 
 def _version(version: ModelVersion) -> Version:

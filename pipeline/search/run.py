@@ -6,7 +6,6 @@ If a search is killed, the next run resumes it from the study and the checkpoint
 from __future__ import annotations
 
 import shutil
-import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -27,9 +26,11 @@ from pipeline.search.mlflow_mirror import MlflowMirror
 from pipeline.search.progress import Expected, SearchProgress
 from pipeline.search.scheduler import TrialScheduler
 from pipeline.search.settings import SearchSettings
-from pipeline.search.study import Best, Study, begun
+from pipeline.search.study import Best, Study
 from pipeline.search.study_definition import Definition
 from pipeline.search.trials import hyperparameters
+from pipeline.tracking.errors import release_session
+from pipeline.tracking.identity import WORKSPACE, workspace_id
 from pipeline.tracking.provenance import code_tags
 from pipeline.tracking.runs import Tracker
 
@@ -63,6 +64,11 @@ class Folders:
     features: Path
     studies: Path
 
+    @property
+    def data_root(self) -> Path:
+        """Folder of all data of the workspace."""
+        return self.studies.parent
+
 
 @dataclass(frozen=True)
 class FinishedSearch:
@@ -87,7 +93,8 @@ def run(
     """
     folder = folders.studies / definition.name
     with study_store.locked(folder), _executor(settings, task.work(definition.backend), environments) as executor:
-        if not begun(folder):
+        key = study_store.identify(folder)
+        if not study_store.begun(folder):
             executor.warm_up()  # while this process imports Optuna: a new study has work for every worker
         study = Study(folder, definition, settings, family)
         expected = _expected(definition, settings, study, executor.slots)
@@ -97,7 +104,7 @@ def run(
                 study,
                 settings.budget_for(definition.dataset, definition.family),
                 executor,
-                lambda: _mirror(definition),
+                lambda: _mirror(definition, key, workspace_id(folders.data_root)),
                 make_task,
                 lambda number: shutil.rmtree(_checkpoints(folder, number), ignore_errors=True),
                 progress,
@@ -105,6 +112,7 @@ def run(
             with _ending_runs(scheduler):
                 mirror = scheduler.run()
                 best = study.require_best()
+                mirror.catch_up()
             if progress.measured:
                 cost_estimate.remember(folder, progress.measured)
         shutil.rmtree(folder / "checkpoints", ignore_errors=True)  # every trial has ended
@@ -129,8 +137,7 @@ def _ending_runs(scheduler: TrialScheduler) -> Iterator[None]:
     try:
         yield
     except BaseException as error:
-        # The frames of an interrupted transaction hold its session, which keeps the database locked.
-        traceback.clear_frames(error.__traceback__)
+        release_session(error)
         # Report the first error, not a second one from MLflow: the disk may be full, or the database locked. A run that
         # stays RUNNING is ended by the next search.
         with suppress(Exception):
@@ -174,9 +181,11 @@ def _checkpoints(folder: Path, number: int) -> Path:
     return folder / "checkpoints" / f"trial-{number:05d}"
 
 
-def _mirror(definition: Definition) -> MlflowMirror:
+def _mirror(definition: Definition, key: str, workspace: str) -> MlflowMirror:
     tags = {
         "stage": "search",
+        "study": definition.name,
+        WORKSPACE: workspace,
         "dataset": definition.dataset,
         "family": definition.family,
         "generation": str(definition.search["generation"]),
@@ -185,7 +194,7 @@ def _mirror(definition: Definition) -> MlflowMirror:
         **code_tags(),
     }
     label = f"{definition.family} g{definition.search['generation']}"
-    return MlflowMirror(Tracker(definition.dataset), definition.name, label, tags)
+    return MlflowMirror(Tracker(definition.dataset), key, label, tags)
 
 
 def save(result: SearchResult, study: Study, definition: Definition, output: Path) -> list[Path]:
@@ -222,12 +231,16 @@ def save(result: SearchResult, study: Study, definition: Definition, output: Pat
 def tidy(definition: Definition, studies: Path, keep: int, tracker: Tracker) -> None:
     """End the runs that a killed search left RUNNING, and remove old studies.
 
-    Only idle studies in this folder are affected, because other searches may use the same MLflow server.
+    Affected are the idle studies in this folder, and the studies of this workspace that are lost. Other searches may
+    use the same MLflow server.
     """
     siblings = study_store.idle_siblings(studies, definition.dataset, definition.family, definition.name)
-    running = tracker.runs("tags.stage = 'search' and attributes.status = 'RUNNING'")
-    for key, run in running.items():
-        if any(key == path.name or key.startswith(f"{path.name}-") for path in siblings):
+    idle, present = {study_store.key(path) for path in siblings}, study_store.keys(studies)
+    running = "tags.stage = 'search' and attributes.status = 'RUNNING'"
+    own = tracker.runs(f"{running} and tags.`{WORKSPACE}` = '{workspace_id(studies.parent)}'")
+    lost = {key for key in own if not any(study_store.owns(study, key) for study in present)}
+    for key, run in tracker.runs(running).items():
+        if key in lost or any(study_store.owns(study, key) for study in idle):
             tracker.finish(run.run_id, "KILLED")
     protected = Registry(tracker).studies(definition.dataset)
     for name in study_store.sweep(siblings, keep, protected):

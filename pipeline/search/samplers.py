@@ -111,7 +111,7 @@ def _gp(drawn: int) -> optuna.samplers.BaseSampler:
             "search.sampler is gp, which needs PyTorch",
             expected="an installed torch",
             found="none",
-            next_step="`pipeline doctor` says how to install it; or take tpe",
+            next_step="`pipeline doctor` lists how to install it; or set tpe",
         )
 
     class Process(optuna.samplers.GPSampler):

@@ -25,6 +25,7 @@ from pipeline.search.asha import Halving
 from pipeline.search.leader import leader, unbeaten
 from pipeline.search.settings import SearchSettings
 from pipeline.search.study_definition import Definition
+from pipeline.search.study_store import STUDY_FILE
 from pipeline.search.trials import add_epochs, history, hyperparameters, preset, stopped, table
 
 if TYPE_CHECKING:
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
     import pandas as pd
     from optuna.trial import FrozenTrial
 
-_FILE = "study.db"
 _ENOUGH = 4  # complete trials; with fewer, importances are noise
 _FEW = 16  # a space with at most this many points is searched exhaustively, whatever the sampler
 _Given = tuple[Hyperparameters, dict[str, Any]]
@@ -59,11 +59,6 @@ class StudyStatus:
     def ended(self) -> int:
         """Number of trials that have ended."""
         return sum(count for state, count in self.counts.items() if state != "running")
-
-
-def begun(folder: Path) -> bool:
-    """Return whether a folder contains a study, without importing Optuna."""
-    return (folder / _FILE).exists()
 
 
 def rungs(total: int, reduction: int) -> list[int]:
@@ -95,7 +90,7 @@ class Study:
         self.objective = family.objective
         self.total = definition.trial_epochs
         self.rungs = rungs(self.total, settings.reduction)
-        self._storage = _storage(folder / _FILE)
+        self._storage = _storage(folder / STUDY_FILE)
         known = optuna.study.get_all_study_names(self._storage)
         seen = len(optuna.load_study(study_name=known[0], storage=self._storage).trials) if known else 0
         self.seed = _seed(settings.seed, settings.generation)

@@ -9,7 +9,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from pipeline.core.errors import EngineError
+from pipeline.core.files import write_text
+from pipeline.tracking.identity import new_id
 
+STUDY_FILE = "study.db"
+_ID_FILE = "id"
 _LOCK_S = 10.0  # a killed search takes a second to release the lock
 
 
@@ -35,6 +39,40 @@ def locked(folder: Path, wait_s: float = _LOCK_S) -> Iterator[None]:
         ) from None
     with lock:
         yield
+
+
+def begun(folder: Path) -> bool:
+    """Return whether a folder contains a study, without importing Optuna."""
+    return (folder / STUDY_FILE).exists()
+
+
+def identify(folder: Path) -> str:
+    """Return the key of a study in MLflow, which names this study and no other; see `key`. Its lock must be held.
+
+    A study that is about to be created gets a random id. So a study that was lost and is searched again, and the study
+    of another workspace with equal settings, have runs of their own on one tracking server.
+    """
+    if not begun(folder):
+        write_text(folder / _ID_FILE, new_id() + "\n")
+    return key(folder)
+
+
+def key(folder: Path) -> str:
+    """Return the key of a study in MLflow: its name and id; only its name where an earlier release has created it."""
+    try:
+        return f"{folder.name}.{(folder / _ID_FILE).read_text(encoding='utf-8').strip()}"
+    except FileNotFoundError:
+        return folder.name
+
+
+def keys(studies: Path) -> set[str]:
+    """Return the keys of all studies in a folder."""
+    return {key(path) for path in studies.iterdir() if path.is_dir()}
+
+
+def owns(key: str, run_key: str) -> bool:
+    """Return whether the run with a key is a study's own or that of one of its trials."""
+    return run_key == key or run_key.startswith(f"{key}-")
 
 
 def idle_siblings(studies: Path, dataset: str, family: str, current: str) -> list[Path]:

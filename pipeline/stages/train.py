@@ -11,8 +11,10 @@ import hashlib
 import json
 import shutil
 import statistics
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pydantic
 
@@ -21,6 +23,7 @@ from pipeline.artifacts import train
 from pipeline.artifacts.search import Best
 from pipeline.backend import configure
 from pipeline.core import names, params, process
+from pipeline.core.errors import TrackingError
 from pipeline.core.files import new_folder, write_text
 from pipeline.datasets.arrays import Splits, load_splits
 from pipeline.executors.local import LocalExecutor
@@ -31,6 +34,7 @@ from pipeline.models.training.seeds import Seeds, last_loss
 from pipeline.models.training.task import TrainingTask, exported_model
 from pipeline.registry import packaging
 from pipeline.registry.packaging import TrainedModel
+from pipeline.tracking.identity import WORKSPACE, workspace_id
 from pipeline.tracking.provenance import code_tags, dvc_hash
 from pipeline.tracking.runs import Tracker
 
@@ -101,7 +105,7 @@ def main() -> None:
     tags = _tags(arguments, backend.backend, data, best)
     folder = _folder(best, family, data, backend.backend, arguments)
     tasks = _tasks(best, settings, family, arguments, folder)
-    key = f"train-{arguments.dataset}-{family.name}-{folder.name}-{settings.seed}-{settings.seeds}"
+    key = f"train-{arguments.dataset}-{family.name}-{folder.name}-{settings.seed}-{settings.seeds}.{tags[WORKSPACE]}"
     with LocalExecutor(task.work(backend.backend), configure.worker_environments(backend.workers)) as executor:
         seeds = Seeds(tasks, family.objective)
         seeds.start(executor)
@@ -109,9 +113,26 @@ def main() -> None:
         with tracker.running(key, f"train {family.name}", tags) as run_id:
             result = seeds.finish(executor)
             trained = TrainedModel(result, family, data, backend.backend)
-            logged = LoggedModel(run_id, packaging.log(tracker, run_id, trained, sections))
+            logged = LoggedModel(run_id, _log(tracker, run_id, trained, sections))
             save(trained, logged, arguments.model, arguments.report)
     print(f"{arguments.dataset} {family.name}: {family.objective} {result.value:.4f}, seeds {result.values}")
+
+
+def _log(tracker: Tracker, run_id: str, trained: TrainedModel, settings: Mapping[str, Any]) -> str:
+    """Log a finished training and return the id of its model.
+
+    Raises:
+        TrackingError: The tracking server does not work. The weights are kept, so the next call only logs.
+    """
+    try:
+        return packaging.log(tracker, run_id, trained, settings)
+    except TrackingError as error:
+        raise TrackingError(
+            f"{tracker.experiment} {trained.family.name}: trained, but not logged",
+            found=error,
+            done="the weights are kept",
+            next_step="run the same command again when the server answers: it only logs",
+        ) from None
 
 
 def _parse() -> argparse.Namespace:
@@ -135,6 +156,7 @@ def _tags(arguments: argparse.Namespace, backend: str, data: Splits, best: Best)
         "family": arguments.family,
         "backend": backend,
         "study": best.study,
+        WORKSPACE: workspace_id(arguments.studies.parent),
         "data.digest": data.digest,
         "dvc.data": dvc_hash(arguments.data),
         **code_tags(),

@@ -6,25 +6,26 @@ epoch that was logged is not logged twice.
 
 from __future__ import annotations
 
-import os
+import functools
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING, Any, Protocol
 
-from pipeline.core.addresses import without_secrets
 from pipeline.core.errors import TrackingError
+from pipeline.tracking import server
+from pipeline.tracking.errors import release_session, translated
+from pipeline.tracking.server import DEFAULT_URI, load_mlflow, shown_uri, tracking_uri
 
 if TYPE_CHECKING:
     from mlflow.entities import Metric
 
-DEFAULT_URI = "sqlite:///mlflow.db"
+__all__ = ["DEFAULT_URI", "Run", "Tracker", "load_mlflow", "log_dataset", "shown_uri", "tracking_uri"]
+
 KEY = "pipeline.key"  # tag: what a run stands for, unique within its experiment
 PARENT = "mlflow.parentRunId"
-_ANSWER_S = 10
 _METRICS_PER_CALL = 1000  # MLflow's limit for one batch
 
 
@@ -60,14 +61,21 @@ def predictions_path(test_digest: str) -> str:
     return f"predictions/{test_digest[:16]}.npz"
 
 
-def tracking_uri() -> str:
-    """Return where runs are logged: MLFLOW_TRACKING_URI, else a database in the working directory."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or DEFAULT_URI
+class Client:
+    """An `MlflowClient` whose errors are `TrackingError`s; see `pipeline.tracking.errors`."""
 
+    def __init__(self, client: Any) -> None:
+        self._client = client
 
-def shown_uri() -> str:
-    """Return the tracking URI without a password, for messages."""
-    return without_secrets(tracking_uri())
+    def __getattr__(self, name: str) -> Any:
+        method = getattr(self._client, name)
+
+        @functools.wraps(method)
+        def call(*arguments: Any, **keywords: Any) -> Any:
+            with translated():
+                return method(*arguments, **keywords)
+
+        return call
 
 
 class Tracker:
@@ -81,22 +89,31 @@ class Tracker:
     """
 
     def __init__(self, experiment: str) -> None:
-        _require_server()
+        server.require()
         mlflow = load_mlflow()
-        mlflow.set_tracking_uri(tracking_uri())
         self.experiment = experiment
-        self.client = mlflow.MlflowClient()
         try:
+            with translated():
+                mlflow.set_tracking_uri(tracking_uri())
+                self.client = Client(mlflow.MlflowClient())
             self.experiment_id = self._experiment(experiment)
-        except mlflow.exceptions.MlflowException as error:
-            raise _unusable(str(error).splitlines()[0][:300]) from None
+        except ModuleNotFoundError as error:
+            raise server.unusable(f"no {error.name}, which connects to it: install that package") from None
+        except ValueError as error:  # an address that cannot be parsed; the text may repeat a password
+            raise server.unusable(type(error).__name__) from None
 
     def _experiment(self, name: str) -> str:
         found = self.client.get_experiment_by_name(name)
-        if found is not None:
-            return str(found.experiment_id)
-        tags = {"mlflow.experimentKind": "custom_model_development"}  # the UI shows what matters for training
-        return str(self.client.create_experiment(name, artifact_location=_artifacts_beside_database(), tags=tags))
+        if found is None:
+            tags = {"mlflow.experimentKind": "custom_model_development"}  # the UI shows what matters for training
+            return str(self.client.create_experiment(name, artifact_location=_artifacts_beside_database(), tags=tags))
+        if found.lifecycle_stage == "deleted":
+            raise TrackingError(
+                f"the experiment {name} was deleted",
+                expected=f"an active experiment at {shown_uri()}",
+                next_step=f"`mlflow experiments restore -x {found.experiment_id}`, or remove it for good: `mlflow gc`",
+            )
+        return str(found.experiment_id)
 
     def runs(self, filter_string: str) -> dict[str, Run]:
         """Return the runs that match an MLflow filter, by key."""
@@ -136,11 +153,12 @@ class Tracker:
         run = self.start(key, name, tags=tags)
         try:
             yield run.run_id
-        except KeyboardInterrupt:
-            self.finish(run.run_id, "KILLED")
-            raise
-        except BaseException:
-            self.finish(run.run_id, "FAILED")
+        except BaseException as error:
+            release_session(error)
+            # Report the first error, and do not wait for a server that is away: the next call resumes the run.
+            with suppress(TrackingError):
+                if server.unavailable() is None:
+                    self.finish(run.run_id, "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
             raise
         self.finish(run.run_id)
 
@@ -155,10 +173,16 @@ class Tracker:
         self.client.log_batch(run_id, params=[Param(name, str(value)) for name, value in params.items()])
 
     def log_epochs(self, run_id: str, history: Iterable[LoggedEpoch]) -> None:
-        """Log the metrics of some epochs, each with its number as the step."""
-        metrics = [metric for epoch in history for metric in _epoch_metrics(epoch)]
-        for first in range(0, len(metrics), _METRICS_PER_CALL):
-            self.client.log_batch(run_id, metrics=metrics[first : first + _METRICS_PER_CALL])
+        """Log the metrics of some epochs, each with its number as the step; of an epoch, all or none."""
+        metrics: list[Metric] = []
+        for epoch in history:
+            of_epoch = _epoch_metrics(epoch)
+            if len(metrics) + len(of_epoch) > _METRICS_PER_CALL:
+                self.client.log_batch(run_id, metrics=metrics)
+                metrics = []
+            metrics += of_epoch
+        if metrics:
+            self.client.log_batch(run_id, metrics=metrics)
 
     def log_metrics(self, run_id: str, values: Mapping[str, float]) -> None:
         """Log final metrics, which have no step."""
@@ -209,15 +233,17 @@ class Tracker:
         """Check that a run is here.
 
         Raises:
-            TrackingError: It is not: DVC has kept outputs that were logged to another server.
+            TrackingError: It is not: DVC has kept outputs that were logged to another server. Or nobody answers.
         """
         try:
             self.client.get_run(run_id)
-        except load_mlflow().exceptions.MlflowException as error:
+        except TrackingError as error:
+            if getattr(error, "error_code", "") != "RESOURCE_DOES_NOT_EXIST":
+                raise
             raise TrackingError(
                 f"run {run_id} is not on the tracking server",
                 expected=f"the run that trained the model, at {shown_uri()}",
-                found=str(error).splitlines()[0][:200],
+                found="no such run",
                 next_step="point MLFLOW_TRACKING_URI at the server it was trained with, or `dvc repro --force train`",
             ) from None
 
@@ -231,49 +257,6 @@ def log_dataset(tracker: Tracker, run_id: str, name: str, digest: str, images: A
     dataset = from_numpy(images[:1], targets=labels[:1], name=name, digest=digest[:36])
     entity = dataset._to_mlflow_entity()
     tracker.client.log_inputs(run_id, [DatasetInput(entity, [InputTag("mlflow.data.context", context)])])
-
-
-def load_mlflow() -> ModuleType:
-    """Import MLflow, which takes 3 s, without telemetry and chatter."""
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-    os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
-    import logging
-
-    import mlflow
-    import mlflow.exceptions
-    import mlflow.pyfunc
-
-    for chatty in ("alembic", "mlflow.store", "mlflow.pyfunc"):
-        logging.getLogger(chatty).setLevel(logging.WARNING)
-    logging.getLogger("mlflow.utils.environment").setLevel(logging.ERROR)  # an environment by uv has no pip to pin
-    module: ModuleType = mlflow
-    return module
-
-
-def _require_server() -> None:
-    """Ask a tracking server on the network for a sign of life: MLflow itself would retry for minutes.
-
-    Raises:
-        TrackingError: Nobody answers.
-    """
-    if not tracking_uri().startswith(("http://", "https://")):
-        return
-    import requests
-
-    try:
-        requests.get(f"{tracking_uri().rstrip('/')}/health", timeout=_ANSWER_S)  # 401 is an answer, too
-    except requests.RequestException as error:
-        raise _unusable(type(error).__name__) from None
-
-
-def _unusable(found: str) -> TrackingError:
-    return TrackingError(
-        "the tracking server cannot be used",
-        expected=f"an MLflow server at {shown_uri()}",
-        found=found,
-        next_step="check MLFLOW_TRACKING_URI; unset, runs go to mlflow.db here",
-    )
 
 
 def _artifacts_beside_database() -> str | None:
