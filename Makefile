@@ -13,7 +13,7 @@ SET ?= $(shell cat $(VENV)/.set 2>/dev/null || echo cpu)
 WORKSPACE ?= .
 PORT ?= 5000
 WORKERS ?= logical
-# A file's tests stay in one process, so that they share what the file prepares; tests/conftest.py says which come first.
+# A file's tests stay in one process, so that they share what the file prepares; tests/conftest.py lists which come first.
 PYTEST := $(BIN)/pytest -n $(WORKERS) --maxprocesses 6 --dist loadfile --no-loadscope-reorder
 
 REQUIREMENTS := $(SET:%=requirements/%.txt)
