@@ -33,7 +33,7 @@ def main(arguments: argparse.Namespace) -> int:
     from pipeline.project import lock, workspace
 
     folder: Path = arguments.workspace
-    workspace.require_usable(folder)
+    workspace.require_usable(folder, arguments.settings)
     folder.mkdir(parents=True, exist_ok=True)
     with lock.hold(folder, f"pipeline run --workspace {folder}"):
         return _run(folder, arguments.settings)

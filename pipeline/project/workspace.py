@@ -39,9 +39,7 @@ def prepare(folder: Path, overrides: Iterable[str]) -> dict[str, Any]:
     """
     root = dvc.project_root()
     folder = folder.resolve()
-    require_usable(folder)
-    text = params_edit.override((root / "params.yaml").read_text(encoding="utf-8"), overrides)
-    check.check_names(YAML(typ="safe").load(text))
+    text = require_usable(folder, overrides)
     folder.mkdir(parents=True, exist_ok=True)
     write_text(folder / _MARKER, "A copy of the project, made by `pipeline run`; safe to delete.\n")
     text = params_edit.override(text, packing.pins(YAML(typ="safe").load(text), root, folder))
@@ -55,11 +53,15 @@ def prepare(folder: Path, overrides: Iterable[str]) -> dict[str, Any]:
     return content
 
 
-def require_usable(folder: Path) -> None:
-    """Check that a folder is new, empty, or a workspace already.
+def require_usable(folder: Path, overrides: Iterable[str]) -> str:
+    """Check what must be right before a folder is made: the folder, and the names in its settings.
+
+    Returns:
+        The project's params.yaml with the overrides.
 
     Raises:
-        PipelineError: It holds something else, or is the project itself.
+        PipelineError: The folder holds something else than a workspace, or is the project itself.
+        ParamsError: An override or a name is wrong.
     """
     root, folder = dvc.project_root(), folder.resolve()
     if folder == root or folder.is_relative_to(root / "pipeline"):
@@ -69,6 +71,9 @@ def require_usable(folder: Path) -> None:
         raise PipelineError(
             f"{folder} is not empty and not a workspace", expected="a new or empty folder", next_step="name another"
         )
+    text = params_edit.override((root / params.PARAMS_FILE).read_text(encoding="utf-8"), overrides)
+    check.check_names(YAML(typ="safe").load(text))
+    return text
 
 
 def settle(folder: Path) -> dict[str, Any]:
