@@ -5,8 +5,10 @@ from __future__ import annotations
 import errno
 import io
 import json
+import lzma
 import os
 import re
+import shutil
 import struct
 import subprocess
 import sys
@@ -27,13 +29,14 @@ from ruamel.yaml import YAML
 from pipeline.artifacts import base as artifacts
 from pipeline.artifacts.validate import NearDuplicates, Report
 from pipeline.core import params
-from pipeline.core.errors import DataError, PipelineError
+from pipeline.core.errors import DataError, ParamsError, PipelineError
 from pipeline.core.files import write_json
-from pipeline.datasets import batches
+from pipeline.datasets import batches, decoding, npz
 from pipeline.datasets import manifest as accepted
 from pipeline.datasets.arrays import Labelled, RawImages
 from pipeline.project import dvc, lock, workspace
-from pipeline.retraining import ingest
+from pipeline.retraining import ingest, quarantine, removal
+from pipeline.retraining.places import Places
 from pipeline.stages import prepare
 from pipeline.validation import duplicate_pairs, reference, suites
 from pipeline.validation.reference import Reference
@@ -117,20 +120,29 @@ def whole() -> bytes:
     return packed(images=OTHER.images, labels=OTHER.labels)
 
 
-def zipped(images: bytes, *, name: str = "images.npy", how: int = zipfile.ZIP_STORED) -> bytes:
+def zipped(images: bytes, *, name: str = "images.npy", how: int = zipfile.ZIP_STORED, labels: int = 90) -> bytes:
     """An .npz file whose images are any bytes."""
-    buffer, labels = io.BytesIO(), io.BytesIO()
-    np.save(labels, OTHER.labels)
+    buffer, numbers = io.BytesIO(), io.BytesIO()
+    np.save(numbers, np.resize(OTHER.labels, labels).astype(np.uint8))
     with zipfile.ZipFile(buffer, "w", how) as archive:
         archive.writestr(name, images)
-        archive.writestr("labels.npy", labels.getvalue())
+        archive.writestr("labels.npy", numbers.getvalue())
     return buffer.getvalue()
 
 
 def header(shape: str, version: bytes = b"\x01\x00") -> bytes:
     """The start of an .npy file of uint8 that declares a shape."""
-    told = f"{{'descr': '|u1', 'fortran_order': False, 'shape': {shape}, }}".ljust(117) + "\n"
-    return b"\x93NUMPY" + version + struct.pack("<H", len(told)) + told.encode()
+    text = f"{{'descr': '|u1', 'fortran_order': False, 'shape': {shape}, }}".ljust(117) + "\n"
+    return b"\x93NUMPY" + version + struct.pack("<H", len(text)) + text.encode()
+
+
+def odd_exif(tag: int, kind: int, count: int, value: int) -> bytes:
+    """A JPEG file that is to be turned, with another EXIF entry that Pillow cannot write again."""
+    entries = struct.pack(">HHIHHHHII", 0x0112, 3, 1, 6, 0, tag, kind, count, value)
+    content = io.BytesIO()
+    exif = b"Exif\0\0MM\0*\0\0\0\x08\0\x02" + entries + bytes(4) + b"AB" * 9
+    Image.fromarray(GOOD.images[0]).save(content, "JPEG", exif=exif, quality=95)
+    return content.getvalue()
 
 
 def flipped(content: bytes) -> bytes:
@@ -173,6 +185,19 @@ FILES: dict[str, tuple[Callable[[], bytes], str]] = {
     "magic.npz": (lambda: zipped(b"GIF89a" * 20), "is damaged: .*magic string"),
     "version.npz": (lambda: zipped(header("(90, 15, 15, 3)", b"\x09\x00")), "npy format version 1 or 2, found"),
     "lies.npz": (lambda: zipped(header("(1000000000, 15, 15, 3)")), "declares .*: expected 675,000,000,000 bytes"),
+    "long-header.npz": (
+        lambda: zipped(b"\x93NUMPY\x02\x00" + struct.pack("<I", 1 << 30) + b" " * 99),
+        "header of 1,073,741,824 bytes",
+    ),
+    "deep-header.npz": (lambda: zipped(header("(" * 9_000)), "is damaged: .*has the header"),
+    "torn-header.npz": (lambda: zipped(header("(90, 15, 15, 3)").replace(b"}", b"'")), "is damaged: .*has the header"),
+    "strange-type.npz": (lambda: zipped(header("(90, 15, 15, 3)").replace(b"|u1", b"|q9")), "has the type '.q9'"),
+    "lzma.npz": (lambda: zipped(b"x" * 99, how=zipfile.ZIP_LZMA), "compression: expected stored or deflated"),
+    "bzip2.npz": (lambda: zipped(bytes(99), how=zipfile.ZIP_BZIP2), "expected stored or deflated, found method 12"),
+    "tiny-images.npz": (
+        lambda: zipped(header("(2000000, 1, 1, 3)") + bytes(6_000_000), how=zipfile.ZIP_DEFLATED, labels=2_000_000),
+        "has too many images: expected at most 500,000 in a batch, found 2,000,000",
+    ),
     "negative.npz": (lambda: zipped(header("(-90, 15, 15, 3)")), r"declares \(-90"),
     "bomb.npz": (lambda: zipped(bytes(9 << 20), how=zipfile.ZIP_DEFLATED), "images.npy is too large: .*9,437,184"),
     "float.npz": (lambda: packed(images=OTHER.images / 255, labels=OTHER.labels), "found float64 .*3\\)$"),
@@ -236,6 +261,10 @@ FOLDERS: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda box: (box / "left/a.png").write_bytes(png_header(9_000, 9_000)),
         "declares 9,000 × 9,000 pixels",
     ),
+    "many-pixels": (
+        lambda box: [(box / f"left/{n}.png").write_bytes(png_header(7_000, 7_000)) for n in range(409)],
+        "has too many pixels: expected at most 20,000,000,000 in all pictures, found 20,041",
+    ),
     "pixel-flood": (
         lambda box: (box / "left/a.png").write_bytes(png_header(60_000, 60_000)),
         "Image size .3600000000 pixels. exceeds limit",
@@ -269,7 +298,7 @@ def outcome(tmp_path_factory: pytest.TempPathFactory) -> Outcome:
     with pytest.MonkeyPatch.context() as monkeypatch, warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # casts of the damage itself
         made(root, monkeypatch)
-        monkeypatch.setattr(batches, "MOST_BATCH_BYTES", 8 << 20)
+        monkeypatch.setattr(npz, "MOST_BATCH_BYTES", 8 << 20)
         for name, (make, _) in FILES.items():
             before[name] = make()
             (box / name).write_bytes(before[name])
@@ -320,7 +349,7 @@ def test_an_accepted_batch_is_an_immutable_file_that_its_digest_names(project: P
     put(project, "monday.npz", GOOD)
     take(project)
     path = project / f"data/accepted/toy/{GOOD.digest()}.npz"
-    assert batches.read_npz(path).digest() == GOOD.digest()
+    assert npz.read_npz(path).digest() == GOOD.digest()
     assert path.stat().st_mode & 0o222 == 0
     assert manifest(project) == [{"digest": GOOD.digest(), "batch": "monday.npz", "images": 90, "classes": list(NAMES)}]
 
@@ -470,6 +499,200 @@ def test_killed_before_any_change_to_the_disk_nothing_is_lost_or_taken_twice(tmp
     assert [after for _, after in results if after != expected] == []
 
 
+# ---------------------------------------------------------------- faults that stay with their batch
+
+
+@pytest.mark.parametrize("entry", [(270, 5, 1, 0), (0x8825, 3, 2, 1), (273, 1, 1, 0)], ids=str)
+def test_a_picture_with_an_odd_exif_entry_is_decoded_and_turned(entry: tuple[int, int, int, int]) -> None:
+    found = decoding.decode(odd_exif(*entry), (SIDE, SIDE), 3)
+    assert np.abs(found.astype(int) - np.rot90(GOOD.images[0], -1)).mean() < 15
+
+
+FAULTS = [
+    MemoryError(),
+    TypeError("odd"),
+    RecursionError("deep"),
+    lzma.LZMAError("corrupt"),
+    OSError(errno.EIO, "Input/output error"),
+]
+
+
+@pytest.mark.parametrize(
+    ("step", "fault"),
+    [*(("read", fault) for fault in FAULTS), ("judge", MemoryError()), ("judge", DataError("too many"))],
+    ids=lambda value: value if isinstance(value, str) else type(value).__name__,
+)
+def test_any_fault_while_a_batch_is_checked_is_its_own(
+    project: Path, monkeypatch: pytest.MonkeyPatch, step: str, fault: Exception
+) -> None:
+    owner = batches if step == "read" else ingest
+    check = getattr(owner, step)
+
+    def fail_on_the_first(*arguments: Any) -> Any:
+        seen.append(arguments)
+        if len(seen) == 1:
+            raise fault
+        return check(*arguments)
+
+    seen: list[Any] = []
+    monkeypatch.setattr(owner, step, fail_on_the_first)
+    put(project, "a.npz", OTHER)
+    put(project, "b.npz", GOOD)
+    taken = take(project)
+    assert taken.answer == ingest.IngestSummary(accepted=1, quarantined=1, images=90)
+    assert (str(fault) or "MemoryError") in taken.said[0]
+    assert (project / "data/quarantine/toy/a.npz/batch/a.npz").exists()
+
+
+@pytest.mark.parametrize("fault", [ParamsError("validate.x"), ImportError("no scipy"), OSError(errno.ENOSPC, "full")])
+def test_what_is_no_fault_of_a_batch_stops_and_loses_nothing(
+    project: Path, monkeypatch: pytest.MonkeyPatch, fault: Exception
+) -> None:
+    def fail(*arguments: Any) -> Any:
+        raise fault
+
+    put(project, "a.npz", GOOD)
+    with monkeypatch.context() as inner:
+        inner.setattr(ingest, "judge", fail)
+        for _ in range(3):
+            with pytest.raises(type(fault)):
+                take(project)
+    assert take(project).answer.accepted == 1
+
+
+def test_a_batch_that_ends_the_process_twice_is_quarantined_unread(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(project, "a.npz", OTHER)
+    put(project, "b.npz", GOOD)
+    read = batches.read
+
+    def end(path: Path, *more: Any) -> Labelled:
+        if path.name == "a.npz":
+            os._exit(9)  # as the kernel ends a process that needs too much memory
+        return read(path, *more)
+
+    monkeypatch.setattr(batches, "read", end)
+    for _ in range(2):
+        if not (child := os.fork()):
+            take(project)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
+    taken = take(project)
+    assert taken.answer == ingest.IngestSummary(accepted=1, quarantined=1, images=90)
+    assert "a.npz quarantined: the process ended 2 times while it checked this batch" in taken.said[0]
+    assert list((project / "data/incoming/toy").iterdir()) == []
+
+
+def test_names_of_255_bytes_and_equal_ones_are_quarantined(project: Path) -> None:
+    name = "é" * 125 + "x.npz"
+    for content in (b"one", b"two", b"two"):
+        (project / "data/incoming/toy" / name).write_bytes(content)
+        assert take(project).answer.quarantined == 1
+    kept = [path.read_bytes() for path in sorted((project / "data/quarantine/toy").glob("*/batch/*"))]
+    assert sorted(kept) == [b"one", b"two"]  # what came twice is there once
+
+
+def test_a_claimed_batch_is_not_replaced_by_a_later_one_of_its_name(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*arguments: Any) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    path = project / "data/incoming/toy/a.npz"
+    with monkeypatch.context() as inner:
+        inner.setattr(quarantine, "put", refuse)
+        for content in (b"one", b"two"):
+            path.write_bytes(content)
+            assert take(project).answer.left == (1 if content == b"one" else 2)
+    for _ in range(2):
+        take(project)
+    kept = {path.read_bytes() for path in (project / "data/quarantine/toy").glob("*/batch/a.npz")}
+    assert kept == {b"one", b"two"}
+
+
+def test_an_accepted_batch_that_cannot_be_removed_is_known_and_named_once_per_ingest(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pictures(project / "data/incoming/toy/monday")
+    unlink = os.unlink
+
+    def refuse(path: Any, **more: Any) -> None:
+        if str(path) == "000.png":  # relative to its folder's descriptor, as shutil.rmtree calls it
+            raise PermissionError(errno.EACCES, "Permission denied", path)
+        unlink(path, **more)
+
+    with monkeypatch.context() as inner:
+        inner.setattr(os, "unlink", refuse)
+        first, second = take(project), take(project)
+        put(project, "tuesday.npz", OTHER)
+        third = take(project)
+    assert first.answer == ingest.IngestSummary(accepted=1, images=60)
+    assert re.search("monday accepted.*60 images", first.said[0])
+    assert re.search("monday is stored and cannot be removed; next: remove .*/.done/.*/monday", first.said[1])
+    assert second.answer == ingest.IngestSummary()
+    assert re.fullmatch("toy: monday was dealt with earlier and cannot be removed; next: .*/monday", second.said[0])
+    assert third.answer == ingest.IngestSummary(accepted=1, images=90)
+    assert take(project).said == []
+    assert list((project / "data/incoming/toy").iterdir()) == []
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may remove anything")
+def test_class_folders_without_write_permission_are_removed(project: Path) -> None:
+    pictures(project / "data/incoming/toy/monday")
+    (project / "data/incoming/toy/monday/left").chmod(0o555)
+    assert take(project).answer.accepted == 1
+    assert list((project / "data/incoming/toy").iterdir()) == []
+
+
+def cross_disk(source: Any, target: Any, **more: Any) -> None:
+    if "/incoming/" in str(source) and "/quarantine/" in str(target):
+        raise OSError(errno.EXDEV, "Invalid cross-device link", str(source))
+    _RENAME(source, target, **more)
+
+
+_RENAME = os.rename
+
+
+def test_quarantine_on_another_disk_gets_verified_copies(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "rename", cross_disk)
+    box = project / "data/incoming/toy"
+    (box / "a.npz").write_bytes(b"bad")
+    pictures(box / "b")
+    (box / "b/left").rename(box / "b/lefd")
+    (box / "b/lefd/loop.png").symlink_to("loop.png")
+    (box / "b/lefd").chmod(0o555)
+    (box / "c.npz").symlink_to("elsewhere")
+    os.mkfifo(box / "d.npz")
+    put(project, "e.npz", GOOD)
+    assert take(project).answer == ingest.IngestSummary(accepted=1, quarantined=4, images=90)
+    kept = project / "data/quarantine/toy"
+    assert (kept / "a.npz/batch/a.npz").read_bytes() == b"bad"
+    assert len(list((kept / "b/batch/b").glob("*/*.png"))) == 61
+    assert (kept / "c.npz/batch/c.npz").readlink() == Path("elsewhere")
+    assert (kept / "d.npz/batch/d.npz").is_fifo()
+    assert list(box.iterdir()) == []
+    assert [path for path in kept.rglob("*") if "partial" in path.name] == []
+
+
+def test_a_wrong_copy_and_a_kill_between_copy_and_removal_lose_nothing(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "rename", cross_disk)
+    path = project / "data/incoming/toy/a.npz"
+    path.write_bytes(b"bad")
+    with monkeypatch.context() as inner:
+        inner.setattr(shutil, "copy2", lambda source, target, **more: Path(target).write_bytes(b"bat"))
+        assert "was not copied to quarantine correctly" in take(project).said[0]
+    with monkeypatch.context() as inner:
+        inner.setattr(removal, "remove", lambda *arguments: os._exit(9))
+        if not (child := os.fork()):
+            take(project)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
+    assert take(project).answer.quarantined == 1
+    assert [path.read_bytes() for path in (project / "data/quarantine").rglob("a.npz") if path.is_file()] == [b"bad"]
+    assert list((project / "data/incoming/toy").iterdir()) == []
+
+
 # ---------------------------------------------------------------- what becomes of it
 
 
@@ -574,7 +797,7 @@ def test_the_reference_is_what_validate_wrote(tmp_path: Path, monkeypatch: pytes
         return 0
 
     monkeypatch.setattr(dvc, "reproduce", reproduce)
-    places = ingest.Places(tmp_path, "toy")
+    places = Places(tmp_path, "toy")
     found, learnt = ingest._reference(places)
     assert targets == ["validate@toy"]
     assert found.train.digest() == raw.train.digest()
@@ -586,7 +809,7 @@ def test_the_reference_is_what_validate_wrote(tmp_path: Path, monkeypatch: pytes
 
 def test_ingest_and_the_graph_mean_the_same_places() -> None:
     graph = YAML(typ="safe").load(ROOT / "dvc.yaml")["stages"]
-    places = ingest.Places(Path(), "${item.dataset}")
+    places = Places(Path(), "${item.dataset}")
     assert f"--manifest {places.manifest} --accepted {places.accepted} " in graph["prepare"]["cmd"]
     assert str(places.manifest) in graph["prepare"]["deps"]
     assert str(places.validated) in [next(iter(metric)) for metric in graph["validate"]["metrics"]]

@@ -26,13 +26,18 @@ def new_folder(folder: Path, *, keep: bool = True) -> Iterator[Path]:
     try:
         yield partial
         if keep:
-            for path in partial.rglob("*"):
-                if path.is_file():
-                    _fsync(path)
+            sync(partial)
             shutil.rmtree(folder, ignore_errors=True)
             partial.rename(folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def sync(folder: Path) -> None:
+    """Wait until the content of all files below a folder is on the disk."""
+    for path in folder.rglob("*"):
+        if path.is_file() and not path.is_symlink():
+            _fsync(path)
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -7,13 +7,13 @@ decoded are listed by name. The source formats `folder` and `table` and incoming
 from __future__ import annotations
 
 import io
-import struct
 import warnings
-import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from pipeline.core.errors import DataError
 from pipeline.datasets.arrays import Images
@@ -22,7 +22,17 @@ SUFFIXES = (".png", ".jpg", ".jpeg")
 MOST_BYTES = 64 << 20  # of one file
 _MOST_PIXELS = 50_000_000  # of one picture; cameras produce 12 to 50 million
 _NAMED = 5
-_DAMAGE = (OSError, ValueError, SyntaxError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
+_STRIP = 256  # rows
+_FORMATS = ("PNG", "JPEG")
+_TURNS: dict[object, Image.Transpose] = {  # by EXIF orientation
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 
 def decode_all(what: str, pictures: Iterable[tuple[str, bytes]], size: tuple[int, int], channels: int) -> Images:
@@ -35,7 +45,7 @@ def decode_all(what: str, pictures: Iterable[tuple[str, bytes]], size: tuple[int
     for name, content in pictures:
         try:
             arrays.append(decode(content, size, channels))
-        except _DAMAGE as error:
+        except Exception as error:  # noqa: BLE001 - Pillow raises many kinds for damaged files and odd EXIF data
             faults.append(f"{name} ({' '.join(str(error).split()) or type(error).__name__})")
     if faults:
         more = f" and {len(faults) - _NAMED:,} more" if len(faults) > _NAMED else ""
@@ -56,17 +66,11 @@ def decode(content: bytes, size: tuple[int, int], channels: int) -> Images:
     keeps its upper 8 bits.
 
     Raises:
-        ValueError: The picture is too large, or is not PNG or JPEG. For damaged files Pillow raises other errors; see
-            `_DAMAGE`.
+        ValueError: The picture is too large, or is not PNG or JPEG. For damaged files and odd EXIF data Pillow raises
+            many other errors.
     """
     height, width = size
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit below is lower
-        try:
-            opened = Image.open(io.BytesIO(content), formats=("PNG", "JPEG"))
-        except UnidentifiedImageError:
-            raise ValueError("not a PNG or JPEG file") from None
-    with opened:
+    with _opened(io.BytesIO(content)) as opened:
         if opened.width * opened.height > _MOST_PIXELS:
             raise ValueError(f"declares {opened.width:,} × {opened.height:,} pixels, more than {_MOST_PIXELS:,}")
         upright = _upright(opened, "L" if channels == 1 else "RGB")
@@ -76,11 +80,52 @@ def decode(content: bytes, size: tuple[int, int], channels: int) -> Images:
     return np.asarray(framed, np.uint8).reshape(height, width, channels)
 
 
+def declared_pixels(path: Path) -> int:
+    """Return the number of pixels to decode that the header of a picture declares.
+
+    It is 0 for what `decode` refuses by its header: too large a picture, or none.
+    """
+    try:
+        with _opened(path) as opened:
+            pixels = opened.width * opened.height
+            return pixels if pixels <= _MOST_PIXELS else 0
+    except Exception:  # noqa: BLE001 - Pillow raises many kinds; `decode_all` names the fault
+        return 0
+
+
+@contextmanager
+def _opened(source: Path | io.BytesIO) -> Iterator[Image.Image]:
+    """Open a picture: Pillow reads the header only."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of large pictures, whose limit is lower here, and of odd EXIF data
+        try:
+            opened = Image.open(source, formats=_FORMATS)
+        except UnidentifiedImageError:
+            raise ValueError("not a PNG or JPEG file") from None
+        with opened:
+            yield opened
+
+
 def _upright(opened: Image.Image, mode: str) -> Image.Image:
-    picture = ImageOps.exif_transpose(opened)
+    """Return a picture in a mode, turned by its EXIF orientation, on black; a large one is not copied in vain.
+
+    `ImageOps.exif_transpose` would also write the EXIF data anew, which fails where another entry of it is odd.
+    """
+    turn = _TURNS.get(opened.getexif().get(ExifTags.Base.Orientation))
+    picture = opened if turn is None else opened.transpose(turn)
     if picture.mode.startswith("I"):  # 16 bits: `convert` would clip
-        picture = Image.fromarray((np.asarray(picture).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8))
+        picture = Image.fromarray((np.asarray(picture) >> 8).clip(0, 255).astype(np.uint8))
     if picture.has_transparency_data:
-        rgba = picture.convert("RGBA")
-        picture = Image.alpha_composite(Image.new("RGBA", rgba.size, (0, 0, 0, 255)), rgba)
-    return picture.convert(mode)
+        picture = _on_black(picture, mode)
+    return picture if picture.mode == mode else picture.convert(mode)
+
+
+def _on_black(picture: Image.Image, mode: str) -> Image.Image:
+    """Composite a picture on black, in strips: each step is a copy, and a large picture has 200 MB."""
+    composed = Image.new(mode, picture.size)
+    for top in range(0, picture.height, _STRIP):
+        box = (0, top, picture.width, min(top + _STRIP, picture.height))
+        strip = picture.crop(box).convert("RGBA")
+        strip = Image.alpha_composite(Image.new("RGBA", strip.size, (0, 0, 0, 255)), strip)
+        composed.paste(strip.convert(mode), box)
+    return composed

@@ -19,7 +19,7 @@ from pipeline.core.errors import DataError
 from pipeline.core.files import write_text
 from pipeline.core.params import Settings
 from pipeline.datasets.arrays import Images, Labelled, Labels, RawImages, Sha256
-from pipeline.datasets.batches import read_npz
+from pipeline.datasets.npz import read_npz
 
 
 class ManifestEntry(Settings):

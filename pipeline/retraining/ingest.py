@@ -1,9 +1,12 @@
-"""Takes in what lies outside of DVC's sight: own images, which it pins, and incoming batches, which it judges.
+"""Ingest of data that DVC does not see: pins own images, and accepts or rejects incoming batches.
 
-A batch in ``data/incoming/<dataset>/`` is claimed by a rename, read, and judged by itself and against the dataset. It
-ends accepted, with a line in the manifest, or in quarantine, with a report that says why; in both cases it is moved
-only after what is said about it has been written. So this can be killed anywhere and called again: the batch is still
-there, or it is recognised by its digest. Names that begin with a dot are left alone: what is still being copied.
+A batch in ``data/incoming/<dataset>/`` is claimed by a rename, read, and checked by itself and against the dataset. It
+is accepted, with a line in the manifest, or moved to quarantine, with a report of the reasons. Its result is always
+written before it is moved. So ingest can be killed anywhere and called again: the batch is still there, or its digest
+is known. Names that begin with a dot are ignored, because they are still being copied.
+
+A batch that cannot be checked goes to quarantine, whatever the exception, and the next batch follows. Only a full disk,
+missing permission, wrong settings or a broken installation stop ingest: they are no fault of a batch.
 """
 
 from __future__ import annotations
@@ -11,43 +14,45 @@ from __future__ import annotations
 import dataclasses
 import errno
 import os
-import shutil
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from itertools import count
 from pathlib import Path
 from typing import Any
 
 from pipeline.artifacts import base as artifacts
 from pipeline.artifacts.validate import Reference, Report
 from pipeline.core import params
-from pipeline.core.errors import DataError, PipelineError, nearest
-from pipeline.core.files import write_json
+from pipeline.core.errors import ParamsError, PipelineError, nearest
 from pipeline.datasets import batches
 from pipeline.datasets import manifest as accepted
 from pipeline.datasets.arrays import Labelled, RawImages
 from pipeline.datasets.manifest import ManifestEntry
 from pipeline.datasets.source_format import read_raw
 from pipeline.project import dvc, dvc_lock, lock, workspace
+from pipeline.retraining import quarantine, removal
+from pipeline.retraining.attempts import Attempts
+from pipeline.retraining.places import Places, listed, printable
 from pipeline.validation.batch_checks import BatchDecision, judge
 from pipeline.validation.suites import ValidateSettings as GateSettings
 
 _PATIENCE_S = 60.0  # for another command to end
-_CLAIMED, _DONE = ".claimed", ".done"
+_MOST_ENDED = 2  # times that the process may end while it checks a batch
+_REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS)
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
 class IngestSummary:
-    """How many batches came to which end.
+    """The number of batches by result.
 
     Attributes:
-        accepted: Are in the manifest now.
-        quarantined: Were refused.
-        known: Had been accepted before, and are removed.
-        left: Cannot be moved, and lie where they were.
-        images: Of the accepted batches.
+        accepted: Batches that are in the manifest now.
+        quarantined: Rejected batches.
+        known: Batches that had been accepted before; they are removed.
+        left: Batches that cannot be moved and are left where they were.
+        images: Images of the accepted batches.
     """
 
     accepted: int = 0
@@ -59,40 +64,6 @@ class IngestSummary:
     def __add__(self, other: IngestSummary) -> IngestSummary:
         mine, theirs = dataclasses.astuple(self), dataclasses.astuple(other)
         return IngestSummary(*(a + b for a, b in zip(mine, theirs, strict=True)))
-
-
-@dataclass(frozen=True)
-class Places:
-    """Where the batches of a dataset lie. dvc.yaml names `manifest` and `accepted` too; a test compares them."""
-
-    root: Path
-    dataset: str
-
-    @property
-    def incoming(self) -> Path:
-        return self.root / "data" / "incoming" / self.dataset
-
-    @property
-    def accepted(self) -> Path:
-        return self.root / "data" / "accepted" / self.dataset
-
-    @property
-    def quarantine(self) -> Path:
-        return self.root / "data" / "quarantine" / self.dataset
-
-    @property
-    def manifest(self) -> Path:
-        return self.root / workspace.MANIFESTS / f"{self.dataset}.jsonl"
-
-    @property
-    def validated(self) -> Path:
-        return self.root / "reports" / "validate" / f"{self.dataset}.json"
-
-    def waiting(self) -> list[Path]:
-        """Return the batches to be dealt with, those first that a killed run had claimed."""
-        claimed = self.incoming / _CLAIMED
-        new = [path for path in _listed(self.incoming) if not path.name.startswith(".")]
-        return [*_listed(claimed), *new]
 
 
 def run(root: Path, say: Say) -> IngestSummary:
@@ -108,11 +79,11 @@ def run(root: Path, say: Say) -> IngestSummary:
     try:
         with lock.hold(root, "pipeline ingest", wait_s=_PATIENCE_S, log=say):
             content = workspace.settle(root)
-            summary = _take_all(root, content, lambda line: say(_shown(line)))
+            summary = _take_all(root, content, lambda line: say(printable(line)))
             dvc.run_again_where_recorded_wrongly(root, "prepare@")
             return summary
     except OSError as error:
-        if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+        if error.errno not in _REFUSED:
             raise
         raise PipelineError(
             f"{error.filename}: {error.strerror}",
@@ -124,12 +95,12 @@ def run(root: Path, say: Say) -> IngestSummary:
 def _take_all(root: Path, content: dict[str, Any], say: Say) -> IngestSummary:
     answer = IngestSummary()
     datasets = content["datasets"]
-    for stray in _listed(root / "data" / "incoming"):
+    for stray in listed(root / "data" / "incoming"):
         if stray.name not in datasets and not stray.name.startswith("."):
             say(f"{stray} is left alone: expected a dataset of params.yaml, {nearest(stray.name, datasets)}")
     for dataset in datasets:
         places = Places(root, dataset)
-        shutil.rmtree(places.incoming / _DONE, ignore_errors=True)  # left by a killed run
+        _clear(places, say)
         if places.incoming.is_file():
             say(f"{places.incoming} is left alone: expected a folder of batches, found a file")
         if places.waiting():
@@ -139,8 +110,16 @@ def _take_all(root: Path, content: dict[str, Any], say: Say) -> IngestSummary:
     return answer
 
 
+def _clear(places: Places, say: Say) -> None:
+    """Remove what earlier runs could not, because they were killed or had no permission."""
+    removal.delete(places.done)
+    for folder in listed(places.done):
+        for path in listed(folder):
+            say(f"{places.dataset}: {path.name} was dealt with earlier and cannot be removed; next: remove {path}")
+
+
 def _reference(places: Places) -> tuple[RawImages, Reference]:
-    """Return the dataset as the gate has passed it, and its scale, made first where it is not there or out of date."""
+    """Return the dataset as the gate passed it, and its reference; run the gate first if they are out of date."""
     stage = f"validate@{places.dataset}"
     written = (places.root / "data" / "raw" / places.dataset, places.validated)
     with dvc_lock.writing(places.root, *written, log=lock.to_stderr):
@@ -157,110 +136,153 @@ def _reference(places: Places) -> tuple[RawImages, Reference]:
     return raw, artifacts.read_json(places.validated, Report, "validate").reference
 
 
+@dataclass(frozen=True)
+class _Checked:
+    """The result of a check: the batch if it could be read, and what it is: rejected, known, or neither."""
+
+    batch: Labelled | None
+    decision: BatchDecision
+    known_as: str | None = None
+
+
 class _Intake:
-    """Deals with the batches of one dataset."""
+    """Processes the batches of one dataset."""
 
     def __init__(self, places: Places, original: RawImages, scale: Reference, settings: GateSettings, say: Say) -> None:
-        self._places, self._original, self._scale, self._settings, self._say = places, original, scale, settings, say
+        self._places, self._original, self._scale, self._settings = places, original, scale, settings
+        self._say_line, self._attempts = say, Attempts(places.attempts)
 
     def take_all(self) -> IngestSummary:
-        """Deal with every batch that waits."""
+        """Process every batch that waits."""
         answer = IngestSummary()
-        claimed = self._places.incoming / _CLAIMED
         for path in self._places.waiting():
-            mine = claimed / path.name
-            if path != mine:  # nobody may write to it while it is judged
-                claimed.mkdir(exist_ok=True)
-                try:
-                    path.replace(mine)
-                except PermissionError as error:
-                    self._say(
-                        f"{self._places.dataset}: {path.name} is left alone: it cannot be moved: {error.strerror}"
-                    )
-                    answer += IngestSummary(left=1)
-                    continue
-            answer += self._take(mine)
+            try:
+                mine = self._claim(path)
+                answer += self._take(mine)
+            except _NotMoved as error:
+                self._say(f"{path.name} is left alone: it cannot be moved: {error}")
+                answer += IngestSummary(left=1)
         with suppress(OSError):
-            claimed.rmdir()
+            self._places.claimed.rmdir()
         return answer
 
-    def _take(self, path: Path) -> IngestSummary:
-        names, shape = self._original.class_names, self._original.train.images.shape[1:]
+    def _claim(self, path: Path) -> Path:
+        """Move a batch to where nobody writes to it while it is checked."""
+        mine = self._places.claimed / path.name
+        if path == mine:
+            return mine
+        mine.parent.mkdir(exist_ok=True)
+        if os.path.lexists(mine):
+            raise _NotMoved("an earlier batch of this name is still there")
         try:
-            batch = batches.read(path, (shape[0], shape[1], shape[2]), names)
-        except DataError as error:
-            return self._refuse(path, None, BatchDecision((_shown(str(error)).replace(f"{path.parent}{os.sep}", ""),)))
+            path.replace(mine)
+        except OSError as error:
+            if error.errno in (*_FULL, errno.EROFS):
+                raise
+            raise _NotMoved(error.strerror) from None
+        return mine
+
+    def _take(self, path: Path) -> IngestSummary:
+        if (ended := self._attempts.ended(path.name)) >= _MOST_ENDED:
+            summary = self._refuse(path, _Checked(None, BatchDecision((_unread(ended),))))
+            self._attempts.forget(path.name)
+            return summary
+        with self._attempts.one(path.name):
+            checked = self._check(path)
+        if checked.known_as is not None:
+            self._remove(path)
+            self._say(f"{path.name} is known, taken in as {checked.known_as}; removed")
+            return IngestSummary(known=1)
+        if checked.decision.reasons or checked.batch is None:
+            return self._refuse(path, checked)
+        return self._accept(path, checked.batch, checked.decision.warnings)
+
+    def _check(self, path: Path) -> _Checked:
+        """Read and check a batch. Exceptions that are not its fault are raised."""
+        shape = self._original.train.images.shape[1:]
+        try:
+            batch = batches.read(path, (shape[0], shape[1], shape[2]), self._original.class_names)
+        except Exception as error:  # noqa: BLE001 - of any kind: the batch is untrusted
+            return _Checked(None, _fault(path, error))
         digest = batch.digest()
         lines = accepted.read_manifest(self._places.manifest)
-        earlier = next((line for line in lines if line.digest == digest), None)
+        earlier = next((line.batch for line in lines if line.digest == digest), None)
         if earlier is not None:
-            self._remove(path)
-            self._say(f"{self._places.dataset}: {path.name} is known, taken in as {earlier.batch}; removed")
-            return IngestSummary(known=1)
+            return _Checked(batch, BatchDecision(()), earlier)
         grown = accepted.grow(self._original, self._places.manifest, self._places.accepted).raw
-        verdict = judge(self._places.dataset, batch, grown, self._scale, self._settings)
-        if verdict.reasons:
-            return self._refuse(path, batch, verdict)
-        return self._accept(path, batch, verdict.warnings)
+        try:
+            return _Checked(batch, judge(self._places.dataset, batch, grown, self._scale, self._settings))
+        except Exception as error:  # noqa: BLE001 - of any kind: the batch is untrusted
+            return _Checked(batch, _fault(path, error))
 
     def _accept(self, path: Path, batch: Labelled, warnings: tuple[str, ...]) -> IngestSummary:
-        """Write the file, then the line that makes it count, and only then let go of the batch."""
+        """Write the file, then the line that makes it count, and only then remove the batch."""
         digest = accepted.store(self._places.accepted, batch)
         line = ManifestEntry(
-            digest=digest, batch=_shown(path.name), images=len(batch), classes=self._original.class_names
+            digest=digest, batch=printable(path.name), images=len(batch), classes=self._original.class_names
         )
-        with dvc_lock.writing(self._places.root, self._places.manifest, log=self._say):  # no stage reads it
+        with dvc_lock.writing(self._places.root, self._places.manifest, log=self._say_line):  # no stage reads it
             accepted.append(self._places.manifest, line)
-        self._remove(path)
         warned = f", with warnings ({', '.join(warnings)})" if warnings else ""
-        self._say(f"{self._places.dataset}: {path.name} accepted{warned}: {len(batch):,} images, digest {digest[:12]}")
+        self._say(f"{path.name} accepted{warned}: {len(batch):,} images, digest {digest[:12]}")
+        self._remove(path)
         return IngestSummary(accepted=1, images=len(batch))
 
-    def _refuse(self, path: Path, batch: Labelled | None, verdict: BatchDecision) -> IngestSummary:
-        """Write the report, then move the batch beside it."""
-        folder = self._free(path.name)
+    def _refuse(self, path: Path, checked: _Checked) -> IngestSummary:
+        """Move a batch to quarantine, with a report of the reasons."""
+        batch, decision = checked.batch, checked.decision
         found = {"images": len(batch), "digest": batch.digest()} if batch else {"images": None, "digest": None}
-        outcomes = [dataclasses.asdict(outcome) for outcome in verdict.outcomes]
-        refusal = {"dataset": self._places.dataset, "batch": _shown(path.name), "reasons": list(verdict.reasons)}
-        (folder / "batch").mkdir(parents=True, exist_ok=True)
-        write_json(folder / "report.json", {**refusal, **found, "outcomes": outcomes})
-        _move(path, folder / "batch" / path.name)
-        more = f" (and {len(verdict.reasons) - 1} more)" if verdict.reasons[1:] else ""
-        report = (folder / "report.json").relative_to(self._places.root)
-        self._say(f"{self._places.dataset}: {path.name} quarantined: {verdict.reasons[0]}{more}; see {report}")
+        outcomes = [dataclasses.asdict(outcome) for outcome in decision.outcomes]
+        reasons = [printable(reason) for reason in decision.reasons]
+        refusal = {"dataset": self._places.dataset, "batch": printable(path.name), "reasons": reasons}
+        try:
+            report = quarantine.put(path, self._places, {**refusal, **found, "outcomes": outcomes})
+        except OSError as error:
+            if _stops(error):
+                raise
+            raise _NotMoved(f"{error.strerror or error}; it is rejected: {reasons[0]}") from None
+        more = f" (and {len(reasons) - 1} more)" if reasons[1:] else ""
+        see = report.relative_to(self._places.root)
+        self._say(f"{path.name} quarantined: {reasons[0]}{more}; see {see}")
         return IngestSummary(quarantined=1)
 
-    def _free(self, name: str) -> Path:
-        """Return a folder of quarantine without a batch: a report alone was left by a killed run."""
-        folders = (self._places.quarantine / (name if n == 1 else f"{name}-{n}") for n in count(1))
-        return next(folder for folder in folders if not _listed(folder / "batch"))
-
     def _remove(self, path: Path) -> None:
-        """Remove a batch: out of the way at once, as half of a folder would be another batch; then bit by bit."""
-        done = self._places.incoming / _DONE
-        done.mkdir(exist_ok=True)
-        path.replace(done / path.name)
-        shutil.rmtree(done)
+        """Remove a batch that is stored; report what cannot be removed."""
+        leftover = removal.remove(path, self._places.done)
+        if leftover is not None:
+            self._say(f"{path.name} is stored and cannot be removed; next: remove {leftover}")
+
+    def _say(self, line: str) -> None:
+        self._say_line(f"{self._places.dataset}: {line}")
 
 
-def _shown(text: str) -> str:
-    """Return a text that can be printed and stored: a name may hold line breaks, colours, and what is no UTF-8."""
-    return "".join(letter if letter.isprintable() else "�" for letter in text)
+class _NotMoved(Exception):
+    """A batch that cannot be moved: it stays where it is and stops nothing."""
 
 
-def _listed(folder: Path) -> list[Path]:
-    return sorted(folder.iterdir()) if folder.is_dir() else []
+def _unread(ended: int) -> str:
+    return (
+        f"the process ended {ended} times while it checked this batch, which is therefore not read again:"
+        " expected a batch that fits into memory; next: send it in smaller parts"
+    )
 
 
-def _move(source: Path, target: Path) -> None:
-    try:
-        os.replace(source, target)  # noqa: PTH105 - a link moves as a link
-    except OSError as error:
-        if error.errno != errno.EXDEV:
-            raise
-        raise PipelineError(
-            f"{source} cannot be moved to quarantine",
-            expected="data/incoming and data/quarantine on one disk",
-            found=error.strerror,
-            done="batch left where it is",
-        ) from None
+def _fault(path: Path, error: Exception) -> BatchDecision:
+    """Return the decision to reject a batch because of an exception; raise it again if it is no fault of the batch."""
+    if _stops(error):
+        raise error
+    if isinstance(error, PipelineError):
+        return BatchDecision((str(error).replace(f"{path.parent}{os.sep}", ""),))
+    text = " ".join(str(error).split())
+    return BatchDecision((f"{path.name} cannot be checked: {type(error).__name__}{': ' if text else ''}{text[:500]}",))
+
+
+def _stops(error: BaseException | None) -> bool:
+    """Return whether an exception, or what caused it, concerns every batch."""
+    while error is not None:
+        if isinstance(error, ParamsError | ImportError):
+            return True
+        if isinstance(error, OSError) and error.errno in (*_REFUSED, *_FULL):
+            return True
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    return False

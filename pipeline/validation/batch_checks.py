@@ -19,7 +19,7 @@ from pipeline.validation import suites
 from pipeline.validation.expectations import Outcome
 from pipeline.validation.suites import ValidateSettings
 
-_MOST_COMPARED = 10_000  # images of train; more do not make the comparison more precise
+_MOST_COMPARED = 10_000  # images of train; more do not make the comparison more precise. Of a batch, at a time
 _DESCRIPTIONS = {  # of expectations whose names do not explain themselves
     "label": "labels that are not classes",
     "contrast": "blank images",
@@ -112,7 +112,9 @@ def _label_mismatches(batch: Labelled, known: RawImages) -> list[str]:
     present = np.unique(train.labels)
     centres = np.stack([flat[train.labels == label].mean(axis=0) for label in present])
     of_train = present[_closest(flat, centres)]
-    of_batch = present[_closest(batch.images.reshape(len(batch), -1).astype(np.float32), centres)]
+    steps = [batch.images[at : at + _MOST_COMPARED] for at in range(0, len(batch), _MOST_COMPARED)]
+    of_step = [_closest(step.reshape(len(step), -1).astype(np.float32), centres) for step in steps]
+    of_batch = present[np.concatenate(of_step)]
     reasons = []
     for label in np.unique(batch.labels):
         mine = of_batch[batch.labels == label]
