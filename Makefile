@@ -60,7 +60,7 @@ test-all: $(INSTALLED) ## the tests, and those of test-slow
 	@$(PYTEST) -m "slow or not slow"
 
 test-slow: $(INSTALLED) ## the tests that kill processes or train for minutes [TESTS="tests/test_retrain.py"]
-	@$(BIN)/pytest -m slow $(TESTS)
+	@$(PYTEST) -m slow $(TESTS)
 
 test-changed: $(INSTALLED) ## the tests whose imports reach what differs from the branch main
 	@tests=$$($(BIN)/python -m tests.changed_tests) && $(PYTEST) $$tests

@@ -365,6 +365,7 @@ def test_dvc_shows_metrics_and_plots(demo: Demo) -> None:
     assert any("confusion.csv" in name for name in drawn["data"])
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_leaves_nobody_behind(tmp_path: Path) -> None:
     folder = tmp_path / "workspace"
     arguments = run_arguments(folder, [*SETTINGS, "families=[mlp]", "search.budget.digits.trials=1000"])

@@ -23,7 +23,7 @@ CLASSES = ("low", "middle", "top")
 POINT = (
     "{layers: 1, units: 64, batch_norm: true, dropout: 0.1, learning_rate: 0.003, weight_decay: 0.0001, batch_size: 32}"
 )
-pytestmark = pytest.mark.timeout(900)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 
 def draw(folder: Path, per_class: int, seed: int) -> None:
@@ -112,7 +112,6 @@ def test_unchanged_pictures_run_nothing_again(pets: Path) -> None:
     assert ran(pets) == set()
 
 
-@pytest.mark.slow
 def test_a_good_batch_retrains_and_a_bad_one_explains_itself(pets: Path) -> None:
     test_before = report(pets, "validate/pets.json")["digest"]["test"]
     draw(pets / "data/incoming/pets/good", 40, 2)
