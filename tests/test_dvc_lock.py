@@ -127,7 +127,9 @@ def test_a_damaged_configuration_of_dvc_is_one_line(root: Path) -> None:
         dvc_lock.writing(root, root / "params.yaml", log=pytest.fail).__enter__()
 
 
-@pytest.mark.parametrize("content", ["", "99999\n", "\0\0", f"{os.getpid()}\n"])
+@pytest.mark.parametrize(
+    "content", ["", "99999\n", "\0\0", f"{os.getpid()}\n"], ids=["empty", "other", "damaged", "own"]
+)
 def test_what_a_killed_dvc_leaves_in_its_other_lock_stops_nobody(content: str, root: Path) -> None:
     (root / ".dvc/tmp/lock").write_text(content)
     with make_lock(str(root / ".dvc/tmp/lock")) as lock:
