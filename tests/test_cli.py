@@ -146,6 +146,7 @@ def test_a_merge_conflict_in_the_projects_params_is_one_line() -> None:
             FileNotFoundError(errno.ENOENT, "No usable temporary directory found in ['/x']"),
             "no temporary directory can",
         ),
+        (OSError("AF_UNIX path too long"), "the temporary directory's path is too long for a socket; next: set TMPDIR"),
     ],
 )
 def test_what_this_machine_refuses_is_one_line(error: OSError, line: str, capsys: pytest.CaptureFixture[str]) -> None:

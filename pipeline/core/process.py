@@ -24,6 +24,10 @@ FAILED = 1
 INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 _WATCH_INTERVAL_S = 0.5
 _REFUSED = frozenset({errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO, errno.ESTALE})
+_TEMPORARY = {  # by Python's texts: the second has no number
+    "No usable temporary directory": "no temporary directory can be written to; next: set TMPDIR to one that can",
+    "AF_UNIX path too long": "the temporary directory's path is too long for a socket; next: set TMPDIR to a short one",
+}
 _SHELLS = frozenset({"sh", "bash", "dash", "zsh", "ksh", "fish"})  # DVC starts a command through one
 
 
@@ -66,9 +70,7 @@ def _of_this_machine(error: BaseException) -> str | None:
         return None
     if error.errno in _REFUSED:
         return f"{error.filename or 'a file'}: {error.strerror}; next: let this user read and write there"
-    if "No usable temporary directory" in str(error):
-        return "no temporary directory can be written to; next: set TMPDIR to a folder that this user can write to"
-    return None
+    return next((message for text, message in _TEMPORARY.items() if text in str(error)), None)
 
 
 def _no_space(error: BaseException | None) -> str | None:

@@ -30,6 +30,7 @@ from pipeline.core.errors import PipelineError
 
 GRAPH = Path("dvc.yaml")
 _IGNORED = Path(".dvcignore")
+_BYTECODE = "__pycache__"  # importing writes it, wherever it is ignored
 _PACKAGE = Path(__file__).resolve().parents[1]
 _REFERENCE = re.compile(r"\$\{item\.(\w+)\}")
 
@@ -123,7 +124,7 @@ def declared(arguments: Sequence[str]) -> Declaration | None:
 
 
 def _inputs(declaration: Declaration, content: Mapping[str, Any]) -> StageInputs:
-    ignored = _IGNORED.read_text(encoding="utf-8").split() if _IGNORED.exists() else []
+    ignored = [_BYTECODE, *(_IGNORED.read_text(encoding="utf-8").split() if _IGNORED.exists() else ())]
     files = {file: sign for dep in declaration.deps for file in _files(dep, ignored) if (sign := _signature(file))}
     return StageInputs(declaration, {name: _value(content, name) for name in declaration.settings}, files)
 
