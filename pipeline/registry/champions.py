@@ -1,0 +1,205 @@
+"""Who is champion of a registered model, whether it can compete, and aliases that follow the ledger.
+
+Loading a model of MLflow runs code that is stored with it. So a champion counts only if a run of this project trained
+it: its version has the run's tag ``pipeline.key``, or the run has, for versions of earlier releases. This is checked
+before anything is loaded.
+"""
+
+from __future__ import annotations
+
+import errno
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pipeline.artifacts.register import Decision
+from pipeline.core.errors import PipelineError, TrackingError
+from pipeline.registry import ledger as ledgers
+from pipeline.registry.versions import CHALLENGER, CHAMPION, RegisteredModel, Registry, Version, load_model
+from pipeline.tracking.runs import KEY
+
+UNUSABLE = "pipeline.unusable"  # tag of a version: why evaluate could not load it, or got no predictions from it
+_OUT_OF_MEMORY = ("MemoryError", "ResourceExhaustedError", "OutOfMemoryError")  # of Python, TensorFlow, PyTorch
+
+T = TypeVar("T")
+
+
+class ForeignModelError(TrackingError):
+    """A registered model or its champion is not of this project."""
+
+
+class UnusableChampionError(TrackingError):
+    """A champion cannot be loaded, or gives no predictions."""
+
+
+@dataclass(frozen=True)
+class Standing:
+    """The state of a registered model.
+
+    Attributes:
+        champion: Number of the champion's version; None if there is no champion.
+        version: The version; None if there is none, or it was deleted.
+        fault: Why the champion cannot compete; empty if it can.
+        decisions: All decisions of the ledger, the first one first.
+    """
+
+    champion: str | None = None
+    version: Version | None = None
+    fault: str = ""
+    decisions: Sequence[Decision] = ()
+
+    @property
+    def competes(self) -> bool:
+        """Whether there is a champion that a candidate must beat."""
+        return self.version is not None and not self.fault
+
+
+def standing(registry: Registry, name: str) -> Standing:
+    """Return who is champion of a registered model and whether it can compete; bring its aliases up to date.
+
+    Raises:
+        ForeignModelError: The model or its champion is not of this project.
+        TrackingError: The registry cannot be read.
+    """
+    model = registry.model(name)
+    if model is None:
+        return Standing()
+    ledger = ledgers.find(registry, model)
+    decisions = _settle(registry, ledger) if ledger else []
+    if not decisions:
+        _require_own(registry, model)
+    number = str(decisions[-1].champion) if decisions else model.aliases.get(CHAMPION)
+    if number is None:
+        return Standing(decisions=decisions)
+    version = registry.numbered(name, number)
+    return Standing(number, version, _fault(registry, name, number, version), decisions)
+
+
+def is_own(registry: Registry, version: Version) -> bool:
+    """Return whether a run of this project trained a version."""
+    if KEY in version.tags:
+        return True
+    run = registry.run(version.run_id)
+    return run is not None and KEY in run.data.tags
+
+
+def use(registry: Registry, champion: Version, function: Callable[[Any], T]) -> T:
+    """Load a champion and return what a function makes of it.
+
+    Args:
+        registry: The registry that has the champion.
+        champion: A version of this project; see `standing`.
+        function: Gets the model as MLflow serves it.
+
+    Raises:
+        UnusableChampionError: The model cannot be loaded, or the function fails with it.
+        TrackingError: The server does not deliver the model's files.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        files = registry.fetch(champion.name, champion.version, Path(folder))
+        try:
+            return function(load_model(str(files)))
+        except Exception as error:
+            if _is_of_this_machine(error):
+                raise
+            found = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+            what = _what(champion.name, champion.version)
+            raise UnusableChampionError(f"{what} it gives no predictions ({found})") from error
+
+
+def _is_of_this_machine(error: Exception) -> bool:
+    """Return whether an error has another cause than the model: no memory, no space, or an input of the stage."""
+    no_resources = isinstance(error, OSError) and error.errno not in (None, errno.ENOENT)
+    return no_resources or isinstance(error, PipelineError) or type(error).__name__ in _OUT_OF_MEMORY
+
+
+def _require_own(registry: Registry, model: RegisteredModel) -> None:
+    """Check that a model without decisions is of this project, and its champion, too."""
+    number = model.aliases.get(CHAMPION)
+    if number is not None:
+        _require_own_champion(registry, model.name, number)
+    elif ledgers.LEDGER not in model.tags:
+        versions = list(registry.versions(model.name))
+        if versions and not any(is_own(registry, version) for version in versions):
+            raise _foreign(model.name, f"{len(versions)} versions of other origin", "delete or rename that model")
+
+
+def _require_own_champion(registry: Registry, name: str, number: str) -> None:
+    version = registry.numbered(name, number)
+    if version is not None and not is_own(registry, version):
+        run = f"run {version.run_id}, which has none or is gone" if version.run_id else "no run"
+        found, step = f"version {number} of {run}", f"remove its alias {CHAMPION}"
+        raise _foreign(f"{name} version {number}, the champion,", found, step)
+
+
+def _foreign(what: str, found: str, step: str) -> ForeignModelError:
+    return ForeignModelError(
+        f"{what} is not of this project",
+        expected=f"the tag {KEY} on the version or its run",
+        found=found,
+        done="nothing was loaded or changed",
+        next_step=f"set register.prefix in params.yaml, so that your models have names of their own; or {step}",
+    )
+
+
+def _fault(registry: Registry, name: str, number: str, version: Version | None) -> str:
+    """Return why a champion cannot compete, in a clause; empty if it can. Nothing is loaded."""
+    what = _what(name, number)
+    if version is None:
+        return f"{what} it was deleted"
+    run = registry.run(version.run_id)
+    if run is None:
+        return f"{what} its run {version.run_id} does not exist"
+    if run.info.lifecycle_stage != "active":
+        return f"{what} its run {version.run_id} was deleted"
+    if not registry.has_files(version):
+        return f"{what} its files are missing"
+    return ""
+
+
+def _what(name: str, number: str) -> str:
+    return f"version {number} of {name}, the champion so far, does not compete:"
+
+
+def _settle(registry: Registry, ledger: ledgers.Ledger) -> list[Decision]:
+    """Set aliases and tags as the last decision requires, and return all decisions.
+
+    A process that was slow may have set an alias after a later decision. So who has written reads the ledger again,
+    until there is nothing left to write: then the last write of all follows the last decision.
+    """
+    while True:
+        decisions = ledger.decisions()
+        if not decisions or not _write(registry, ledger.name, decisions[-1]):
+            return decisions
+
+
+def _write(registry: Registry, name: str, last: Decision) -> bool:
+    """Set what differs from a decision; return whether an alias did."""
+    model = registry.model(name)
+    aliases = model.aliases if model else {}
+    version = registry.numbered(name, str(last.version))
+    if version is not None and last.decision != "unchanged":  # that would hide the decision that made it champion
+        tags = {"decision": last.decision, "decision.reason": last.reason, "decision.number": str(last.number)}
+        registry.tag_version(version, tags)
+    written = False
+    if aliases.get(CHAMPION) != str(last.champion):
+        if aliased := aliases.get(CHAMPION):
+            _require_own_champion(registry, name, aliased)
+        written |= _point(registry, name, CHAMPION, registry.numbered(name, str(last.champion)))
+    challenger = version if last.decision == "kept" else None
+    if challenger is not None and aliases.get(CHALLENGER) != challenger.version:
+        written |= _point(registry, name, CHALLENGER, challenger)
+    elif challenger is None and CHALLENGER in aliases:  # the latest candidate is the champion: nobody challenges
+        registry.remove_alias(name, CHALLENGER)
+        written = True
+    return written
+
+
+def _point(registry: Registry, name: str, alias: str, version: Version | None) -> bool:
+    """Point an alias at a version that was not deleted; return whether it was written."""
+    if version is None:
+        return False
+    registry.set_alias(version, alias)
+    return True
