@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -82,6 +83,11 @@ def registered_by_an_earlier_release(tracker: Tracker, trained: Candidate, name:
     )  # fmt: skip
     tracker.client.set_registered_model_alias(name, "champion", version.version)
     return str(version.version)
+
+
+def store(tracker: Tracker) -> Any:
+    """Return the store below a tracker's client, which can remove runs for good, as `mlflow gc` does."""
+    return tracker.client._client._tracking_client.store
 
 
 def champion(tracker: Tracker, name: str = NAME) -> int:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from pipeline.artifacts import register as report
-from pipeline.core.errors import DataError
+from pipeline.core.errors import DataError, TrackingError
 from pipeline.evaluation import base as scores
 from pipeline.evaluation.base import Arrays, Comparison
 from pipeline.evaluation.classify import Task, compare
@@ -21,6 +21,7 @@ from pipeline.registry.promotion import decide, register
 from pipeline.registry.versions import Registry, Version
 from pipeline.search import study_store
 from pipeline.tracking.runs import Tracker
+from tests import registered
 from tests.registered import NAME, candidate, champion, registered_by_an_earlier_release
 from tests.test_ledger import at_once
 
@@ -150,6 +151,28 @@ def test_two_registrations_of_the_same_model_at_once_make_one_version(tracker: T
     assert [version.version for version in Registry(tracker).versions(NAME)] == ["1"]
 
 
+def test_a_write_to_the_registry_that_lost_a_race_is_tried_again(
+    tracker: Tracker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mlflow.exceptions import BAD_REQUEST, MlflowException
+    from mlflow.store.model_registry.sqlalchemy_store import SqlAlchemyStore
+
+    insert, failures = SqlAlchemyStore.set_model_version_tag, [MlflowException("UNIQUE constraint failed", BAD_REQUEST)]
+
+    def lost_once(*arguments: object) -> None:
+        insert(*arguments)  # by the other process
+        if failures:
+            raise failures.pop()
+
+    monkeypatch.setattr(SqlAlchemyStore, "set_model_version_tag", lost_once)
+    assert register(tracker, NAME, CLASSIFY, candidate(tracker, "a", 50), 0.05).number == 1
+    assert not failures
+    assert tracker.client.get_model_version(NAME, "1").tags["decision"] == "promoted"
+    failures += [MlflowException("it is broken", BAD_REQUEST)] * 3
+    with pytest.raises(TrackingError, match="it is broken"):
+        register(tracker, NAME, CLASSIFY, candidate(tracker, "b", 90), 0.05)
+
+
 def test_a_rerun_reports_the_same_decision_with_its_evidence(tracker: Tracker) -> None:
     first, better, worse = (candidate(tracker, family, right) for family, right in (("a", 50), ("b", 90), ("c", 80)))
     made = [register(tracker, NAME, CLASSIFY, each, 0.05) for each in (first, better)]
@@ -221,14 +244,14 @@ def test_the_studies_of_every_registered_model_of_a_dataset_are_kept(tracker: Tr
     for noun in ("classifier", "generator", "completer"):
         earlier, now = (candidate(tracker, f"{name}-{noun}", 60) for name in ("earlier", "now"))
         registered_by_an_earlier_release(tracker, earlier, f"digits-{noun}")
-        register(tracker, f"blue.digits-{noun}", CLASSIFY, now, 0.05)
+        register(tracker, f"blue-digits-{noun}", CLASSIFY, now, 0.05)
         kept_studies |= {f"study of earlier-{noun}", f"study of now-{noun}"}
     mnist = Tracker("mnist")
     register(mnist, "mnist-classifier", CLASSIFY, candidate(mnist, "other", 60), 0.05)
     assert registry.studies("digits") == kept_studies
     assert registry.studies("shapes") == set()
     tracker.client.delete_run(now.run_id)
-    tracker.client._tracking_client.store._hard_delete_run(now.run_id)  # as `mlflow gc` does
+    registered.store(tracker)._hard_delete_run(now.run_id)  # as `mlflow gc` does
     assert registry.studies("digits") == kept_studies
     studies = [tmp_path / name for name in (*sorted(kept_studies), "a", "b")]
     for study in studies:

@@ -7,31 +7,21 @@ before anything is loaded.
 
 from __future__ import annotations
 
-import errno
-import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, TypeVar
 
 from pipeline.artifacts.register import Decision
-from pipeline.core.errors import PipelineError, TrackingError
+from pipeline.core.errors import TrackingError
 from pipeline.registry import ledger as ledgers
-from pipeline.registry.versions import CHALLENGER, CHAMPION, RegisteredModel, Registry, Version, load_model
+from pipeline.registry.loading import has_files, no_competitor
+from pipeline.registry.versions import CHALLENGER, CHAMPION, RegisteredModel, Registry, Version
 from pipeline.tracking.runs import KEY
 
 UNUSABLE = "pipeline.unusable"  # tag of a version: why evaluate could not load it, or got no predictions from it
-_OUT_OF_MEMORY = ("MemoryError", "ResourceExhaustedError", "OutOfMemoryError")  # of Python, TensorFlow, PyTorch
-
-T = TypeVar("T")
 
 
 class ForeignModelError(TrackingError):
     """A registered model or its champion is not of this project."""
-
-
-class UnusableChampionError(TrackingError):
-    """A champion cannot be loaded, or gives no predictions."""
 
 
 @dataclass(frozen=True)
@@ -85,36 +75,6 @@ def is_own(registry: Registry, version: Version) -> bool:
     return run is not None and KEY in run.data.tags
 
 
-def use(registry: Registry, champion: Version, function: Callable[[Any], T]) -> T:
-    """Load a champion and return what a function makes of it.
-
-    Args:
-        registry: The registry that has the champion.
-        champion: A version of this project; see `standing`.
-        function: Gets the model as MLflow serves it.
-
-    Raises:
-        UnusableChampionError: The model cannot be loaded, or the function fails with it.
-        TrackingError: The server does not deliver the model's files.
-    """
-    with tempfile.TemporaryDirectory() as folder:
-        files = registry.fetch(champion.name, champion.version, Path(folder))
-        try:
-            return function(load_model(str(files)))
-        except Exception as error:
-            if _is_of_this_machine(error):
-                raise
-            found = " ".join(f"{type(error).__name__}: {error}".split())[:300]
-            what = _what(champion.name, champion.version)
-            raise UnusableChampionError(f"{what} it gives no predictions ({found})") from error
-
-
-def _is_of_this_machine(error: Exception) -> bool:
-    """Return whether an error has another cause than the model: no memory, no space, or an input of the stage."""
-    no_resources = isinstance(error, OSError) and error.errno not in (None, errno.ENOENT)
-    return no_resources or isinstance(error, PipelineError) or type(error).__name__ in _OUT_OF_MEMORY
-
-
 def _require_own(registry: Registry, model: RegisteredModel) -> None:
     """Check that a model without decisions is of this project, and its champion, too."""
     number = model.aliases.get(CHAMPION)
@@ -146,21 +106,16 @@ def _foreign(what: str, found: str, step: str) -> ForeignModelError:
 
 def _fault(registry: Registry, name: str, number: str, version: Version | None) -> str:
     """Return why a champion cannot compete, in a clause; empty if it can. Nothing is loaded."""
-    what = _what(name, number)
+    reason = ""
     if version is None:
-        return f"{what} it was deleted"
-    run = registry.run(version.run_id)
-    if run is None:
-        return f"{what} its run {version.run_id} does not exist"
-    if run.info.lifecycle_stage != "active":
-        return f"{what} its run {version.run_id} was deleted"
-    if not registry.has_files(version):
-        return f"{what} its files are missing"
-    return ""
-
-
-def _what(name: str, number: str) -> str:
-    return f"version {number} of {name}, the champion so far, does not compete:"
+        reason = "it was deleted"
+    elif (run := registry.run(version.run_id)) is None:
+        reason = f"its run {version.run_id} does not exist"
+    elif run.info.lifecycle_stage != "active":
+        reason = f"its run {version.run_id} was deleted"
+    elif not has_files(version):
+        reason = "its files are missing"
+    return reason and no_competitor(name, number, reason)
 
 
 def _settle(registry: Registry, ledger: ledgers.Ledger) -> list[Decision]:

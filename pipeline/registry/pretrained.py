@@ -49,7 +49,7 @@ def pins(content: Mapping[str, Any], project: Path) -> list[str]:
 
 
 def _resolve(family: str, named: str) -> dict[str, str]:
-    from pipeline.registry import champions
+    from pipeline.registry import champions, loading
     from pipeline.registry.versions import CHAMPION, Registry
     from pipeline.tracking.runs import Tracker
 
@@ -66,7 +66,7 @@ def _resolve(family: str, named: str) -> dict[str, str]:
             f"{family}.init_from", expected=f"an alias of {match['name']} in the registry here", found=repr(named)
         )
     with tempfile.TemporaryDirectory() as folder:
-        fetched = registry.fetch(match["name"], str(version), Path(folder))
+        fetched = loading.fetch(match["name"], str(version), Path(folder))
         files = sorted(fetched.rglob("model.keras"))
         if not files:
             raise ParamsError(f"{family}.init_from", expected="a model of Keras", found=f"{named} holds none")

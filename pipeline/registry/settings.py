@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import pydantic
 
-from pipeline.core import params
+from pipeline.core import names, params
+
+
+def _prefix(text: str) -> str:
+    return names.checked(text, "register.prefix") if text else text
 
 
 class RegisterSettings(params.Settings):
@@ -16,4 +22,4 @@ class RegisterSettings(params.Settings):
     """
 
     alpha: float = pydantic.Field(gt=0, lt=1)
-    prefix: str = pydantic.Field(default="", pattern=r"^([A-Za-z0-9][A-Za-z0-9_.-]*)?$", max_length=64)
+    prefix: Annotated[str, pydantic.AfterValidator(_prefix)] = ""

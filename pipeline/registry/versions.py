@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
-from pipeline.core.errors import TrackingError
-from pipeline.tracking.runs import KEY, Tracker, load_mlflow, tracking_uri
+from pipeline.tracking.runs import KEY, Tracker, load_mlflow
 
 if TYPE_CHECKING:
     from mlflow.entities import Run as MlflowRun
@@ -21,7 +19,6 @@ _STUDY = "study"
 _DATASET = "dataset"
 _INHERITED = (KEY, _STUDY, _DATASET)  # tags of a run that its version keeps when the run is removed
 _TRIES = 3
-_DEFINES_A_MODEL = "MLmodel"  # the file that every model of MLflow has
 
 T = TypeVar("T")
 
@@ -62,7 +59,7 @@ class Registry:
 
     def model(self, name: str) -> RegisteredModel | None:
         """Return a registered model, None where there is none of that name."""
-        found = _or_none(lambda: self._client.get_registered_model(name))
+        found = or_none(lambda: self._client.get_registered_model(name))
         if found is None:
             return None
         aliases = {alias: str(version) for alias, version in found.aliases.items()}
@@ -75,7 +72,7 @@ class Registry:
         except load_mlflow().exceptions.MlflowException as error:
             if error.error_code == "RESOURCE_ALREADY_EXISTS":
                 return False
-            raise TrackingError("the registry cannot be written", found=_line(error)) from None
+            raise
         return True
 
     def tag_model(self, name: str, key: str, value: str) -> None:
@@ -84,12 +81,12 @@ class Registry:
 
     def numbered(self, name: str, number: str) -> Version | None:
         """Return a version by its number, None where there is none or it was deleted."""
-        found = _or_none(lambda: self._client.get_model_version(name, number))
+        found = or_none(lambda: self._client.get_model_version(name, number))
         return None if found is None else _version(found)
 
     def version(self, name: str, alias: str) -> Version | None:
         """Return the version that an alias of a registered model names, None where there is none."""
-        found = _or_none(lambda: self._client.get_model_version_by_alias(name, alias), "INVALID_PARAMETER_VALUE")
+        found = or_none(lambda: self._client.get_model_version_by_alias(name, alias), "INVALID_PARAMETER_VALUE")
         return None if found is None else _version(found)
 
     def versions(self, name: str) -> Iterator[Version]:
@@ -98,32 +95,11 @@ class Registry:
 
     def run(self, run_id: str) -> MlflowRun | None:
         """Return a run of any experiment, None where there is none."""
-        return _or_none(lambda: self._client.get_run(run_id), "INVALID_PARAMETER_VALUE") if run_id else None
+        return or_none(lambda: self._client.get_run(run_id), "INVALID_PARAMETER_VALUE") if run_id else None
 
     def log_param(self, run_id: str, key: str, value: str) -> None:
         """Write a parameter of a run, which can never change: another value raises MLflow's own error."""
         self._client.log_param(run_id, key, value)
-
-    def has_files(self, version: Version) -> bool:
-        """Return whether the files of a version exist; nothing is loaded."""
-        mlflow = load_mlflow()
-        uri = f"models:/{version.name}/{version.version}"
-        listed = _or_none(lambda: mlflow.artifacts.list_artifacts(artifact_uri=uri)) or []
-        return any(file.path == _DEFINES_A_MODEL for file in listed)
-
-    def fetch(self, name: str, version: str, into: Path) -> Path:
-        """Copy the files of a version into a folder and return where they lie.
-
-        Raises:
-            TrackingError: There is no such version, or it cannot be read.
-        """
-        mlflow = load_mlflow()
-        try:
-            return Path(
-                mlflow.artifacts.download_artifacts(artifact_uri=f"models:/{name}/{version}", dst_path=str(into))
-            )
-        except (mlflow.exceptions.MlflowException, OSError) as error:
-            raise TrackingError(f"{name} version {version} cannot be fetched", found=_line(error)) from None
 
     def register(self, name: str, model_id: str, run_id: str, tags: Mapping[str, str]) -> Version:
         """Return the version of a registered model that holds a logged model; a new one where none does.
@@ -189,21 +165,14 @@ class Registry:
                 return
 
 
-def load_model(uri: str) -> Any:
-    """Return a model as MLflow serves it: ``models:/<model id>``, ``models:/<name>/<version>`` or a folder."""
-    mlflow = load_mlflow()
-    mlflow.set_tracking_uri(tracking_uri())
-    return mlflow.pyfunc.load_model(uri)
-
-
-def _or_none(read: Callable[[], T], *absent: str) -> T | None:
+def or_none(read: Callable[[], T], *absent: str) -> T | None:
     """Return what a call returns, None where MLflow has no such thing; `absent` are further codes for that."""
     try:
         return read()
     except load_mlflow().exceptions.MlflowException as error:
         if error.error_code in ("RESOURCE_DOES_NOT_EXIST", *absent):
             return None
-        raise TrackingError("the registry cannot be read", found=_line(error)) from None
+        raise
 
 
 def _write(write: Callable[[], object]) -> None:
@@ -216,14 +185,9 @@ def _write(write: Callable[[], object]) -> None:
         try:
             write()
             return
-        except load_mlflow().exceptions.MlflowException as error:
+        except load_mlflow().exceptions.MlflowException:
             if not tries_left:
-                raise TrackingError("the registry cannot be written", found=_line(error)) from None
-
-
-def _line(error: Exception) -> str:
-    """Return the first line of an error, in bounds."""
-    return str(error).partition("\n")[0][:300]
+                raise
 
 
 def _version(version: ModelVersion) -> Version:

@@ -25,9 +25,9 @@ from pipeline.core import names, params, process
 from pipeline.core.files import new_folder
 from pipeline.datasets.arrays import TestSplit, load_test
 from pipeline.evaluation import base as scores
-from pipeline.registry import champions
+from pipeline.registry import champions, loading
 from pipeline.registry.settings import RegisterSettings
-from pipeline.registry.versions import Registry, load_model
+from pipeline.registry.versions import Registry
 from pipeline.tracking.runs import Tracker, log_dataset, predictions_path
 
 
@@ -73,8 +73,8 @@ def score_champion(tracker: Tracker, name: str, scorer: Scorer) -> str:
     if champion is None or tracker.has_artifact(champion.run_id, predictions_path(key)):
         return ""
     try:
-        kept = champions.use(registry, champion, lambda model: scorer.score(model).kept)
-    except champions.UnusableChampionError as error:
+        kept = loading.use(champion, lambda model: scorer.score(model).kept)
+    except loading.UnusableChampionError as error:
         registry.tag_version(champion, {champions.UNUSABLE: str(error)})
         return str(error)
     keep_on_run(tracker, champion.run_id, key, kept)
@@ -121,7 +121,7 @@ def main() -> None:
     tracker.require_run(run_id)
     champions.standing(Registry(tracker), registered)  # a foreign champion ends the stage before anything is loaded
     scorer = Scorer(task, split, arguments.features, settings.confidence)
-    scored, key = scorer.score(load_model(f"models:/{trained.model_id}")), scorer.key()
+    scored, key = scorer.score(loading.load_model(f"models:/{trained.model_id}")), scorer.key()
     keep_on_run(tracker, run_id, key, scored.kept)
     log_dataset(
         tracker, run_id, f"{arguments.dataset}-test", split.digest, split.test.images, split.test.labels, "test"
