@@ -49,12 +49,12 @@ def mirror() -> Path:
 @pytest.fixture(scope="session")
 def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A database of MLflow with its tables, which take seconds to create, and nothing in them."""
-    from pipeline.tracking.runs import Tracker
+    from pipeline.tracking.runs import Connection
 
     file = tmp_path_factory.mktemp("database") / "mlflow.db"
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{file}")
-        Tracker("Default")
+        Connection()
     return file
 
 

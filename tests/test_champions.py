@@ -105,10 +105,8 @@ def test_a_deleted_experiment_is_one_clear_error_and_a_removed_one_a_dead_champi
     assert champion(tracker) == decided.champion == 2
 
 
-@pytest.mark.parametrize("then", ["raise ValueError('no weights\\nhere')", "import a_module_that_is_not_here"])
-def test_a_champion_that_cannot_be_loaded_does_not_compete(
-    then: str, tracker: Tracker, scorer: Scorer, tmp_path: Path
-) -> None:
+def test_a_champion_that_cannot_be_loaded_does_not_compete(tracker: Tracker, scorer: Scorer, tmp_path: Path) -> None:
+    then = "raise ValueError('no weights\\nhere')"
     broken = candidate(tracker, "cnn", 90, key="another split")
     model_id = registered.logged(tracker, broken.run_id, tmp_path / "loaded", then)
     register(tracker, NAME, CLASSIFY, registered.Candidate("cnn", 0.9, broken.run_id, model_id, "another split",
@@ -140,15 +138,13 @@ def test_a_champion_that_can_be_used_again_competes_again(tracker: Tracker, scor
     assert score_champion(tracker, NAME, scorer) == ""
 
 
-@pytest.mark.parametrize("error", ["MemoryError()", "OSError(28, 'No space left on device')"])
-def test_a_champion_is_not_to_blame_for_this_machine(
-    error: str, tracker: Tracker, scorer: Scorer, tmp_path: Path
-) -> None:
+def test_a_full_disk_is_not_held_against_the_champion(tracker: Tracker, scorer: Scorer, tmp_path: Path) -> None:
+    error = "OSError(28, 'No space left on device')"
     first = candidate(tracker, "cnn", 90, key="another split")
     model_id = registered.logged(tracker, first.run_id, tmp_path / "loaded", f"raise {error}")
     register(tracker, NAME, CLASSIFY, registered.Candidate("cnn", 0.9, first.run_id, model_id, "another split",
                                                             first.kept), 0.05)  # fmt: skip
-    with pytest.raises((MemoryError, OSError)):
+    with pytest.raises(OSError, match="No space left"):
         score_champion(tracker, NAME, scorer)
     assert champions.UNUSABLE not in tracker.client.get_model_version(NAME, "1").tags
 
@@ -215,6 +211,17 @@ def test_aliases_and_tags_are_set_by_who_reads_the_ledger_next(tracker: Tracker)
     assert standing(Registry(tracker), NAME).champion == "2"
     assert tracker.client.get_registered_model(NAME).aliases == {"champion": 2, "challenger": 3}
     assert tracker.client.get_model_version(NAME, "3").tags["decision"] == "kept"
+
+
+def test_a_champion_is_withdrawn_by_deleting_it_and_moving_the_alias(tracker: Tracker) -> None:
+    register(tracker, NAME, CLASSIFY, candidate(tracker, "cnn", 50), 0.05)
+    register(tracker, NAME, CLASSIFY, candidate(tracker, "mlp", 90), 0.05)
+    tracker.client.delete_model_version(NAME, "2")
+    tracker.client.set_registered_model_alias(NAME, "champion", "1")
+    found = standing(Registry(tracker), NAME)
+    assert (found.champion, found.competes) == ("1", True)
+    decided = register(tracker, NAME, CLASSIFY, candidate(tracker, "rnn", 40), 0.05)
+    assert (decided.decision, decided.champion, champion(tracker)) == ("kept", 1, 1)
 
 
 def test_the_names_of_registered_models_begin_with_the_prefix() -> None:

@@ -30,10 +30,10 @@ def check_champions(content: Mapping[str, Any], project: Path, say: Callable[[st
             return
         from pipeline.registry import champions
         from pipeline.registry.versions import Registry
-        from pipeline.tracking.runs import Tracker
+        from pipeline.tracking.runs import Connection
 
         try:
-            registry = Registry(Tracker("Default"))
+            registry = Registry(Connection())
             for name in registered_names(content):
                 if fault := champions.standing(registry, name).fault:
                     say(fault)

@@ -60,10 +60,13 @@ def standing(registry: Registry, name: str) -> Standing:
     decisions = _settle(registry, ledger) if ledger else []
     if not decisions:
         _require_own(registry, model)
-    number = str(decisions[-1].champion) if decisions else model.aliases.get(CHAMPION)
+    aliased = model.aliases.get(CHAMPION)
+    number = str(decisions[-1].champion) if decisions else aliased
     if number is None:
         return Standing(decisions=decisions)
     version = registry.numbered(name, number)
+    if version is None and aliased is not None:  # a person has deleted the champion and chosen another version
+        number, version = aliased, registry.numbered(name, aliased)
     return Standing(number, version, _fault(registry, name, number, version), decisions)
 
 

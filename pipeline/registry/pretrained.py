@@ -20,7 +20,6 @@ from pipeline.core.errors import ParamsError
 
 _NAMED = re.compile(r"models:/(?P<name>[^/@]+)(@(?P<alias>[^/@]+)|/(?P<version>\d+))")
 _FOLDER = Path("data/pretrained")
-_ANY_EXPERIMENT = "Default"  # MLflow's own, which every server has: the registry belongs to no experiment
 
 
 def pins(content: Mapping[str, Any], project: Path) -> list[str]:
@@ -51,13 +50,13 @@ def pins(content: Mapping[str, Any], project: Path) -> list[str]:
 def _resolve(family: str, named: str) -> dict[str, str]:
     from pipeline.registry import champions, loading
     from pipeline.registry.versions import CHAMPION, Registry
-    from pipeline.tracking.runs import Tracker
+    from pipeline.tracking.runs import Connection
 
     match = _NAMED.fullmatch(named)
     if match is None:
         expected = "models:/<name>@<alias> or models:/<name>/<version>"
         raise ParamsError(f"{family}.init_from", expected=expected, found=repr(named))
-    registry = Registry(Tracker(_ANY_EXPERIMENT))
+    registry = Registry(Connection())
     if match["alias"] == CHAMPION:
         champions.standing(registry, match["name"])  # brings the alias up to date
     version = match["version"] or getattr(registry.version(match["name"], match["alias"]), "version", None)

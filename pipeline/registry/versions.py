@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
-from pipeline.tracking.runs import KEY, Tracker, load_mlflow
+from pipeline.tracking.runs import KEY, Connection, load_mlflow
 
 if TYPE_CHECKING:
     from mlflow.entities import Run as MlflowRun
@@ -48,14 +48,14 @@ class RegisteredModel:
 
 
 class Registry:
-    """The registry of the server that a tracker writes to.
+    """The registry of a tracking server.
 
     Args:
-        tracker: Of any experiment: the registry is the same.
+        connection: To the server; a tracker of any experiment is one, too.
     """
 
-    def __init__(self, tracker: Tracker) -> None:
-        self._client = tracker.client
+    def __init__(self, connection: Connection) -> None:
+        self._client = connection.client
 
     def model(self, name: str) -> RegisteredModel | None:
         """Return a registered model, None where there is none of that name."""
