@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import shutil
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -43,6 +44,27 @@ def mirror() -> Path:
     if not folder.is_dir():
         pytest.skip("no local mirror of the datasets")
     return folder
+
+
+@pytest.fixture(scope="session")
+def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A database of MLflow with its tables, which take seconds to create, and nothing in them."""
+    from pipeline.tracking.runs import Connection
+
+    file = tmp_path_factory.mktemp("database") / "mlflow.db"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{file}")
+        Connection()
+    return file
+
+
+@pytest.fixture
+def database(empty_database: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A database of MLflow of the test's own, which MLFLOW_TRACKING_URI names."""
+    file = tmp_path / "mlflow.db"
+    shutil.copyfile(empty_database, file)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{file}")
+    return file
 
 
 @pytest.fixture(scope="session")

@@ -42,6 +42,8 @@ DECISION: dict[str, Any] = {
     "comparison": {"candidate_only": 9, "champion_only": 1, "p_value": 0.01},
     "run": "r",
     "key": "d",
+    "number": 3,
+    "time": "2026-01-31T12:00:00+00:00",
 }
 
 

@@ -14,7 +14,7 @@ from mlflow import MlflowClient
 
 from pipeline.datasets.arrays import load_test
 from pipeline.project import dvc
-from pipeline.registry.versions import load_model
+from pipeline.registry.loading import load_model
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 FAMILIES = {"mlp": "classifier", "gan": "generator", "seq2seq": "completer"}

@@ -20,10 +20,12 @@ class Decision(Artifact, extra="allow"):
         comparison: Figures of the paired test; None if nothing was compared.
         run: Id of the MLflow run that trained the candidate.
         key: Figures with the same key are comparable with the candidate's.
+        number: Number of the decision in the model's ledger; 0 in files of earlier releases.
+        time: Time of the decision, in UTC and ISO 8601; empty in files of earlier releases.
     """
 
     __pydantic_extra__: dict[str, Number]
-    written_last: ClassVar[tuple[str, ...]] = ("comparison", "run", "key")
+    written_last: ClassVar[tuple[str, ...]] = ("comparison", "run", "key", "number", "time")
 
     model: str
     decision: Literal["promoted", "kept", "unchanged"]
@@ -35,6 +37,8 @@ class Decision(Artifact, extra="allow"):
     comparison: dict[str, Number] | None
     run: str
     key: str
+    number: int = 0
+    time: str = ""
 
 
 class Report(pydantic.RootModel[Annotated[dict[str, Decision], pydantic.Field(min_length=1)]]):

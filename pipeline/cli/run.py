@@ -42,7 +42,7 @@ def main(arguments: argparse.Namespace) -> int:
 def _run(folder: Path, settings: list[str]) -> int:
     from rich.console import Console
 
-    from pipeline.project import dvc, workspace
+    from pipeline.project import dvc, preflight, workspace
     from pipeline.reporting import leaderboard
 
     console = Console()
@@ -52,6 +52,7 @@ def _run(folder: Path, settings: list[str]) -> int:
         from pipeline.retraining import ingest
 
         ingest.run(folder, print)
+    preflight.check_champions(params, folder, print)
     code = dvc.reproduce(folder)
     if code != 0:
         console.print(f"stopped (exit code {code}): finished stages are kept; the same command continues from there")
@@ -59,7 +60,7 @@ def _run(folder: Path, settings: list[str]) -> int:
     found = leaderboard.rows(folder / "reports", params["datasets"], params["families"])
     console.print()
     console.print(leaderboard.table(found))
-    _print_where_next(console, folder, found)
+    _print_where_next(console, folder, found, params["register"].get("prefix", ""))
     return 0
 
 
@@ -81,13 +82,13 @@ def _announce(console: Any, params: dict[str, Any], folder: Path) -> None:
     )
 
 
-def _print_where_next(console: Any, folder: Path, found: list[Row]) -> None:
+def _print_where_next(console: Any, folder: Path, found: list[Row], prefix: str) -> None:
     from pipeline.evaluation.base import load
     from pipeline.tracking import runs as tracking
 
     server = tracking.shown_uri()
     runs = f"make ui WORKSPACE={folder}" if server == tracking.DEFAULT_URI else server
-    names = dict.fromkeys(load(row.task).registered_name(row.dataset) for row in found)
+    names = dict.fromkeys(load(row.task).registered_name(row.dataset, prefix) for row in found)
     champions = ", ".join(f"models:/{name}@champion" for name in names)
     console.print(
         f"\nModel:    {champions}\n"

@@ -69,7 +69,7 @@ class Task(ABC, Generic[S]):
     """A task that models perform.
 
     Attributes:
-        noun: What a model of the task is called: the registered model of a dataset is ``<dataset>-<noun>``.
+        noun: The noun for a model of the task: a dataset's registered model is ``<prefix><dataset>-<noun>``.
         serving: The modules of `pipeline.serving` that serve its models, each with the libraries that it needs beside
             those of every model. A family names one of them.
         summary_type: The model of evaluate's `summary.json`.
@@ -145,9 +145,9 @@ class Task(ABC, Generic[S]):
         """Return the objective as text: a share, or the distance of which it is the negative."""
         return percent(value) if self.labels.shares else f"{-value:.4g}"
 
-    def registered_name(self, dataset: str) -> str:
-        """Return the name of the registered model that does this on a dataset."""
-        return f"{dataset}-{self.noun}"
+    def registered_name(self, dataset: str, prefix: str) -> str:
+        """Return the name of a dataset's registered model; `prefix` is `register.prefix` of params."""
+        return f"{prefix}{dataset}-{self.noun}"
 
     def key(self, split: TestSplit, features: Path) -> str:
         """Return what must be the same for two models' figures to compare: here, the test split's digest."""

@@ -67,8 +67,9 @@ def check_names(content: Mapping[str, Any], path: Path = params.PARAMS_FILE) -> 
 def _owners() -> dict[str, type[params.Settings]]:
     """Return the settings model of each section that one module owns."""
     from pipeline.backend import configure
+    from pipeline.registry.settings import RegisterSettings
     from pipeline.search import settings as budget
-    from pipeline.stages import evaluate, features, prepare, register, train
+    from pipeline.stages import evaluate, features, prepare, train
     from pipeline.validation import suites
 
     return {
@@ -79,7 +80,7 @@ def _owners() -> dict[str, type[params.Settings]]:
         "search": budget.SearchSettings,
         "train": train.TrainSettings,
         "evaluate": evaluate.EvaluateSettings,
-        "register": register.RegisterSettings,
+        "register": RegisterSettings,
     }
 
 

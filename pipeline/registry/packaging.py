@@ -31,7 +31,7 @@ _MODEL_ID = "model_id"  # tag of a run whose model has been logged
 
 @dataclass(frozen=True)
 class TrainedModel:
-    """A finished training, what was trained, and on what.
+    """A finished training, with the family and the data.
 
     Attributes:
         result: The kept model, and the values of all seeds.
@@ -48,14 +48,14 @@ class TrainedModel:
 
 @dataclass(frozen=True)
 class Package:
-    """What MLflow stores of a model.
+    """The parts of a model that MLflow stores.
 
     Attributes:
         code: Python file that calls `mlflow.models.set_model`.
-        files: Artifacts by name; the code finds them in its context.
-        config: What the code gets as ``context.model_config``.
-        interface: What it takes and returns.
-        requirements: What the model needs, pinned.
+        files: Artifacts by name, for the context of the code.
+        config: The ``context.model_config`` of the code.
+        interface: Inputs and outputs of the model.
+        requirements: Pinned packages that the model needs.
     """
 
     code: Path
@@ -68,7 +68,7 @@ class Package:
 def log(tracker: Tracker, run_id: str, trained: TrainedModel, settings: Mapping[str, Any]) -> str:
     """Write a finished training to its MLflow run and return the id of the logged model.
 
-    A run that has been written before stays as it is: the same training is the same model.
+    A run that has a model already is not changed: the same training gives the same model.
     """
     if known := tracker.tag_of(run_id, _MODEL_ID):
         return known
@@ -94,7 +94,7 @@ def _log_training(tracker: Tracker, run_id: str, result: SeedsResult, settings: 
 
 
 def package(trained: TrainedModel) -> Package:
-    """Return what MLflow stores of a trained model."""
+    """Return the parts of a trained model that MLflow stores."""
     data, family = trained.data, trained.family
     return Package(
         code=serving_code(family),
@@ -113,7 +113,7 @@ def serving_code(family: models.BaseFamily) -> Path:
 
 
 def requirements(family: models.BaseFamily, backend: configure.Backend) -> list[str]:
-    """Return what the served model needs, pinned to what is installed here."""
+    """Return the packages that the served model needs, pinned to the installed versions."""
     needed = scores.load(family.task).serving[family.serving]
     builds = {"tensorflow": ("tensorflow-cpu", "tensorflow")}.get(backend, (backend,)) if "keras" in needed else ()
     pinned = []

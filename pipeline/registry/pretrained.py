@@ -1,7 +1,7 @@
-"""Resolves the models that params name by an alias to a version and a file, before DVC looks.
+"""Resolves the models that params name by an alias to a version and a file, before DVC runs.
 
-An alias moves; what a stage has learned from must not move with it unseen. So the version and the sha256 of its file
-are written into params beside the alias: when the alias has moved, params have changed, and what depends on it runs.
+An alias moves, and DVC cannot see that. So the version and the sha256 of its file are written into params beside the
+alias: when the alias has moved, params have changed, and the stages that depend on the model run again.
 """
 
 from __future__ import annotations
@@ -23,21 +23,22 @@ _FOLDER = Path("data/pretrained")
 
 
 def pins(content: Mapping[str, Any], project: Path) -> list[str]:
-    """Fetch the model that each chosen family begins with and return settings, ``key=value``, that pin it.
+    """Fetch the model that each chosen family starts from and return settings, ``key=value``, that pin it.
 
     Args:
         content: Params.
-        project: Where stages will run; its registry is asked, and its folder ``data/pretrained`` gets the files.
+        project: The folder in which stages run; its registry is read, and its ``data/pretrained`` gets the files.
 
     Raises:
-        ParamsError: What is named is no registered model of Keras.
+        ParamsError: A setting names no registered model of Keras.
+        ForeignModelError: The named champion is not of this project.
         TrackingError: The registry cannot be read.
     """
     settings = []
     for family in content.get("families") or ():
         section = content.get(family)
         if not isinstance(section, Mapping):
-            continue  # `pipeline check` tells what is wrong
+            continue  # `pipeline check` reports it
         if named := section.get("init_from"):
             with contextlib.chdir(project):
                 pin = _resolve(family, str(named))
@@ -47,21 +48,24 @@ def pins(content: Mapping[str, Any], project: Path) -> list[str]:
 
 
 def _resolve(family: str, named: str) -> dict[str, str]:
-    from pipeline.registry.versions import Registry
-    from pipeline.tracking.runs import Tracker
+    from pipeline.registry import champions, loading
+    from pipeline.registry.versions import CHAMPION, Registry
+    from pipeline.tracking.runs import Connection
 
     match = _NAMED.fullmatch(named)
     if match is None:
         expected = "models:/<name>@<alias> or models:/<name>/<version>"
         raise ParamsError(f"{family}.init_from", expected=expected, found=repr(named))
-    registry = Registry(Tracker(match["name"].rpartition("-")[0] or match["name"]))
+    registry = Registry(Connection())
+    if match["alias"] == CHAMPION:
+        champions.standing(registry, match["name"])  # brings the alias up to date
     version = match["version"] or getattr(registry.version(match["name"], match["alias"]), "version", None)
     if version is None:
         raise ParamsError(
             f"{family}.init_from", expected=f"an alias of {match['name']} in the registry here", found=repr(named)
         )
     with tempfile.TemporaryDirectory() as folder:
-        fetched = registry.fetch(match["name"], str(version), Path(folder))
+        fetched = loading.fetch(match["name"], str(version), Path(folder))
         files = sorted(fetched.rglob("model.keras"))
         if not files:
             raise ParamsError(f"{family}.init_from", expected="a model of Keras", found=f"{named} holds none")

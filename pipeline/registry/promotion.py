@@ -1,8 +1,10 @@
-"""Decides who is champion: a candidate per task becomes a version of its registered model, and a paired test compares.
+"""Registers the candidate of each task as a version of its model, and decides by a paired test who is champion.
 
-The candidate is the family with the best validation value among those that do the same. Whether it replaces the
-champion is decided on the test images, image by image, from answers that evaluate has stored: nothing here runs a
-model, or loads Keras.
+The test compares candidate and champion image by image, on the predictions that evaluate has stored: no model is run
+here, and Keras is not loaded.
+
+A decision is written once, to the model's ledger. When register runs again with the same candidate, champion and test
+split, it reports the decision that it finds there.
 """
 
 from __future__ import annotations
@@ -10,38 +12,24 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from pipeline.artifacts import base as artifacts
 from pipeline.artifacts import register as report
-from pipeline.artifacts.evaluate import Predictions
-from pipeline.artifacts.train import Model
-from pipeline.core.errors import DataError, TrackingError
+from pipeline.core.errors import TrackingError
 from pipeline.evaluation import base as scores
-from pipeline.registry.versions import CHALLENGER, CHAMPION, Registry, Version
+from pipeline.registry import champions
+from pipeline.registry import ledger as ledgers
+from pipeline.registry.candidates import Candidate
+from pipeline.registry.champions import Standing
+from pipeline.registry.versions import Registry, Version
 from pipeline.tracking.runs import Tracker, predictions_path
 
 
 @dataclass(frozen=True)
-class Candidate:
-    """The family with the best validation value, and what was kept of its answers to the test images.
-
-    Attributes:
-        key: What figures must share to compare with these.
-    """
-
-    family: str
-    value: float
-    run_id: str
-    model_id: str
-    key: str
-    kept: scores.Arrays
-
-
-@dataclass(frozen=True)
 class Decision:
-    """What was decided, and why."""
+    """A decision and its reason."""
 
     decision: Literal["promoted", "kept", "unchanged"]
     reason: str
@@ -59,11 +47,11 @@ def decide(
     """Decide whether a candidate version becomes the champion.
 
     Args:
-        task: What both do.
+        task: The task of both.
         version: The candidate's version.
-        kept: What was kept of its answers.
+        kept: The candidate's stored predictions.
         champion: The champion's version, if there is one.
-        champion_kept: What was kept of the champion's answers; not needed if it is the candidate.
+        champion_kept: The champion's stored predictions; not needed if it is the candidate.
         alpha: Level of the paired test.
     """
     if champion is None:
@@ -78,89 +66,98 @@ def decide(
     return Decision("kept", f"{found.text} >= {alpha}", figures)
 
 
-def find_candidates(families: list[str], models: Path, predictions: Path) -> dict[str, Candidate]:
-    """Return, by task, the family whose trained model has the best validation value; of equals, the lower loss.
-
-    Raises:
-        DataError: What train or evaluate should have written is missing or damaged.
-    """
-    trained = {family: artifacts.read_json(models / family / "model.json", Model, "train") for family in families}
-    tasks = dict.fromkeys(model.task for model in trained.values())  # in the order of the families
-    return {
-        task: _candidate({name: model for name, model in trained.items() if model.task == task}, predictions)
-        for task in tasks
-    }
-
-
-def _candidate(trained: Mapping[str, Model], predictions: Path) -> Candidate:
-    family = max(trained, key=lambda name: (trained[name].value, -trained[name].loss))
-    model, meta = trained[family], artifacts.read_json(predictions / family / "meta.json", Predictions, "evaluate")
-    if meta.model_id != model.model_id:
-        raise DataError(
-            f"{predictions / family} is of another model",
-            expected=model.model_id,
-            found=meta.model_id,
-            next_step="dvc repro evaluate",
-        )
-    kept = scores.read(predictions / family / "predictions.npz")
-    return Candidate(family, model.value, model.run_id, model.model_id, meta.key, kept)
-
-
-def kept_of_champion(tracker: Tracker, champion: Version, key: str) -> scores.Arrays:
-    """Return what was kept of the champion's answers to the same test images, on its run.
-
-    Raises:
-        TrackingError: It has none.
-    """
-    with tempfile.TemporaryDirectory() as folder:
-        file = tracker.fetch_artifact(champion.run_id, predictions_path(key), Path(folder))
-        if file is None:
-            raise TrackingError(
-                f"{champion.name} version {champion.version}, the champion, has no predictions for this test split",
-                expected=f"artifact {predictions_path(key)} on run {champion.run_id}",
-                found="none",
-                next_step="dvc repro --force --single-item evaluate@… scores it",
-            )
-        return scores.read(file)
-
-
-def apply(registry: Registry, version: Version, decision: Decision) -> None:
-    """Point the aliases where the decision wants them."""
-    registry.tag_version(version, {"decision": decision.decision, "decision.reason": decision.reason})
-    if decision.decision == "promoted":
-        registry.set_alias(version, CHAMPION)
-    if decision.decision == "kept":
-        registry.set_alias(version, CHALLENGER)
-    else:
-        registry.remove_alias(version.name, CHALLENGER)  # the latest candidate is the champion: nobody challenges
-
-
 def register(
     tracker: Tracker, name: str, task: scores.Task[Any], candidate: Candidate, alpha: float
 ) -> report.Decision:
-    """Register a candidate as a version of a model, decide whether it becomes champion, and return the decision."""
+    """Register a candidate as a version of a model, decide whether it becomes champion, and return the decision.
+
+    Raises:
+        ForeignModelError: The registered model or its champion is not of this project.
+        TrackingError: The registry cannot be used, or the champion has no predictions for the test split.
+    """
     tracker.require_run(candidate.run_id)
     registry = Registry(tracker)
-    champion = registry.version(name, CHAMPION)
+    champions.standing(registry, name)  # raises before anything is written to a model of others
+    ledger = ledgers.ensure(tracker, registry, name)
     figures = task.headline(candidate.kept)
     tags = {"family": candidate.family, "value": str(candidate.value), **{k: str(v) for k, v in figures.items()}}
     version = registry.register(name, candidate.model_id, candidate.run_id, tags)
-    compared = None
-    if champion is not None and champion.version != version.version:
-        compared = kept_of_champion(tracker, champion, candidate.key)
-    decision = decide(task, version, candidate.kept, champion, compared, alpha)
-    apply(registry, version, decision)
-    leads = version if champion is None or decision.decision == "promoted" else champion
+    while True:  # another process that decides at the same time has changed the champion: decide again
+        standing = champions.standing(registry, name)
+        if (known := _known(standing, version, candidate, alpha)) is not None:
+            return known
+        decision = _decide(tracker, task, version, candidate, standing, alpha)
+        entry = _entry(version, candidate, standing, decision, figures)
+        if ledger.claim(entry):
+            champions.standing(registry, name)  # sets the aliases
+            return entry
+
+
+def _known(standing: Standing, version: Version, candidate: Candidate, alpha: float) -> report.Decision | None:
+    """Return the decision that was made about the same candidate, champion and test split, if there is one."""
+    for decision in reversed(standing.decisions):
+        if str(decision.champion) != standing.champion:
+            return None  # the champion was another one then
+        if str(decision.version) != version.version or decision.key != candidate.key:
+            continue
+        if decision.decision != "kept":
+            return decision
+        if standing.competes and (decision.comparison or {}).get("p_value", 0) >= alpha:
+            return decision
+    return None
+
+
+def _decide(
+    tracker: Tracker, task: scores.Task[Any], version: Version, candidate: Candidate, standing: Standing, alpha: float
+) -> Decision:
+    """Decide about a candidate; a champion that cannot compete counts as none."""
+    champion, fault, kept = standing.version, standing.fault, None
+    if champion is not None and not fault and champion.version != version.version:
+        kept = kept_of_champion(tracker, champion, candidate.key)
+        if kept is None:
+            fault = champion.tags[champions.UNUSABLE]
+    if fault:
+        return Decision("promoted", fault)
+    return decide(task, version, candidate.kept, champion, kept, alpha)
+
+
+def kept_of_champion(tracker: Tracker, champion: Version, key: str) -> scores.Arrays | None:
+    """Return the champion's stored predictions for the same test images; None if evaluate could not use the champion.
+
+    Raises:
+        TrackingError: Evaluate has not scored the champion.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        file = tracker.fetch_artifact(champion.run_id, predictions_path(key), Path(folder))
+        if file is not None:
+            return scores.read(file)
+    if champions.UNUSABLE in champion.tags:
+        return None
+    raise TrackingError(
+        f"{champion.name} version {champion.version}, the champion, has no predictions for this test split",
+        expected=f"artifact {predictions_path(key)} on run {champion.run_id}",
+        found="none",
+        next_step="dvc repro --force --single-item evaluate@… scores it",
+    )
+
+
+def _entry(
+    version: Version, candidate: Candidate, standing: Standing, decision: Decision, figures: Mapping[str, float]
+) -> report.Decision:
+    """Return a decision as the ledger and the report have it."""
+    leads = standing.champion if decision.decision == "kept" else version.version
     written = {
-        "model": name,
+        "model": version.name,
         "decision": decision.decision,
         "reason": decision.reason,
         "version": int(version.version),
-        "champion": int(leads.version),
+        "champion": int(leads or version.version),
         "family": candidate.family,
         "value": candidate.value,
         "comparison": decision.comparison,
         "run": candidate.run_id,
         "key": candidate.key,
+        "number": len(standing.decisions) + 1,
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
     }
     return report.Decision.model_validate({**written, **figures})

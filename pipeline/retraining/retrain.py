@@ -21,7 +21,7 @@ from typing import Any, Literal
 from pipeline.artifacts.register import Decision
 from pipeline.core import params
 from pipeline.core.errors import PipelineError, TrackingError
-from pipeline.project import check, dvc, dvc_lock, lock, params_edit, recorded
+from pipeline.project import check, dvc, dvc_lock, lock, params_edit, preflight, recorded
 from pipeline.retraining import ingest
 from pipeline.retraining.journal import Decisions, Journal, decided, identity
 
@@ -92,6 +92,7 @@ def _run(started: float, journal: Journal, *, force: bool) -> tuple[RetrainSumma
     journal.begin(content["datasets"])
     generation = _force(journal) if force else int(content["search"]["generation"])
     before = _registrations()
+    preflight.check_champions(content, Path.cwd(), lock.to_stderr)
     code = dvc.reproduce(Path.cwd(), quiet=True)
     seconds = round(time.monotonic() - started, 1)
     if code != 0:

@@ -28,14 +28,14 @@ class Classifier(PythonModel):
         self._model = keras.saving.load_model(context.artifacts["model"], compile=False, safe_mode=True)
         self._class_names = list(context.model_config["class_names"])
 
-    # MLflow reads the hint of `model_input` as a schema, and warns of every kind but a few: this is one of the few.
+    # MLflow reads the type hint of `model_input` as a schema, and supports few types without a warning: this is one.
     def predict(
         self, context: PythonModelContext, model_input: np.ndarray, params: dict[str, Any] | None = None
     ) -> pd.DataFrame:
         """Classify images.
 
         Args:
-            context: Given by MLflow.
+            context: MLflow's context of the model.
             model_input: Images, uint8 (N, H, W, C).
             params: Not used.
 

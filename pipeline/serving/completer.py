@@ -16,7 +16,7 @@ _BATCH = 512
 
 
 class Completer(PythonModel):
-    """Wraps a `.keras` file that gives the lower rows of images, with values from 0 to 1, from the upper ones."""
+    """Wraps a `.keras` file that predicts the lower rows of images, with values from 0 to 1, from the upper rows."""
 
     def load_context(self, context: PythonModelContext) -> None:
         """Load the model; safe mode refuses files that carry code."""
@@ -26,19 +26,19 @@ class Completer(PythonModel):
 
         self._model = keras.saving.load_model(context.artifacts["model"], compile=False, safe_mode=True)
 
-    # MLflow reads the hint of `model_input` as a schema, and warns of every kind but a few: this is one of the few.
+    # MLflow reads the type hint of `model_input` as a schema, and supports few types without a warning: this is one.
     def predict(
         self, context: PythonModelContext, model_input: np.ndarray, params: dict[str, Any] | None = None
     ) -> np.ndarray:
         """Complete images.
 
         Args:
-            context: Given by MLflow.
+            context: MLflow's context of the model.
             model_input: Upper halves, uint8 (N, H // 2, W, C).
             params: Not used.
 
         Returns:
-            Whole images, uint8 (N, H, W, C); their upper halves are those that were given.
+            Whole images, uint8 (N, H, W, C); their upper halves are the inputs.
         """
         del context, params
         upper = np.asarray(model_input)

@@ -1,4 +1,4 @@
-"""A registered generator, as MLflow loads it: how many images and a seed in; the images out, as raw uint8.
+"""A registered generator, as MLflow loads it: a number of images and a seed in; the images out, as raw uint8.
 
 MLflow stores this file with the model and runs it wherever the model is loaded, so it imports nothing of this package.
 """
@@ -14,11 +14,11 @@ import pandas as pd
 from mlflow.pyfunc import PythonModel, PythonModelContext
 
 _BATCH = 512
-_MOST = 100_000  # images of one call: more is a slip, and would fill the memory
+_MOST = 100_000  # images per call: more would fill the memory
 
 
 class Generator(PythonModel):
-    """Wraps a `.keras` file that gives images from noise, and from labels where it was trained with them."""
+    """Wraps a `.keras` file that draws images from noise, and from labels if it was trained with them."""
 
     def load_context(self, context: PythonModelContext) -> None:
         """Load the model; safe mode refuses files that carry code."""
@@ -29,37 +29,37 @@ class Generator(PythonModel):
         self._model = keras.saving.load_model(context.artifacts["model"], compile=False, safe_mode=True)
         self._class_names = list(context.model_config["class_names"])
 
-    # MLflow reads the hint of `model_input` as a schema, and warns of every kind but a few: this is one of the few.
+    # MLflow reads the type hint of `model_input` as a schema, and supports few types without a warning: this is one.
     def predict(
         self, context: PythonModelContext, model_input: pd.DataFrame, params: dict[str, Any] | None = None
     ) -> np.ndarray:
         """Generate images.
 
         Args:
-            context: Given by MLflow.
-            model_input: A row per wish: ``n``, how many images; ``seed``, which decides them; and, if wanted,
-                ``label``, the class to draw (-1 or left out: every class in turn), which a generator that was trained
-                without labels leaves aside.
+            context: MLflow's context of the model.
+            model_input: A row per request: ``n``, the number of images; ``seed``, which decides them; and, optionally,
+                ``label``, the class to draw (-1 or no such column: every class in turn). A generator that was trained
+                without labels ignores ``label``.
             params: Not used.
 
         Returns:
-            Images of all rows one after the other, uint8 (sum of n, H, W, C). A row gives the same images whatever
-            stands in the others.
+            Images of all rows one after the other, uint8 (sum of n, H, W, C). The images of a row do not depend on
+            other rows.
         """
         del context, params
         numbers = model_input["n"].to_numpy(np.int64)
         if (numbers < 0).any() or numbers.sum() > _MOST:
             raise ValueError(f"n: expected 0 to {_MOST:,} images in all, found {numbers.tolist()[:10]}")
-        wanted = model_input["label"].fillna(-1) if "label" in model_input else pd.Series(-1, model_input.index)
-        rows = zip(numbers, model_input["seed"], wanted, strict=True)
-        asked = [self._asked(int(number), int(seed), int(label)) for number, seed, label in rows]
-        inputs = [np.concatenate(parts) for parts in zip(*asked, strict=True)]
+        labels = model_input["label"].fillna(-1) if "label" in model_input else pd.Series(-1, model_input.index)
+        rows = zip(numbers, model_input["seed"], labels, strict=True)
+        requested = [self._inputs(int(number), int(seed), int(label)) for number, seed, label in rows]
+        inputs = [np.concatenate(parts) for parts in zip(*requested, strict=True)]
         if not len(inputs[0]):
             return np.zeros((0, *self._model.output_shape[1:]), np.uint8)
         images = self._model.predict(inputs if len(inputs) > 1 else inputs[0], batch_size=_BATCH, verbose=0)
         return np.rint(np.asarray(images, np.float32) * 255).astype(np.uint8)
 
-    def _asked(self, number: int, seed: int, label: int) -> list[np.ndarray]:
+    def _inputs(self, number: int, seed: int, label: int) -> list[np.ndarray]:
         """Return the noise of one row, and its labels where the model takes any."""
         noise = np.random.default_rng(seed).standard_normal((number, self._model.inputs[0].shape[1]), np.float32)
         if len(self._model.inputs) == 1:

@@ -15,10 +15,10 @@ from sklearn.neighbors import NearestNeighbors
 
 
 class Neighbours(PythonModel):
-    """Holds the images that vote."""
+    """A nearest-neighbour classifier that holds its training images."""
 
     def load_context(self, context: PythonModelContext) -> None:
-        """Load images, labels and how they vote."""
+        """Load the images, their labels, the number of votes and the metric."""
         with np.load(context.artifacts["model"], allow_pickle=False) as stored:
             images, self._labels = stored["images"], stored["labels"]
             self._votes, metric = int(stored["votes"]), str(stored["metric"])
@@ -27,14 +27,14 @@ class Neighbours(PythonModel):
         self._index = NearestNeighbors(n_neighbors=self._votes, algorithm="brute", metric=metric, n_jobs=-1)
         self._index.fit(images.reshape(len(images), -1).astype(np.float32))
 
-    # MLflow reads the hint of `model_input` as a schema, and warns of every kind but a few: this is one of the few.
+    # MLflow reads the type hint of `model_input` as a schema, and supports few types without a warning: this is one.
     def predict(
         self, context: PythonModelContext, model_input: np.ndarray, params: dict[str, Any] | None = None
     ) -> pd.DataFrame:
         """Classify images.
 
         Args:
-            context: Given by MLflow.
+            context: MLflow's context of the model.
             model_input: Images, uint8 (N, H, W, C).
             params: Not used.
 

@@ -1,14 +1,16 @@
-"""Stage evaluate: score a trained model on the test split, and keep its answers, image by image.
+"""Stage evaluate: score a trained model on the test split, and store its predictions, image by image.
 
-The model is the one that MLflow would serve, fed what a caller would send: what is scored is what is served. How it
-is scored depends on what it is for: see `pipeline.evaluation`. Where the champion of that task has no answers kept for
-this very test split, it is scored here, too, so that register can compare the two.
+The model is loaded as MLflow serves it and gets the inputs that a caller would send, so that what is scored is what is
+served. Its task decides how it is scored: see `pipeline.evaluation`. The task's champion is scored, too, where it has
+no stored predictions for this test split, so that register can compare the two. A champion that is not of this project
+ends the stage before any model is loaded; one that cannot be used is reported, and does not compete.
 """
 
 from __future__ import annotations
 
 import argparse
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +25,9 @@ from pipeline.core import names, params, process
 from pipeline.core.files import new_folder
 from pipeline.datasets.arrays import TestSplit, load_test
 from pipeline.evaluation import base as scores
-from pipeline.registry.versions import CHAMPION, Registry, load_model
+from pipeline.registry import champions, loading
+from pipeline.registry.settings import RegisterSettings
+from pipeline.registry.versions import Registry
 from pipeline.tracking.runs import Tracker, log_dataset, predictions_path
 
 
@@ -37,21 +41,49 @@ class EvaluateSettings(params.Settings):
     confidence: float = pydantic.Field(gt=0, lt=1)
 
 
-def score_champion(
-    tracker: Tracker, name: str, task: scores.Task[Any], split: TestSplit, features: Path, confidence: float
-) -> str | None:
-    """Score the champion on this test split where nobody has yet; return its version if that was so."""
-    champion = Registry(tracker).version(name, CHAMPION)
-    key = task.key(split, features)
+@dataclass(frozen=True)
+class Scorer:
+    """What scores models of a task on a test split."""
+
+    task: scores.Task[Any]
+    split: TestSplit
+    features: Path
+    confidence: float
+
+    def score(self, model: Any) -> scores.Scored:
+        """Score a model, as MLflow serves it."""
+        return self.task.score(model, self.split, self.features, self.confidence)
+
+    def key(self) -> str:
+        """Return the key of comparable figures; see `Task.key`."""
+        return self.task.key(self.split, self.features)
+
+
+def score_champion(tracker: Tracker, name: str, scorer: Scorer) -> str:
+    """Score the champion of a registered model where it has no predictions for the test split.
+
+    Returns:
+        The result as a line; empty if there was nothing to do.
+    """
+    registry = Registry(tracker)
+    standing = champions.standing(registry, name)
+    champion, key = standing.version, scorer.key()
+    if standing.fault:
+        return standing.fault
     if champion is None or tracker.has_artifact(champion.run_id, predictions_path(key)):
-        return None
-    model = load_model(f"models:/{champion.name}/{champion.version}")
-    keep_on_run(tracker, champion.run_id, key, task.score(model, split, features, confidence).kept)
-    return champion.version
+        return ""
+    try:
+        kept = loading.use(champion, lambda model: scorer.score(model).kept)
+    except loading.UnusableChampionError as error:
+        registry.tag_version(champion, {champions.UNUSABLE: str(error)})
+        return str(error)
+    keep_on_run(tracker, champion.run_id, key, kept)
+    registry.untag_version(champion, champions.UNUSABLE)
+    return f"{name} version {champion.version}, the champion, was scored on this test split"
 
 
 def keep_on_run(tracker: Tracker, run_id: str, key: str, kept: scores.Arrays) -> None:
-    """Store a model's answers with the run that trained it, under what figures must share to compare."""
+    """Store a model's predictions with the run that trained it, under the key of comparable figures."""
     path = Path(predictions_path(key))
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / path.name
@@ -60,7 +92,7 @@ def keep_on_run(tracker: Tracker, run_id: str, key: str, kept: scores.Arrays) ->
 
 
 def save(task: scores.Task[Any], scored: scores.Scored, split: TestSplit, trained: Model, report: Path) -> None:
-    """Write the figures, and what plots are drawn from."""
+    """Write the figures and the data of the plots."""
     with new_folder(report / "plots") as folder:
         for name, content in scored.plots.items():
             (folder / name).write_bytes(content)
@@ -76,7 +108,7 @@ def main() -> None:
     parser.add_argument("--test", required=True, type=Path, help="folder of the test split")
     parser.add_argument("--features", required=True, type=Path, help="folder written by features")
     parser.add_argument("--model", required=True, type=Path, help="folder written by train")
-    parser.add_argument("--predictions", required=True, type=Path, help="folder for the answers")
+    parser.add_argument("--predictions", required=True, type=Path, help="folder for the predictions")
     parser.add_argument("--report", required=True, type=Path, help="folder for the figures")
     arguments = parser.parse_args()
     configure.configure(configure.load_settings().backend)
@@ -84,10 +116,12 @@ def main() -> None:
     split = load_test(arguments.test)
     trained = artifacts.read_json(arguments.model / "model.json", Model, "train")
     task, run_id = scores.load(trained.task), trained.run_id
+    registered = task.registered_name(arguments.dataset, params.load("register", RegisterSettings).prefix)
     tracker = Tracker(arguments.dataset)
     tracker.require_run(run_id)
-    model, key = load_model(f"models:/{trained.model_id}"), task.key(split, arguments.features)
-    scored = task.score(model, split, arguments.features, settings.confidence)
+    champions.standing(Registry(tracker), registered)  # a foreign champion ends the stage before anything is loaded
+    scorer = Scorer(task, split, arguments.features, settings.confidence)
+    scored, key = scorer.score(loading.load_model(f"models:/{trained.model_id}")), scorer.key()
     keep_on_run(tracker, run_id, key, scored.kept)
     log_dataset(
         tracker, run_id, f"{arguments.dataset}-test", split.digest, split.test.images, split.test.labels, "test"
@@ -98,10 +132,8 @@ def main() -> None:
         artifacts.write(folder / "meta.json", Predictions(key=key, model_id=trained.model_id), indent=None)
     save(task, scored, split, trained, arguments.report)
     print(f"{arguments.dataset} {arguments.family}: {scored.text} on {len(split.test):,} images")
-    name = task.registered_name(arguments.dataset)
-    rescored = score_champion(tracker, name, task, split, arguments.features, settings.confidence)
-    if rescored is not None:
-        print(f"{name} version {rescored}, the champion, was scored on this test split")
+    if line := score_champion(tracker, registered, scorer):
+        print(line)
 
 
 if __name__ == "__main__":

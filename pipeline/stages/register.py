@@ -1,6 +1,6 @@
 """Stage register: a candidate per task becomes a version of its registered model; a paired test decides who leads.
 
-What decides is in `registry.promotion`.
+The decision is made in `registry.promotion`.
 """
 
 from __future__ import annotations
@@ -8,24 +8,14 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-import pydantic
-
 from pipeline.artifacts import base as artifacts
 from pipeline.artifacts import register as report
 from pipeline.core import names, params, process
 from pipeline.evaluation import base as scores
 from pipeline.registry import promotion
+from pipeline.registry.candidates import find_candidates
+from pipeline.registry.settings import RegisterSettings
 from pipeline.tracking.runs import Tracker
-
-
-class RegisterSettings(params.Settings):
-    """Section `register` of params.
-
-    Attributes:
-        alpha: Level of the paired test.
-    """
-
-    alpha: float = pydantic.Field(gt=0, lt=1)
 
 
 def main() -> None:
@@ -33,17 +23,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m pipeline.stages.register", description=__doc__)
     parser.add_argument("--dataset", required=True, type=names.dataset)
     parser.add_argument("--models", required=True, type=Path, help="folder of the trained families")
-    parser.add_argument("--predictions", required=True, type=Path, help="folder of their answers")
+    parser.add_argument("--predictions", required=True, type=Path, help="folder of their predictions")
     parser.add_argument("--report", required=True, type=Path, help="JSON file for the decisions")
     arguments = parser.parse_args()
     settings = params.load("register", RegisterSettings)
     families = [names.checked(name, "families") for name in params.section("families")]
-    candidates = promotion.find_candidates(families, arguments.models, arguments.predictions)
+    candidates = find_candidates(families, arguments.models, arguments.predictions)
     tracker = Tracker(arguments.dataset)
     decisions = {}
     for name, candidate in candidates.items():
         task = scores.load(name)
-        registered = task.registered_name(arguments.dataset)
+        registered = task.registered_name(arguments.dataset, settings.prefix)
         decided = promotion.register(tracker, registered, task, candidate, settings.alpha)
         decisions[name] = decided
         text = f"{decided.decision}, because {decided.reason}"

@@ -22,7 +22,7 @@ from pipeline.tracking.server import DEFAULT_URI, load_mlflow, shown_uri, tracki
 if TYPE_CHECKING:
     from mlflow.entities import Metric
 
-__all__ = ["DEFAULT_URI", "Run", "Tracker", "load_mlflow", "log_dataset", "shown_uri", "tracking_uri"]
+__all__ = ["DEFAULT_URI", "Connection", "Run", "Tracker", "load_mlflow", "log_dataset", "shown_uri", "tracking_uri"]
 
 KEY = "pipeline.key"  # tag: what a run stands for, unique within its experiment
 PARENT = "mlflow.parentRunId"
@@ -78,7 +78,33 @@ class Client:
         return call
 
 
-class Tracker:
+@contextmanager
+def _usable() -> Iterator[None]:
+    """Raise a `TrackingError` where the address is wrong, or needs a package that is not installed."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise server.unusable(f"no {error.name}, which connects to it: install that package") from None
+    except ValueError as error:  # an address that cannot be parsed; the text may repeat a password
+        raise server.unusable(type(error).__name__) from None
+
+
+class Connection:
+    """The tracking server with its registry, without an experiment.
+
+    Raises:
+        TrackingError: The server cannot be reached.
+    """
+
+    def __init__(self) -> None:
+        server.require()
+        mlflow = load_mlflow()
+        with _usable(), translated():
+            mlflow.set_tracking_uri(tracking_uri())
+            self.client = Client(mlflow.MlflowClient())
+
+
+class Tracker(Connection):
     """Runs of one experiment, and the registry of the server that holds it.
 
     Args:
@@ -89,18 +115,10 @@ class Tracker:
     """
 
     def __init__(self, experiment: str) -> None:
-        server.require()
-        mlflow = load_mlflow()
+        super().__init__()
         self.experiment = experiment
-        try:
-            with translated():
-                mlflow.set_tracking_uri(tracking_uri())
-                self.client = Client(mlflow.MlflowClient())
+        with _usable():
             self.experiment_id = self._experiment(experiment)
-        except ModuleNotFoundError as error:
-            raise server.unusable(f"no {error.name}, which connects to it: install that package") from None
-        except ValueError as error:  # an address that cannot be parsed; the text may repeat a password
-            raise server.unusable(type(error).__name__) from None
 
     def _experiment(self, name: str) -> str:
         found = self.client.get_experiment_by_name(name)

@@ -18,7 +18,7 @@ from pipeline.datasets.arrays import Labelled, TestSplit
 from pipeline.evaluation import base
 from pipeline.models import loading
 from pipeline.project import check
-from pipeline.registry import packaging, promotion
+from pipeline.registry import candidates, packaging, promotion
 from pipeline.registry.versions import Version
 from pipeline.reporting import leaderboard
 from pipeline.stages import evaluate, report
@@ -50,8 +50,8 @@ artifacts.write(Path("predictions/ruler/meta.json"), Predictions(key="d", model_
 np.savez(Path("predictions/ruler/predictions.npz"), **scored.kept)
 
 # register
-candidate = promotion.find_candidates(["ruler"], Path("models"), Path("predictions"))["measure"]
-name = task.registered_name("pets")
+candidate = candidates.find_candidates(["ruler"], Path("models"), Path("predictions"))["measure"]
+name = task.registered_name("pets", "")
 old, new = (Version(name, number, "r", {}) for number in "12")
 decision = promotion.decide(task, new, candidate.kept, old, task.score(bad, split, Path(), 0.95).kept, 0.05)
 written = {"model": name, "decision": decision.decision, "reason": decision.reason, "version": 2, "champion": 2,
