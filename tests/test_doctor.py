@@ -93,7 +93,7 @@ def test_a_server_that_does_not_answer_is_missing(monkeypatch: pytest.MonkeyPatc
         ("sqlite:////srv/mlflow.db", "sqlite:////srv/mlflow.db"),
         (
             "postgresql://ada:lovelace@127.0.0.1:9/mlflow?sslkey=secret",
-            "postgresql://127.0.0.1:9/mlflow: ConnectionRefusedError on 127.0.0.1:9",
+            "postgresql://127.0.0.1:9/mlflow: ConnectionRefusedError when connecting",
         ),
     ],
 )

@@ -160,6 +160,7 @@ def test_a_server_that_hangs_is_given_up(monkeypatch: pytest.MonkeyPatch) -> Non
         assert server.unavailable(0.2) == "ReadTimeoutError"
 
 
+@pytest.mark.filterwarnings("ignore:Unverified HTTPS request")
 def test_a_server_with_a_certificate_of_its_own_is_trusted_as_mlflow_trusts_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

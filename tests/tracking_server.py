@@ -15,7 +15,7 @@ from typing import Any
 
 
 class MlflowServer:
-    """MLflow's server, in this process, on SQLite."""
+    """MLflow's server, in this process, on SQLite. All servers of one process share the first one's database."""
 
     def __init__(self, folder: Path) -> None:
         from mlflow.server import ARTIFACTS_DESTINATION_ENV_VAR, SERVE_ARTIFACTS_ENV_VAR, app, constants, handlers

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 _TAGGED = ("worker", "parameters", "latency_ms")
 _RUN_STATUS = {"COMPLETE": "FINISHED", "PRUNED": "FINISHED", "FAIL": "FAILED", "RUNNING": "RUNNING"}
 _WAIT_S, _LONGEST_WAIT_S = 30.0, 600.0  # between two tries at a server that is away; the wait doubles (chosen)
-_SIGN_OF_LIFE_S = 3.0  # what a server that was away may take to answer, while the search waits
+_SIGN_OF_LIFE_S = 3.0  # what a server may take to answer while the search, or a user who pressed Ctrl-C, waits
 
 
 @dataclass
@@ -107,7 +107,7 @@ class MlflowMirror:
 
     def interrupt(self, status: Literal["KILLED", "FAILED"]) -> None:
         """End all RUNNING runs with a status, unless the server is away; the next search resumes them."""
-        if self._outage is None:
+        if self._outage is None and server.unavailable(_SIGN_OF_LIFE_S) is None:
             for run in (*self._children.values(), self.parent):
                 if run.status == "RUNNING":
                     self.tracker.finish(run.run_id, status)

@@ -5,14 +5,13 @@ from __future__ import annotations
 import base64
 import functools
 import os
-import re
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
-from urllib.parse import quote, quote_plus, unquote
+from urllib.parse import quote, quote_plus
 
-from pipeline.core.addresses import without_secrets
+from pipeline.core import addresses
 from pipeline.core.errors import TrackingError
 
 # Packages whose errors are the server's, the database's or the network's, and not those of this project's code.
@@ -21,7 +20,6 @@ _PACKAGES = frozenset(
 )
 _URIS = ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI")
 _SECRETS = ("MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN")
-_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^\s'\"<>]+")
 _SHORTEST = 4  # shorter secrets would also blank out parts of ordinary words
 _LONGEST_TEXT = 300
 _AGAIN = "check the server; finished work is kept, and the same command continues from there"
@@ -52,10 +50,10 @@ def release_session(error: BaseException) -> None:
 
 
 def redacted(text: str) -> str:
-    """Return a text without credentials: known secrets are replaced, addresses shortened."""
+    """Return a text without the credentials of the tracking server; see `addresses.redacted`."""
     for secret in sorted(_known_secrets(), key=len, reverse=True):
-        text = text.replace(secret, "***")
-    return _ADDRESS.sub(lambda found: without_secrets(found.group()), text)
+        text = text.replace(secret, addresses.HIDDEN)
+    return addresses.redacted(text, *filter(None, map(os.environ.get, _URIS)))
 
 
 def first_line(error: BaseException) -> str:
@@ -92,18 +90,12 @@ def _error_type() -> type[TrackingError]:
 
 
 def _known_secrets() -> set[str]:
-    """Return the secrets in the environment, in every form in which a library may show them."""
+    """Return the secrets in MLflow's environment variables, in every form in which a library may show them."""
     user = os.environ.get("MLFLOW_TRACKING_USERNAME", "")
     secrets = {value for name in _SECRETS if (value := os.environ.get(name))}
     if not os.environ.get("MLFLOW_TRACKING_PASSWORD"):
         secrets.add(user)  # a user without a password is a token
     forms = {base64.b64encode(f"{user}:{secret}".encode()).decode() for secret in secrets}
-    for uri in filter(None, map(os.environ.get, _URIS)):
-        rest = uri.partition("://")[2]
-        user_info = rest.rpartition("@")[0]
-        secrets |= {user_info, user_info.partition(":")[2]}
-        _, _, query = rest.rpartition("@")[2].partition("?")
-        secrets |= {query, *(part.partition("=")[2] for part in re.split("[&;#]", query))}
     for secret in secrets:
-        forms |= {secret, unquote(secret), quote(secret), quote(secret, safe=""), quote_plus(secret)}
+        forms |= {secret, quote(secret), quote(secret, safe=""), quote_plus(secret)}
     return {form for form in forms if len(form) >= _SHORTEST}

@@ -69,6 +69,8 @@ class Client:
 
     def __getattr__(self, name: str) -> Any:
         method = getattr(self._client, name)
+        if not callable(method):
+            return method
 
         @functools.wraps(method)
         def call(*arguments: Any, **keywords: Any) -> Any:

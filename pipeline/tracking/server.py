@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import socket
 from types import ModuleType
-from urllib.parse import urlsplit
 
 from pipeline.core import credentials
 from pipeline.core.addresses import without_secrets
@@ -123,15 +122,17 @@ def _reason(error: BaseException) -> str:
 
 def _database(uri: str, default_port: int, timeout_s: float) -> str | None:
     """Return why a database server does not accept connections: MLflow itself would retry for 100 s."""
+    from sqlalchemy.engine import make_url
+    from sqlalchemy.exc import ArgumentError
+
     try:
-        parts = urlsplit(f"//{uri.partition('://')[2].rpartition('@')[2]}")
-        host, port = parts.hostname, parts.port or default_port
-    except ValueError:
+        url = make_url(uri)
+    except (ArgumentError, ValueError):
         return "an address that cannot be read"
-    if not host:
-        return None  # a socket of this machine, which the query names
+    if not url.host or url.host.startswith("/"):
+        return None  # a socket of this machine, or a host that the query names
     try:
-        socket.create_connection((host, port), timeout_s).close()
+        socket.create_connection((url.host, url.port or default_port), timeout_s).close()
     except OSError as error:
-        return f"{type(error).__name__} on {host}:{port}"
+        return f"{type(error).__name__} when connecting"
     return None
