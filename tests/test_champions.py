@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from pipeline.tracking.runs import Tracker, predictions_path
 from tests import registered
 from tests.conftest import ROOT
 from tests.registered import CLASSIFY, NAME, candidate, champion, champion_of_others
+from tests.test_end_to_end import PIPELINE, run_arguments
 
 DOES_NOT_COMPETE = f"version 1 of {NAME}, the champion so far, does not compete:"
 
@@ -168,6 +170,20 @@ def test_a_model_of_others_is_neither_loaded_nor_changed(tracker: Tracker, score
     tracker.client.delete_registered_model_alias(NAME, "champion")
     with pytest.raises(ForeignModelError, match="found 1 versions of other origin"):
         standing(Registry(tracker), NAME)
+
+
+@pytest.mark.slow
+def test_no_search_begins_beside_a_champion_of_others(tracker: Tracker, tmp_path: Path) -> None:
+    champion_of_others(tracker, NAME, tmp_path / "their code ran")
+    folder = tmp_path / "workspace"
+    run = run_arguments(folder, ["datasets=[digits]", "families=[mlp]"])
+    for command, where in ((run, ROOT), ([*PIPELINE, "retrain"], folder)):
+        done = subprocess.run(command, cwd=where, capture_output=True, text=True, timeout=120, check=False)
+        assert done.returncode == 1, done.stdout
+        assert done.stderr.splitlines()[-1].startswith(f"error: {NAME} version 1, the champion, is not of this project")
+        assert "Traceback" not in done.stderr
+        assert not (folder / "dvc.lock").exists()
+    assert not (tmp_path / "their code ran").exists()
 
 
 def test_an_alias_that_others_moved_to_their_version_is_left_to_them(
