@@ -22,4 +22,4 @@ class RegisterSettings(params.Settings):
     """
 
     alpha: float = pydantic.Field(gt=0, lt=1)
-    prefix: Annotated[str, pydantic.AfterValidator(_prefix)] = ""
+    prefix: Annotated[str, pydantic.AfterValidator(_prefix)]
