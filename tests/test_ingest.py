@@ -636,6 +636,15 @@ def test_an_accepted_batch_that_cannot_be_removed_is_known_and_named_once_per_in
     assert list((project / "data/incoming/toy").iterdir()) == []
 
 
+def test_a_link_in_place_of_the_folder_for_removal_is_not_followed(project: Path) -> None:
+    (project / "home/kept").mkdir(parents=True)
+    (project / "home/kept").chmod(0o750)
+    (project / "data/incoming/toy/.done").symlink_to(project / "home")
+    take(project)
+    assert (project / "home/kept").stat().st_mode & 0o777 == 0o750
+    assert not (project / "data/incoming/toy/.done").is_symlink()
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may remove anything")
 def test_class_folders_without_write_permission_are_removed(project: Path) -> None:
     pictures(project / "data/incoming/toy/monday")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import os
 import re
 import struct
+import zipfile
 import zlib
 from pathlib import Path
 from typing import Any
@@ -208,3 +210,51 @@ def test_exif_orientation_is_applied() -> None:
 )
 def test_every_kind_of_png_becomes_colour(image: Image.Image, expected: list[int]) -> None:
     assert decoding.decode(encoded(image), (8, 8), 3)[4, 4].tolist() == expected
+
+
+@pytest.mark.parametrize(
+    "names", [("\N{CAT FACE}", "\N{DOG FACE}"), ("caf\u00e9", "the\u0301"), ("$5", "$10$"), ("a'b\"", "x: #y")]
+)
+def test_class_names_of_any_kind_are_found_again_and_drawn(tmp_path: Path, names: tuple[str, str]) -> None:
+    import unicodedata
+
+    from pipeline.datasets import batches
+    from pipeline.validation import plots
+
+    for name, colour in zip(names, (100, 200), strict=True):
+        for index in range(8):
+            save(tmp_path / "pets" / unicodedata.normalize("NFD", name) / f"{index}.png", colour=(colour, index, 0))
+    raw = read(tmp_path)
+    assert raw.class_names == tuple(sorted(unicodedata.normalize("NFC", name) for name in names))
+    assert len(plots.draw({"train": raw.train, "test": raw.test}, raw.class_names, seed=0)["balance"]) > 1000
+    assert len(batches.read(tmp_path / "pets", (16, 16, 3), raw.class_names)) == 16
+
+
+def test_two_folders_with_one_name_are_refused(tmp_path: Path) -> None:
+    for name in ("caf\u00e9", "cafe\u0301", "tea"):
+        save(tmp_path / "pets" / name / "1.png")
+    with pytest.raises(DataError, match="two folders of one class"):
+        folder.collect(tmp_path / "pets")
+
+
+def test_two_packings_at_once_do_not_mix(tmp_path: Path) -> None:
+    """The first packing is halfway when the second one begins and ends."""
+    fill(tmp_path / "pets")
+    fill(tmp_path / "other", 5)
+    inner: list[dict[str, Any]] = []
+
+    class Halfway(folder.Entry):
+        @property
+        def name(self) -> str:  # type: ignore[override]
+            inner[:] = inner or [packing.pack("other", folder.collect(tmp_path / "other"), tmp_path / "own")]
+            return "5.png"
+
+    entries = folder.collect(tmp_path / "pets")
+    object.__setattr__(entries[5], "__class__", Halfway)
+    outer = packing.pack("pets", entries, tmp_path / "own")
+    for pin in (outer, inner[0]):
+        content = (tmp_path / "own" / pin["name"]).read_bytes()
+        assert hashlib.sha256(content).hexdigest() == pin["sha256"]
+        with zipfile.ZipFile(tmp_path / "own" / pin["name"]) as archive:
+            assert archive.testzip() is None
+    assert len(list((tmp_path / "own").iterdir())) == 2

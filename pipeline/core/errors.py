@@ -12,6 +12,8 @@ from collections.abc import Iterable
 
 from pipeline.core.addresses import redacted
 
+_MOST = 2000  # characters of a part of a message (chosen)
+
 
 class PipelineError(Exception):
     """Something went wrong that the user can understand and act on.
@@ -35,14 +37,24 @@ class PipelineError(Exception):
     ) -> None:
         parts = []
         if expected is not None:
-            parts.append(f"expected {expected}")
+            parts.append(f"expected {_bounded(expected)}")
         if found is not None:
-            parts.append(f"found {found}")
+            parts.append(f"found {_bounded(found)}")
+        what = _bounded(what)
         message = what if not parts else f"{what}: {', '.join(parts)}"
         for prefix, text in (("", done), ("next: ", next_step)):
             if text is not None:
                 message += f"; {prefix}{text}"
         super().__init__(redacted(" ".join(message.split())))
+
+
+def _bounded(part: object) -> str:
+    """Return a part of a message: a file from elsewhere may hold names of any length.
+
+    Secrets are removed first: half of an address would not be recognised as one.
+    """
+    text = redacted(str(part))
+    return text if len(text) <= _MOST else f"{text[: _MOST // 2]} … {text[-_MOST // 2 :]}"
 
 
 class ParamsError(PipelineError):

@@ -10,6 +10,7 @@ import gzip
 import hashlib
 import io
 import json
+import unicodedata
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,13 @@ from pipeline.core.params import Settings
 Images = npt.NDArray[np.uint8]
 Labels = npt.NDArray[np.int64]
 
+
+def nfc(name: str) -> str:
+    """Return the name of a class in Unicode's composed form: macOS may write é as two characters, Linux as one."""
+    return unicodedata.normalize("NFC", name)
+
+
+ClassName = Annotated[str, pydantic.AfterValidator(nfc)]
 Sha256 = Annotated[str, pydantic.Field(pattern="^[0-9a-f]{64}$")]
 
 _CHUNK = 1 << 20
@@ -77,7 +85,7 @@ class SourceSettings(Settings):
     format: str
     mirrors: tuple[Annotated[str, pydantic.Field(pattern="^(https?://|file:|package:)")], ...] = ()
     files: tuple[PinnedFile, ...] = ()  # empty for a format that generates its images
-    classes: Annotated[tuple[str, ...], pydantic.Field(min_length=2)]
+    classes: Annotated[tuple[ClassName, ...], pydantic.Field(min_length=2)]
     sources: tuple[Source, ...] = ()
 
     @pydantic.field_validator("sources")
@@ -171,6 +179,11 @@ class TestSplit:
     test: Labelled
     class_names: tuple[str, ...]
     digest: str
+
+
+def image_digests(images: Images) -> list[bytes]:
+    """Return the sha256 of each image's pixels."""
+    return [hashlib.sha256(np.ascontiguousarray(image).data).digest() for image in images]
 
 
 def read_unpacked(path: Path, limit: int) -> bytes:

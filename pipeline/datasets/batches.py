@@ -8,14 +8,13 @@ whose message the batch's sender reads.
 from __future__ import annotations
 
 import math
-import unicodedata
 from pathlib import Path
 
 import numpy as np
 
 from pipeline.core.errors import DataError, nearest
 from pipeline.datasets import npz
-from pipeline.datasets.arrays import Labelled
+from pipeline.datasets.arrays import Labelled, nfc
 from pipeline.datasets.decoding import MOST_BYTES, declared_pixels, decode_all
 from pipeline.datasets.formats.folder import pictures, visible
 
@@ -54,10 +53,10 @@ def read(path: Path, shape: tuple[int, int, int], class_names: tuple[str, ...]) 
 
 def _read_folder(path: Path, shape: tuple[int, int, int], class_names: tuple[str, ...]) -> Labelled:
     """Return the pictures in the class folders."""
-    numbers = {unicodedata.normalize("NFC", name): number for number, name in enumerate(class_names)}
+    numbers = {nfc(name): number for number, name in enumerate(class_names)}
     try:
         found = visible(path)
-        labels = [numbers.get(unicodedata.normalize("NFC", folder.name), -1) for folder in found]
+        labels = [numbers.get(nfc(folder.name), -1) for folder in found]
         for folder, label in zip(found, labels, strict=True):
             if folder.is_dir() and label < 0:
                 expected = nearest(folder.name, class_names)

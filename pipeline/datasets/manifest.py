@@ -7,18 +7,16 @@ list is ignored, so a batch is written to its file first and to the manifest sec
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from pipeline.core.errors import DataError
-from pipeline.core.files import write_text
+from pipeline.core.files import new_file, write_text
 from pipeline.core.params import Settings
-from pipeline.datasets.arrays import Images, Labelled, Labels, RawImages, Sha256
+from pipeline.datasets.arrays import ClassName, Images, Labelled, Labels, RawImages, Sha256, image_digests
 from pipeline.datasets.npz import read_npz
 
 
@@ -28,7 +26,7 @@ class ManifestEntry(Settings):
     digest: Sha256  # of `Labelled`: pixels and labels, independent of the file
     batch: str
     images: int
-    classes: tuple[str, ...]  # the names of labels 0, 1, … in the batch
+    classes: tuple[ClassName, ...]  # the names of labels 0, 1, … in the batch
 
 
 @dataclass(frozen=True)
@@ -50,11 +48,11 @@ def read_manifest(path: Path) -> list[ManifestEntry]:
         DataError: A line does not have the format that `append` writes.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        content = path.read_bytes()
     except FileNotFoundError:
         return []
-    try:
-        lines = [ManifestEntry.model_validate_json(line) for line in text.splitlines() if line]
+    try:  # lines end with \n alone: a name may hold what `str.splitlines` also takes for an end
+        lines = [ManifestEntry.model_validate_json(line) for line in content.decode().split("\n") if line.strip()]
     except ValueError as error:
         raise DataError(
             f"{path} is damaged", expected="JSON lines", found=str(error), next_step=f"git checkout {path}"
@@ -69,21 +67,10 @@ def append(path: Path, line: ManifestEntry) -> None:
 
 
 def store(folder: Path, data: Labelled) -> str:
-    """Write images and labels atomically to a file named by their digest, and return the digest."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Write images and labels atomically to a read-only file named by their digest, and return the digest."""
     digest = data.digest()
-    partial = folder / f".{digest}.partial"
-    partial.unlink(missing_ok=True)  # left by a killed run, and read-only
-    try:
-        with partial.open("wb") as file:
-            np.savez(file, images=data.images, labels=data.labels)
-            file.flush()
-            os.fsync(file.fileno())
-    except OSError:
-        partial.unlink()  # frees the space on a full disk
-        raise
-    partial.chmod(0o444)
-    partial.replace(folder / f"{digest}.npz")
+    with new_file(folder / f"{digest}.npz", mode=0o444) as partial, partial.open("xb") as file:
+        np.savez(file, images=data.images, labels=data.labels)
     return digest
 
 
@@ -99,7 +86,7 @@ def load(folder: Path, line: ManifestEntry, class_names: tuple[str, ...]) -> Lab
             f"{path} is missing, but the manifest lists it (batch {line.batch})",
             expected=f"{line.images:,} images",
             found="no file",
-            next_step=f"copy {folder} from where the batch was ingested, or remove its line from the manifest",
+            next_step=f"dvc pull {path}.dvc, or remove its line from the manifest",
         )
     data = read_npz(path)
     if (found := data.digest()) != line.digest:
@@ -109,6 +96,12 @@ def load(folder: Path, line: ManifestEntry, class_names: tuple[str, ...]) -> Lab
             found=found,
             next_step="restore it, or remove its line from the manifest and put the batch into incoming again",
         )
+    if len(data) and not 0 <= data.labels.min() <= data.labels.max() < len(line.classes):
+        expected, label = (
+            f"below {len(line.classes)}",
+            data.labels[(data.labels < 0) | (data.labels >= len(line.classes))][0],
+        )
+        raise DataError(f"{path} has a label without a class in the manifest", expected=expected, found=label)
     removed = sorted({line.classes[label] for label in np.unique(data.labels)} - set(class_names))
     if removed:
         raise DataError(f"{path} has an unknown class", expected=", ".join(class_names), found=removed[0])
@@ -125,7 +118,7 @@ def grow(raw: RawImages, manifest: Path, folder: Path) -> Grown:
         DataError: A batch is missing, damaged, or has images of another shape; see `load`.
     """
     lines = read_manifest(manifest)
-    held_out = set(_digests(raw.test.images)) if lines else set()
+    held_out = set(image_digests(raw.test.images)) if lines else set()
     images: list[Images] = [raw.train.images]
     labels: list[Labels] = [raw.train.labels]
     held_back = 0
@@ -134,7 +127,7 @@ def grow(raw: RawImages, manifest: Path, folder: Path) -> Grown:
         if data.images.shape[1:] != raw.train.images.shape[1:]:
             expected, found = raw.train.images.shape[1:], data.images.shape[1:]
             raise DataError(f"{manifest}: batch {line.batch} has another shape", expected=expected, found=found)
-        kept = np.array([digest not in held_out for digest in _digests(data.images)])
+        kept = np.array([digest not in held_out for digest in image_digests(data.images)])
         held_back += int((~kept).sum())
         images.append(data.images[kept])
         labels.append(data.labels[kept])
@@ -143,8 +136,3 @@ def grow(raw: RawImages, manifest: Path, folder: Path) -> Grown:
     train = Labelled(np.concatenate(images), np.concatenate(labels))
     added = len(train) - len(raw.train)
     return Grown(RawImages(train, raw.test, raw.class_names), tuple(line.digest for line in lines), added, held_back)
-
-
-def _digests(images: Images) -> list[str]:
-    """Return the sha256 of each image's pixels."""
-    return [hashlib.sha256(np.ascontiguousarray(image).data).hexdigest() for image in images]

@@ -16,7 +16,7 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
-from pipeline.core import names
+from pipeline.core import files, names
 from pipeline.core.errors import DataError, ParamsError
 from pipeline.datasets.decoding import MOST_BYTES
 from pipeline.datasets.formats.folder import Entry
@@ -65,8 +65,9 @@ def pins(content: dict[str, Any], root: Path, project: Path) -> list[str]:
         if section.get("files") != [pin]:
             summary = f"{len(entries):,} pictures of {len(values['classes'])} classes"
             print(f"{dataset}: {summary} pinned as {pin['name']}", file=sys.stderr)
-        changed = {key: value for key, value in values.items() if section.get(key) != value}
-        settings += [f"download.{dataset}.{key}={json.dumps(value)}" for key, value in changed.items()]
+        changed = [key for key, value in values.items() if section.get(key) != value]
+        texts = {key: json.dumps(values[key], ensure_ascii=False) for key in changed}  # YAML has no surrogate pairs
+        settings += [f"download.{dataset}.{key}={text}" for key, text in texts.items()]
     return settings
 
 
@@ -88,24 +89,25 @@ def pack(dataset: str, entries: list[Entry], store: Path) -> dict[str, Any]:
     Raises:
         DataError: A picture is too large, or its name is not valid UTF-8.
     """
-    store.mkdir(parents=True, exist_ok=True)
-    partial = store / ".pack.partial"
-    with zipfile.ZipFile(partial, "w", zipfile.ZIP_STORED) as archive:
-        for entry in entries:
-            size = entry.path.stat().st_size
-            if size > MOST_BYTES:
-                raise DataError(
-                    f"{entry.path} is too large", expected=f"at most {MOST_BYTES:,} bytes", found=f"{size:,}"
-                )
-            info = zipfile.ZipInfo("/".join((entry.split, entry.label, _text(entry))), _LONG_AGO)
-            info.create_system, info.external_attr = 3, 0o644 << 16  # the same on every system
-            archive.writestr(info, entry.path.read_bytes())
-    with partial.open("rb") as file:
-        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-    size = partial.stat().st_size
-    final = store / f"{dataset}-{sha256[:16]}.zip"
-    partial.replace(final)
+    with files.temporary(store / "pack") as partial:
+        with zipfile.ZipFile(partial, "x", zipfile.ZIP_STORED) as archive:
+            for entry in entries:
+                _add(archive, entry)
+        with partial.open("rb") as file:
+            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+        size = partial.stat().st_size
+        final = store / f"{dataset}-{sha256[:16]}.zip"
+        files.publish(partial, final)
     return {"name": final.name, "bytes": size, "sha256": sha256}
+
+
+def _add(archive: zipfile.ZipFile, entry: Entry) -> None:
+    size = entry.path.stat().st_size
+    if size > MOST_BYTES:
+        raise DataError(f"{entry.path} is too large", expected=f"at most {MOST_BYTES:,} bytes", found=f"{size:,}")
+    info = zipfile.ZipInfo("/".join((entry.split, entry.label, _text(entry))), _LONG_AGO)
+    info.create_system, info.external_attr = 3, 0o644 << 16  # the same on every system
+    archive.writestr(info, entry.path.read_bytes())
 
 
 def _text(entry: Entry) -> str:

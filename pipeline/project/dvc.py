@@ -14,6 +14,7 @@ from pipeline.core.errors import PipelineError
 from pipeline.project import recorded
 from pipeline.tracking.provenance import code_tags
 
+_MOST_ARGUMENTS = 1000
 _GRACE_S = 30.0  # what an interrupted DVC may take to wait for its stage
 
 
@@ -115,3 +116,17 @@ def _repro(folder: Path, arguments: list[str], *, quiet: bool) -> int:
         finally:
             signal.signal(signal.SIGINT, previous)
         raise
+
+
+def add(folder: Path, paths: Iterable[Path]) -> str | None:
+    """Track files with DVC, each by a ``.dvc`` file beside it; return the last line of the error if that fails.
+
+    One process adds many files: its start takes longer (1.4 s) than adding one.
+    """
+    names = [str(path.relative_to(folder)) for path in paths]
+    for start in range(0, len(names), _MOST_ARGUMENTS):
+        command = [sys.executable, "-m", "dvc", "add", "--quiet", *names[start : start + _MOST_ARGUMENTS]]
+        done = subprocess.run(command, cwd=folder, env=environment(folder), capture_output=True, text=True, check=False)
+        if done.returncode:
+            return (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+    return None

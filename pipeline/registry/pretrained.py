@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.core.errors import ParamsError
+from pipeline.core.files import new_file
 
 _NAMED = re.compile(r"models:/(?P<name>[^/@]+)(@(?P<alias>[^/@]+)|/(?P<version>\d+))")
 _FOLDER = Path("data/pretrained")
@@ -72,8 +73,6 @@ def _resolve(family: str, named: str) -> dict[str, str]:
         sha256 = hashlib.sha256(files[0].read_bytes()).hexdigest()
         kept = _FOLDER / f"{sha256[:16]}.keras"
         if not kept.exists():
-            kept.parent.mkdir(parents=True, exist_ok=True)
-            partial = kept.with_suffix(".partial")
-            shutil.copyfile(files[0], partial)
-            partial.replace(kept)
+            with new_file(kept) as partial:
+                shutil.copyfile(files[0], partial)
     return {"init_from": named, "version": str(version), "file": kept.as_posix(), "sha256": sha256}

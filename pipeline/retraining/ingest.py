@@ -30,7 +30,7 @@ from pipeline.datasets.arrays import Labelled, RawImages
 from pipeline.datasets.manifest import ManifestEntry
 from pipeline.datasets.source_format import read_raw
 from pipeline.project import dvc, dvc_lock, lock, workspace
-from pipeline.retraining import quarantine, removal
+from pipeline.retraining import quarantine, removal, tracked
 from pipeline.retraining.attempts import Attempts
 from pipeline.retraining.places import Places, listed, printable
 from pipeline.validation.batch_checks import BatchDecision, judge
@@ -107,6 +107,7 @@ def _take_all(root: Path, content: dict[str, Any], say: Say) -> IngestSummary:
             settings = GateSettings.model_validate(content["validate"])
             raw, scale = _reference(places)
             answer += _Intake(places, raw, scale, settings, say).take_all()
+    tracked.add_missing(root, content, say)
     return answer
 
 

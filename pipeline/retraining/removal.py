@@ -25,7 +25,13 @@ def remove(path: Path, done: Path) -> Path | None:
 
 
 def delete(folder: Path) -> None:
-    """Delete as much of a folder as is possible; folders without write permission get it first."""
+    """Delete as much of a folder as is possible; folders without write permission get it first.
+
+    No link is followed, also where a sender put one in the folder's place.
+    """
+    if folder.is_symlink():
+        folder.unlink()
+        return
     with suppress(OSError):
         folder.chmod(0o700)
     for parent, names, _ in os.walk(folder):

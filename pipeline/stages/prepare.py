@@ -21,7 +21,17 @@ from pipeline.artifacts.validate import Report
 from pipeline.core import names, params, process
 from pipeline.core.errors import DataError
 from pipeline.datasets import manifest
-from pipeline.datasets.arrays import Images, Labelled, Labels, RawImages, Splits, TestSplit, save_splits, save_test
+from pipeline.datasets.arrays import (
+    Images,
+    Labelled,
+    Labels,
+    RawImages,
+    Splits,
+    TestSplit,
+    image_digests,
+    save_splits,
+    save_test,
+)
 from pipeline.datasets.manifest import Grown
 from pipeline.datasets.source_format import read_raw
 from pipeline.validation import duplicate_pairs
@@ -77,8 +87,7 @@ def run(raw: RawImages, settings: PrepareSettings, near: Pairs = NONE) -> Prepar
 
 def groups_of(images: Images, near: Pairs) -> Indices:
     """Return for each image the first one that it equals, or that a chain of near duplicates leads to."""
-    flat = np.ascontiguousarray(images.reshape(len(images), -1))
-    digests = b"".join(hashlib.sha256(row.data).digest() for row in flat)  # to sort the pixels would copy them twice
+    digests = b"".join(image_digests(images))  # to sort the pixels would copy them twice
     _, first, same_as = np.unique(np.frombuffer(digests, "V32"), return_index=True, return_inverse=True)
     equal = first[same_as]
     everyone = np.arange(len(images))

@@ -7,14 +7,13 @@ check is coarse on purpose: it detects a different numbering of classes, not sin
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from pipeline.artifacts.validate import Reference
-from pipeline.datasets.arrays import Images, Labelled, RawImages
+from pipeline.datasets.arrays import Images, Labelled, RawImages, image_digests
 from pipeline.validation import suites
 from pipeline.validation.expectations import Outcome
 from pipeline.validation.suites import ValidateSettings
@@ -86,16 +85,12 @@ def _reason(outcome: Outcome) -> str:
 
 def _in_train(images: Images, train: Images, most: float) -> list[str]:
     """Report images that are in train already: they would count twice."""
-    known = set(_digests(train))
-    repeated = [index for index, digest in enumerate(_digests(images)) if digest in known]
+    known = set(image_digests(train))
+    repeated = [index for index, digest in enumerate(image_digests(images)) if digest in known]
     if len(repeated) <= most * len(images):
         return []
     found = f"{len(repeated):,} of {len(images):,}, the first at {repeated[0]}"
     return [f"images that are in train already: expected at most {most:g} of the batch, found {found}"]
-
-
-def _digests(images: Images) -> list[bytes]:
-    return [hashlib.sha256(np.ascontiguousarray(image).data).digest() for image in images]
 
 
 def _label_mismatches(batch: Labelled, known: RawImages) -> list[str]:

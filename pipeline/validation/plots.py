@@ -6,6 +6,7 @@ The PNG files are deterministic: the same data gives the same bytes, so DVC dete
 from __future__ import annotations
 
 import io
+import warnings
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -72,7 +73,7 @@ def _balance(parts: Mapping[str, Labelled], class_names: tuple[str, ...]) -> Fig
         inside = data.labels[(data.labels >= 0) & (data.labels < len(class_names))]
         bars = axes.barh(places, np.bincount(inside, minlength=len(class_names)), color=_COLOURS[0])
         axes.bar_label(bars, fmt="{:,.0f}", fontsize=8, padding=2)
-        axes.set_yticks(places, [name[:14] for name in class_names] if not place else [""] * len(places))
+        axes.set_yticks(places, [_short(name) for name in class_names] if not place else [""] * len(places))
         axes.invert_yaxis()
         axes.margins(x=0.22)
         axes.spines[["top", "right"]].set_visible(False)
@@ -108,6 +109,11 @@ def _named(class_names: tuple[str, ...], label: int) -> str:
     return class_names[label] if 0 <= label < len(class_names) else f"label {label}"
 
 
+def _short(name: str) -> str:
+    """Return the start of a class name as text for matplotlib, which reads what stands between two $ as mathematics."""
+    return name[:14].replace("$", r"\$")
+
+
 def _figure(width: float, height: float) -> Figure:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -120,11 +126,13 @@ def _figure(width: float, height: float) -> Figure:
 def _image(figure: Figure, place: tuple[int, int, int], image: Images, name: str) -> None:
     axes = figure.add_subplot(*place)
     axes.imshow(shown(image), cmap="gray", vmin=0, vmax=255, interpolation="nearest")
-    axes.set_title(name[:14].replace("$", r"\$"), fontsize=9, pad=3)
+    axes.set_title(_short(name), fontsize=9, pad=3)
     axes.set_axis_off()
 
 
 def _png(figure: Figure) -> bytes:
     content = io.BytesIO()
-    figure.savefig(content, format="png", metadata={"Software": None})
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph")  # the font lacks emoji, and draws a box
+        figure.savefig(content, format="png", metadata={"Software": None})
     return content.getvalue()

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pipeline.datasets.arrays import Images, Labelled
+from pipeline.datasets.arrays import Images, Labelled, image_digests
 from pipeline.validation.duplicate_pairs import NONE, Pairs
 
 if TYPE_CHECKING:
@@ -111,8 +110,7 @@ def _statistics(images: Images) -> dict[str, Any]:
     columns = [_of_step(step) for step in steps]
     table: dict[str, Any] = {"shape": "×".join(map(str, images.shape[1:]))}
     table |= {name: np.concatenate([column[name] for column in columns]) for name in columns[0]}
-    rows = (np.ascontiguousarray(image).data for image in images)
-    return table | {"sha256": [hashlib.sha256(row).hexdigest() for row in rows]}
+    return table | {"sha256": [digest.hex() for digest in image_digests(images)]}
 
 
 def _of_step(images: Images) -> dict[str, Any]:

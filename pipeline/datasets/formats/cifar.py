@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import gzip
 import tarfile
-import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -61,7 +60,9 @@ def read(folder: Path, settings: Settings) -> RawImages:
             bounded.drain()
     except FileNotFoundError:
         raise DataError(f"{path} is missing", next_step="dvc repro download") from None
-    except (tarfile.TarError, ValueError, OverflowError, EOFError, zlib.error, OSError) as error:
+    except DataError:
+        raise
+    except Exception as error:  # noqa: BLE001 - tarfile raises many kinds, RecursionError for headers before a header
         raise DataError(
             f"{path} cannot be unpacked",
             expected="a complete tar archive",

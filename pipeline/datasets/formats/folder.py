@@ -21,7 +21,7 @@ import numpy.typing as npt
 import pydantic
 
 from pipeline.core.errors import DataError
-from pipeline.datasets.arrays import Images, Labelled, Labels, RawImages, SourceSettings
+from pipeline.datasets.arrays import Images, Labelled, Labels, RawImages, SourceSettings, nfc
 from pipeline.datasets.decoding import MOST_BYTES, SUFFIXES, decode_all
 
 _SPLITS = {"train", "test"}
@@ -62,8 +62,13 @@ def collect(path: Path) -> list[Entry]:
     roots = {child.name: child for child in below} if split else {UNSPLIT: path}
     entries = []
     for name, root in roots.items():
-        for folder in visible(root):
-            found = [Entry(name, folder.name, picture.name, picture) for picture in pictures(folder, path)]
+        folders = visible(root)
+        labels = [nfc(folder.name) for folder in folders]
+        if len(set(labels)) < len(labels):
+            twice = next(label for label in labels if labels.count(label) > 1)
+            raise DataError(f"{root}: two folders of one class", expected="a folder per class", found=repr(twice))
+        for folder, label in zip(folders, labels, strict=True):
+            found = [Entry(name, label, picture.name, picture) for picture in pictures(folder, path)]
             if not found:  # otherwise its class would disappear silently
                 raise DataError(f"{folder}: a class without pictures", expected=" ".join(SUFFIXES), found="none")
             entries += found
@@ -111,7 +116,7 @@ def read(folder: Path, settings: Settings) -> RawImages:
             images = decode_all(str(pack), contents, settings.size, settings.channels)
     except (OSError, zipfile.BadZipFile) as error:
         raise DataError(f"{pack} cannot be unpacked", expected="a packed file", found=str(error)) from None
-    parts = [name.split("/", 2) for name in names]
+    parts = [[nfc(part) for part in name.split("/", 2)] for name in names]
     classes = {name: index for index, name in enumerate(settings.classes)}
     unknown = sorted({part[1] for part in parts} - set(classes))
     if unknown:

@@ -10,7 +10,7 @@ import csv
 from pathlib import Path
 
 from pipeline.core.errors import DataError
-from pipeline.datasets.arrays import RawImages
+from pipeline.datasets.arrays import RawImages, nfc
 from pipeline.datasets.decoding import SUFFIXES
 from pipeline.datasets.formats import folder
 from pipeline.datasets.formats.folder import UNSPLIT, Entry
@@ -49,7 +49,7 @@ def _entry(table: Path, line: int, row: dict[str, str | None], has_split: bool) 
     split = row["split"] if has_split else UNSPLIT
     if has_split and split not in ("train", "test"):
         raise DataError(f"{where}: split", expected="train or test", found=repr(split))
-    name, label = row["path"] or "", row["label"] or ""
+    name, label = row["path"] or "", nfc(row["label"] or "")
     picture = (table.parent / name).resolve()
     if not picture.is_relative_to(table.parent.resolve()):
         raise DataError(f"{where}: path is outside the folder", expected=f"a picture below {table.parent}", found=name)
