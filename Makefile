@@ -25,7 +25,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 export MLFLOW_DISABLE_TELEMETRY ?= true
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo demo-color repro ui test test-all test-slow test-changed test-durations test-backends test-engines lint format typecheck bench doctor lock clean-venv
+.PHONY: help install demo demo-color repro ui test test-all test-slow test-faults test-changed test-durations test-backends test-engines lint format typecheck bench doctor lock clean-venv
 
 help: ## print this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' Makefile
@@ -56,11 +56,14 @@ ui: $(INSTALLED) ## MLflow's pages for the runs and models, on port 5000 [WORKSP
 test: $(INSTALLED) ## the tests, in parallel: 5 minutes on 2 cores [WORKERS=…]
 	@$(PYTEST)
 
-test-all: $(INSTALLED) ## the tests, and those of test-slow
+test-all: $(INSTALLED) ## the tests, and those of test-slow and test-faults
 	@$(PYTEST) -m "slow or not slow"
 
 test-slow: $(INSTALLED) ## the tests that kill processes or train for minutes [TESTS="tests/test_retrain.py"]
 	@$(PYTEST) -m slow $(TESTS)
+
+test-faults: $(INSTALLED) ## kills every command before each of its writes, and compares: prints sites and counts, in 20 minutes
+	@$(BIN)/pytest -m "faults or not slow" -rP tests/test_faults.py
 
 test-changed: $(INSTALLED) ## the tests whose imports reach what differs from the branch main
 	@tests=$$($(BIN)/python -m tests.changed_tests) && $(PYTEST) $$tests

@@ -14,21 +14,21 @@ leaked: list[bytearray] = []
 
 
 def setup(word: str) -> None:
-    """Prepare a worker: what it was told must be there when a task runs."""
+    """Prepare a worker: its argument must be there when a task runs."""
     prepared.append(word)
 
 
 def run(task: dict[str, Any], emit: Callable[[Any], None]) -> Any:
-    """Do what a task says."""
+    """Run a task."""
     match task:
         case {"double": number}:
             emit("half way")
             return 2 * number, prepared, os.environ["COLOUR"]
-        case {"tell": _}:
+        case {"identity": _}:
             return prepared, os.getpid(), os.getppid()
         case {"raise": reason}:
             raise ValueError(reason)
-        case {"slow_but_telling": times}:
+        case {"slow_but_alive": times}:
             for _ in range(times):
                 time.sleep(0.5)
                 emit("alive")
@@ -59,7 +59,7 @@ def misbehave(task: dict[str, Any]) -> Any:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), file)
         case {"always_die": _}:
             os.kill(os.getpid(), 9)
-        case {"say_pid_in": file}:
+        case {"write_pid_to": file}:
             Path(file).write_text(str(os.getpid()))
             time.sleep(600)  # it is to be killed long before
     return None

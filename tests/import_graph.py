@@ -41,12 +41,12 @@ def named(text: str, known: set[str]) -> Iterator[str]:
     """
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.Call) and ast.unparse(node.func).endswith(("import_module", "find_spec")):
-            asked = node.args[0]
-            first = asked.values[0] if isinstance(asked, ast.JoinedStr) else asked
+            argument = node.args[0]
+            first = argument.values[0] if isinstance(argument, ast.JoinedStr) else argument
             if isinstance(first, ast.Constant) and str(first.value).startswith("pipeline."):
                 yield str(first.value).removesuffix(".")
             elif isinstance(first, ast.FormattedValue):
-                raise AssertionError(f"cannot tell which modules {ast.unparse(node)} loads")
+                raise AssertionError(f"unknown which modules {ast.unparse(node)} loads")
         elif isinstance(node, ast.Constant) and isinstance(node.value, str):
             match = _TASK.fullmatch(node.value)
             if match and match[1] in known:

@@ -67,12 +67,12 @@ def take(root: Path, kill_before: int | None) -> int:
                 os.kill(os.getpid(), signal.SIGKILL)
 
     sys.addaudithook(watch)
-    ingest.run(root, lambda told: None)
+    ingest.run(root, lambda line: None)
     os._exit(0)
 
 
 def state(root: Path) -> dict[str, Any]:
-    """What became of the batches."""
+    """Return where the batches are."""
     manifest = [json.loads(line) for line in (root / "reports/ingest/toy.jsonl").read_text().split("\n") if line]
     quarantine = sorted((root / "data/quarantine/toy").glob("*/batch/*"))
     reports = [json.loads((path.parent.parent / "report.json").read_text()) for path in quarantine]

@@ -16,7 +16,7 @@ GOOD: Hyperparameters = {
 
 
 class Family(mlp.Family):
-    """Presets only differ from one that trains well in what is told of them; all batch sizes are outside the space."""
+    """Presets that differ in one respect from one that trains well; all batch sizes are outside the space."""
 
     space: ClassVar[Space] = {**mlp.Family.space, "units": Choice(choices=(64, 128))}
     searched: ClassVar[Mapping[str, Any]] = {**mlp.Family.searched, "units": [64, 128]}

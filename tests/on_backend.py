@@ -1,6 +1,6 @@
 """What is computed on one backend, as a process of its own: a process that has loaded Keras cannot change backends.
 
-Prints JSON; `test_backends.py` says what must be in it. Usage: python on_backend.py layers|trainings BACKEND FOLDER
+Prints JSON; `test_backends.py` checks it. Usage: python on_backend.py layers|trainings BACKEND FOLDER
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Layers compute what the reference says, and families train, on every backend that is installed.
+"""Layers compute the values of the reference, and families train, on every backend that is installed.
 
 All of it runs with a ``keras.json`` in the user's home that asks for something else.
 
@@ -63,7 +63,7 @@ def test_settings_of_the_user_change_nothing(layers: dict[str, Any]) -> None:
     assert layers["settings"] == ["float32", 1e-7, "channels_last", "float32", None]
 
 
-def test_output_sizes_are_as_the_formula_says(layers: dict[str, Any]) -> None:
+def test_output_sizes_are_those_of_the_formula(layers: dict[str, Any]) -> None:
     assert len(layers["sizes"]) == 42
     for width, size, padding, strides, output in layers["sizes"]:
         assert output == (width - size + 2 * padding) // strides + 1

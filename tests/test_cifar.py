@@ -51,7 +51,7 @@ def member(
 
 
 def tar(members: dict[str, bytes], *extra: tuple[tarfile.TarInfo, bytes]) -> bytes:
-    """Return an archive of some members, and of others as they are told; a size may be a lie."""
+    """Return an archive of some members, and of others from their headers; a size may be wrong."""
     made = io.BytesIO()
     with tarfile.open(fileobj=made, mode="w", format=tarfile.GNU_FORMAT) as archive:
         for info, content in (*(member(name, content) for name, content in members.items()), *extra):
@@ -267,11 +267,11 @@ REFUSED: dict[str, tuple[Callable[[], bytes], str]] = {
 
 @pytest.mark.parametrize("damage", REFUSED)
 def test_cifar_refuses(read, tmp_path: Path, damage: str) -> None:
-    make, told = REFUSED[damage]
+    make, message = REFUSED[damage]
     content = make()
     tracemalloc.start()
     try:
-        with pytest.raises(DataError, match=told) as caught:
+        with pytest.raises(DataError, match=message) as caught:
             read(content)
         peak = tracemalloc.get_traced_memory()[1]
     finally:
@@ -309,7 +309,7 @@ def test_each_kind_of_damage_has_a_message_of_its_own(read) -> None:
     assert len(messages) == len(kinds)
 
 
-def test_a_missing_archive_is_told(tmp_path: Path, read) -> None:
+def test_a_missing_archive_is_an_error(tmp_path: Path, read) -> None:
     read(packed(whole()))
     chosen = params.load("download.cifar10", cifar.Settings, ROOT / "params.yaml")
     with pytest.raises(DataError, match=r"cifar-10-binary\.tar\.gz is missing; next: dvc repro download"):

@@ -1,4 +1,4 @@
-"""What a person types, mistyped: one line that tells what was expected and found, and nothing half done."""
+"""Mistakes on the command line: one line with what was expected and found, and nothing half done."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_help_loads_nothing_heavy() -> None:
 
 
 @pytest.mark.parametrize(
-    ("setting", "told"),
+    ("setting", "message"),
     [
         ("datasets=[mnits]", r"datasets: unknown dataset: expected 'mnist'\? .*found 'mnits'"),
         ("datasets=[]", r"datasets: expected a list of names .*found \[\]"),
@@ -57,10 +57,10 @@ def test_help_loads_nothing_heavy() -> None:
         ("search.seed=[1", r"-S search.seed=\[1: not a value: expected YAML"),
     ],
 )
-def test_a_wrong_setting_is_one_line_and_starts_nothing(setting: str, told: str, tmp_path: Path) -> None:
+def test_a_wrong_setting_is_one_line_and_starts_nothing(setting: str, message: str, tmp_path: Path) -> None:
     done = run("run", "--workspace", str(tmp_path / "w"), "-S", setting)
     assert done.returncode == 1
-    assert re.fullmatch(rf"error: .*{told}.*\n", done.stderr), done.stderr
+    assert re.fullmatch(rf"error: .*{message}.*\n", done.stderr), done.stderr
     assert not (tmp_path / "w" / "params.yaml").exists()
     assert not (tmp_path / "w" / "data").exists()
 
@@ -70,7 +70,7 @@ def test_the_projects_own_params_are_fine() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("datasets: [mnist\n", "not valid YAML"),
         ("<<<<<<< HEAD\ndatasets: [mnist]\n=======\nx: 1\n>>>>>>> b\n", "found a merge conflict in line 1; next: res"),
@@ -78,15 +78,15 @@ def test_the_projects_own_params_are_fine() -> None:
         ("datasets: [mnist]\n", "section download is missing"),
     ],
 )
-def test_a_broken_params_file_is_told(text: str, told: str, tmp_path: Path) -> None:
+def test_a_broken_params_file_is_one_line(text: str, message: str, tmp_path: Path) -> None:
     (tmp_path / "params.yaml").write_text(text)
-    with pytest.raises(ParamsError, match=told):
+    with pytest.raises(ParamsError, match=message):
         check.check(tmp_path / "params.yaml")
     with pytest.raises(ParamsError, match="is missing"):
         params.read(tmp_path / "none.yaml")
 
 
-def test_a_contradicting_backend_is_told_by_both_names(tmp_path: Path) -> None:
+def test_a_contradicting_backend_is_an_error_with_both_names(tmp_path: Path) -> None:
     names = ("dataset", "data", "features", "studies", "output")
     options = [part for name in names for part in (f"--{name}", "digits")]
     command = [sys.executable, "-m", "pipeline.stages.search", "--family", "mlp", *options]
@@ -192,7 +192,7 @@ def test_scheduled_retraining_refuses_what_would_be_forgotten(uri: str, monkeypa
         retrain.require_persistent()
 
 
-def test_a_tracking_server_that_is_not_there_is_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_tracking_server_that_is_not_there_is_an_error_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

@@ -39,7 +39,7 @@ def digest(folder: Path, text: str, name: str = "family.py") -> str:
 
 
 SAME = {
-    "docstring": ('"""Build it."""', '"""Build what was asked for.\n\n    In full.\n    """'),
+    "docstring": ('"""Build it."""', '"""Build the network.\n\n    In full.\n    """'),
     "no docstring": ('    """Build it."""\n', ""),
     "module docstring": ('"""What it is."""\n', ""),
     "comment": ("  # of learning", "  # chosen"),

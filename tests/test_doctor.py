@@ -29,19 +29,19 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_a_machine_with_everything_is_well(capsys: pytest.CaptureFixture[str]):
     assert doctor.main(Namespace(json=True)) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert {"name", "status", "found", "advice"} == set(told[0])
-    assert "missing" not in {check["status"] for check in told}
+    printed = json.loads(capsys.readouterr().out)
+    assert {"name", "status", "found", "advice"} == set(printed[0])
+    assert "missing" not in {check["status"] for check in printed}
 
 
 def test_people_get_a_table(capsys: pytest.CaptureFixture[str]):
     assert doctor.main(Namespace(json=False)) == 0
-    told = capsys.readouterr().out
-    assert "Python" in told
-    assert "great-expectations" in told
+    printed = capsys.readouterr().out
+    assert "Python" in printed
+    assert "great-expectations" in printed
 
 
-def test_a_missing_library_fails_and_says_what_to_install(monkeypatch: pytest.MonkeyPatch):
+def test_a_missing_library_fails_with_what_to_install(monkeypatch: pytest.MonkeyPatch):
     installed = doctor._version
     monkeypatch.setattr(doctor, "_version", lambda name: None if name == "mlflow" else installed(name))
     assert found("mlflow") == doctor.Check("mlflow", "missing", "not installed", "make install")
@@ -69,7 +69,7 @@ def test_two_builds_of_tensorflow_clash(monkeypatch: pytest.MonkeyPatch):
     assert found("TensorFlow").status == "warn"
 
 
-def test_outside_a_project_it_says_where_to_go(project: Path):
+def test_outside_a_project_it_names_the_folder_to_go_to(project: Path):
     (project / "params.yaml").unlink()
     assert found("Keras backend").advice == "run from the project's root"
 

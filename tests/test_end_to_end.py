@@ -122,7 +122,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Demo:
     for process in (psutil.Process(first.pid), *[p for p in family if "dvc" in p.cmdline()]):
         process.kill()  # the search and its workers are left to find out for themselves
     first.wait()
-    _, alive = psutil.wait_procs(family, timeout=20)
+    _, alive = psutil.wait_procs(family, timeout=120)
     demo.orphans = tuple(alive)
     second = subprocess.run(arguments, env=env, capture_output=True, text=True, timeout=600, check=False)
     assert second.returncode == 0, second.stdout + second.stderr
@@ -237,7 +237,7 @@ def server(demo: Demo, tmp_path: Path) -> Iterator[str]:
     for started in (psutil.Process(process.pid), *family):
         started.kill()
     process.wait()
-    psutil.wait_procs(family, timeout=20)
+    psutil.wait_procs(family, timeout=120)
 
 
 def test_the_champion_answers_over_http(demo: Demo, server: str) -> None:
@@ -379,10 +379,10 @@ def test_an_interrupted_run_leaves_nobody_behind(tmp_path: Path) -> None:
     wait_for_epochs(folder, process)
     family = descendants(process)
     os.killpg(process.pid, signal.SIGINT)  # Ctrl-C reaches everything that runs in a terminal
-    told, _ = process.communicate(timeout=60)
+    told, _ = process.communicate(timeout=120)
     assert process.returncode == 130
     assert "Traceback" not in told
-    _, alive = psutil.wait_procs(family, timeout=20)
+    _, alive = psutil.wait_procs(family, timeout=120)
     assert not alive
     statuses = {run.info.status for run in Demo(folder).client.search_runs(["1"])}
     assert statuses <= {"KILLED", "FINISHED"}

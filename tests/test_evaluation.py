@@ -13,7 +13,7 @@ from pipeline.evaluation import base, complete, generative_metrics
 RANDOM = np.random.default_rng(0)
 
 
-def test_fid_of_normal_features_is_what_the_formula_says() -> None:
+def test_fid_of_normal_features_is_that_of_the_formula() -> None:
     a = generative_metrics.Moments(np.array([0.0, 0.0]), np.diag([1.0, 4.0]))
     b = generative_metrics.Moments(np.array([3.0, 4.0]), np.diag([9.0, 4.0]))
     assert generative_metrics.fid(a, b) == pytest.approx(25 + (1 - 3) ** 2)  # means 5 apart; roots of variances 2 apart
@@ -53,9 +53,9 @@ def test_a_class_is_covered_from_a_fifth_of_its_share_on() -> None:
 
 
 def test_the_nearest_neighbour_is_the_one_that_trying_all_finds() -> None:
-    known, asked = RANDOM.normal(size=(300, 6)), RANDOM.normal(size=(2500, 6))
-    expected = np.sqrt(((asked[:, None] - known[None]) ** 2).sum(axis=2)).min(axis=1)
-    np.testing.assert_allclose(generative_metrics.nearest(asked, known), expected, atol=1e-3)
+    known, queries = RANDOM.normal(size=(300, 6)), RANDOM.normal(size=(2500, 6))
+    expected = np.sqrt(((queries[:, None] - known[None]) ** 2).sum(axis=2)).min(axis=1)
+    np.testing.assert_allclose(generative_metrics.nearest(queries, known), expected, atol=1e-3)
 
 
 class TestGenerators:
@@ -119,6 +119,6 @@ class TestCompleters:
             task.compare({"errors": errors[:5]}, theirs, "3")
 
 
-def test_an_unknown_task_is_told_with_the_nearest() -> None:
+def test_an_unknown_task_is_an_error_with_the_nearest() -> None:
     with pytest.raises(ParamsError, match=r"unknown task: expected 'complete'\?.*found 'completes'"):
         base.load("completes")

@@ -77,9 +77,9 @@ LIES: dict[str, tuple[str, bytes, str]] = {
 
 @pytest.mark.parametrize("lie", LIES)
 def test_idx_refuses(folder: Path, lie: str) -> None:
-    name, content, told = LIES[lie]
+    name, content, message = LIES[lie]
     (folder / name).write_bytes(content)
-    with pytest.raises(DataError, match=told) as caught:
+    with pytest.raises(DataError, match=message) as caught:
         idx.read(folder, idx_settings())
     assert "\n" not in str(caught.value)
 
@@ -164,7 +164,7 @@ def test_digits_fill_mnists_frame() -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         (lambda text: text.replace(",", ";", 1), "line 1: expected 65 values, found 64"),
         (lambda text: text + "\n", "line 41: expected 65 values, found 1"),
@@ -176,8 +176,8 @@ def test_digits_fill_mnists_frame() -> None:
         (lambda text: "", "is empty"),
     ],
 )
-def test_digits_refuse_bad_rows(read_digits, change, told: str) -> None:
-    with pytest.raises(DataError, match=re.escape(told)):
+def test_digits_refuse_bad_rows(read_digits, change, message: str) -> None:
+    with pytest.raises(DataError, match=re.escape(message)):
         read_digits(change(as_text(packed_rows())))
 
 

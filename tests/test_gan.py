@@ -197,7 +197,7 @@ def test_the_penalty_is_the_squared_slope_of_the_discriminator() -> None:
 
 
 def test_what_is_kept_is_the_running_average_of_the_generator(data: Splits) -> None:
-    """At first it is of the latest tenth of the steps, and never of more than `average` says."""
+    """At first it is of the latest tenth of the steps, and never of more than `average` allows."""
     import keras
 
     model = adversaries({**POINT, "average": 0.2})
@@ -215,7 +215,7 @@ def test_what_is_kept_is_the_running_average_of_the_generator(data: Splits) -> N
     assert not model.average.trainable_variables
 
 
-def test_without_a_feature_network_it_says_which_stage_is_missing(data: Splits) -> None:
+def test_without_a_feature_network_the_error_names_the_missing_stage(data: Splits) -> None:
     with pytest.raises(DataError, match="dvc repro features"):
         loading.load("gan", {}).fit(POINT, data, Span(0, 1, 1), seed=0, state=None, on_epoch=lambda _: None)
 

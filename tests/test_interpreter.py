@@ -61,7 +61,7 @@ def test_the_exit_code_and_error_of_a_stage_are_passed_on(project: Path, bare: P
     assert re.fullmatch(r"error: data/raw/digits/digits.csv.gz is missing; next: dvc repro download\n", done.stderr)
 
 
-def test_without_any_python_that_has_the_packages_one_line_says_what_to_do(project: Path, bare: Path):
+def test_without_any_python_that_has_the_packages_one_line_gives_the_next_step(project: Path, bare: Path):
     done = run("download", project, bare)
     assert done.returncode == 1
     assert re.fullmatch(

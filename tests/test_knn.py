@@ -1,4 +1,4 @@
-"""Nearest neighbours vote, and cross-validation says how many."""
+"""Nearest neighbours vote, and cross-validation chooses how many."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ FIVE = Labelled(
 def test_the_metrics_differ_where_they_should() -> None:
     """From (0, 0), (30, 30) is 60 or 42.4 away, and (45, 0) 45 or 45: the nearer one depends on the metric."""
     known = Labelled(np.array([[30, 30], [45, 0]], np.uint8).reshape(2, 1, 2, 1), np.array([0, 1]))
-    asked = np.zeros((1, 1, 2, 1), np.uint8)
-    assert knn.votes(known, asked, "l2", [1], 2)[1].tolist() == [[1, 0]]
-    assert knn.votes(known, asked, "l1", [1], 2)[1].tolist() == [[0, 1]]
+    queries = np.zeros((1, 1, 2, 1), np.uint8)
+    assert knn.votes(known, queries, "l2", [1], 2)[1].tolist() == [[1, 0]]
+    assert knn.votes(known, queries, "l1", [1], 2)[1].tolist() == [[0, 1]]
 
 
 def test_the_majority_decides_and_of_equals_the_first() -> None:
-    asked = np.array([[5, 0]], np.uint8).reshape(1, 1, 2, 1)
-    found = knn.votes(FIVE, asked, "l2", [1, 4, 5], 2)
+    queries = np.array([[5, 0]], np.uint8).reshape(1, 1, 2, 1)
+    found = knn.votes(FIVE, queries, "l2", [1, 4, 5], 2)
     assert [found[k].tolist() for k in (1, 4, 5)] == [[[1, 0]], [[2, 2]], [[2, 3]]]
     assert [knn.score(found[k], np.array([0])).accuracy for k in (1, 4, 5)] == [1.0, 1.0, 0.0]
     assert knn.score(found[4], np.array([0])).loss == pytest.approx(math.log(2))
@@ -50,10 +50,10 @@ def test_the_majority_decides_and_of_equals_the_first() -> None:
 
 def test_the_number_of_neighbours_is_cross_validated_on_training_images_alone(data: Splits) -> None:
     family = loading.load("knn", {"neighbours": [1, 3, 600], "fold_images": 600})
-    told: list[Any] = []
-    fitted = family.fit({"metric": "l2"}, data, Span(0, 8, 8), seed=0, state=None, on_epoch=told.append)
+    epochs: list[Any] = []
+    fitted = family.fit({"metric": "l2"}, data, Span(0, 8, 8), seed=0, state=None, on_epoch=epochs.append)
     (epoch,) = fitted.history
-    assert told == [epoch]
+    assert epochs == [epoch]
     assert epoch.stopped
     assert epoch["neighbours"] in (1, 3)
     assert epoch["accuracy_600"] < 0.3 < 0.9 < epoch["accuracy"]

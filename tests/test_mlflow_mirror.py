@@ -12,6 +12,7 @@ import pytest
 
 from pipeline.core.errors import TrackingError
 from pipeline.models.epoch_metrics import EpochMetrics
+from pipeline.registry import packaging
 from pipeline.search import run as search
 from pipeline.search import study_store
 from pipeline.search.mlflow_mirror import MlflowMirror
@@ -132,6 +133,37 @@ def test_the_next_call_logs_what_was_left(server: MlflowServer, study: optuna.St
     [run] = trials_of(again).values()
     assert steps(again.tracker, run) == [1, 2]
     assert {run.status, again.tracker.client.get_run(again.parent.run_id).info.status} == {"FINISHED"}
+
+
+def test_a_run_that_was_created_just_before_a_kill_gets_its_parameters(
+    server: MlflowServer, study: optuna.Study, tmp_path: Path
+) -> None:
+    folder = tmp_path / "data" / "studies" / STUDY.name
+    study.ask().suggest_int("units", 3, 3)
+    killed = opened(folder)
+    killed.tracker.start(f"{killed.key}-0", "mlp g1 trial 0", tags={PARENT: killed.parent.run_id})
+    again = opened(folder)
+    again.mirror(study.trials[0])
+    [run] = trials_of(again).values()
+    assert again.tracker.client.get_run(run.run_id).data.params == {"units": "3"}
+
+
+def test_a_model_that_a_killed_training_logged_is_found_and_one_that_it_began_is_deleted(server: MlflowServer) -> None:
+    tracker = Tracker("digits")
+    run = tracker.start("train", "train mlp", tags={})
+    assert packaging._model_logged_before(tracker, run.run_id) is None
+
+    def begin() -> str:
+        begun = tracker.client.create_logged_model(tracker.experiment_id, name="model", source_run_id=run.run_id)
+        return str(begun.model_id)
+
+    begin()
+    assert packaging._model_logged_before(tracker, run.run_id) is None
+    whole = begin()
+    tracker.client.finalize_logged_model(whole, "READY")
+    assert packaging._model_logged_before(tracker, run.run_id) == whole
+    left = tracker.client.search_logged_models([tracker.experiment_id], f"source_run_id = '{run.run_id}'")
+    assert [model.model_id for model in left] == [whole]
 
 
 def test_a_lost_study_is_logged_anew_and_what_it_left_is_ended(

@@ -159,7 +159,7 @@ def test_the_seed_decides_everything_and_another_seed_something_else(few: Splits
     assert last_loss(1) == last_loss(1) != last_loss(2)
 
 
-def test_a_diverging_loss_is_an_error_that_says_so(few: Splits) -> None:
+def test_a_diverging_loss_is_an_error(few: Splits) -> None:
     family = loading.load("mlp", {"space": {}})
     wild = {**POINTS["mlp"], "learning_rate": 1e38, "batch_norm": False}
     with pytest.raises(TrainingError, match="diverged in epoch 1"):
@@ -238,8 +238,8 @@ def test_augmentation_moves_mirrors_and_blanks(data: Splits) -> None:
 
     images = np.asarray(data.train.images[:64])
 
-    def changed(**asked: Any) -> Any:
-        augment = Augment({**recipe.PLAIN, **asked}, keras.random.SeedGenerator(3))
+    def changed(**values: Any) -> Any:
+        augment = Augment({**recipe.PLAIN, **values}, keras.random.SeedGenerator(3))
         return np.asarray(augment(images))
 
     np.testing.assert_array_equal(changed(), images)
@@ -267,23 +267,23 @@ class TestSpace:
         changed = override(self.space, {"units": 256, "rate": {"low": 1e-5, "high": 1e-3, "log": True}}, "mlp.space")
         assert changed == {"units": Choice(choices=(256,)), "rate": Range(low=1e-5, high=1e-3, log=True)}
 
-    def test_an_unknown_dimension_is_told_with_the_nearest(self) -> None:
+    def test_an_unknown_dimension_is_an_error_with_the_nearest(self) -> None:
         with pytest.raises(ParamsError, match=r"mlp.space: unknown dimension: expected 'units'\?.*found 'unit'"):
             override(self.space, {"unit": 3}, "mlp.space")
 
     @pytest.mark.parametrize(
-        ("value", "told"),
+        ("value", "message"),
         [
             ({"low": 2, "high": 1}, "low <= high"),
             ({"low": 0.0, "high": 1.0, "log": True}, "low > 0"),
             ([], "at least 1"),
         ],
     )
-    def test_an_impossible_dimension_is_refused(self, value: Any, told: str) -> None:
-        with pytest.raises(ParamsError, match=told):
+    def test_an_impossible_dimension_is_refused(self, value: Any, message: str) -> None:
+        with pytest.raises(ParamsError, match=message):
             override(self.space, {"rate": value}, "mlp.space")
 
 
-def test_an_unknown_family_is_told_with_the_nearest() -> None:
+def test_an_unknown_family_is_an_error_with_the_nearest() -> None:
     with pytest.raises(ParamsError, match=r"unknown family: expected 'cnn'\?.*found 'cn'"):
         loading.load("cn", {"space": {}})

@@ -1,4 +1,4 @@
-"""Near duplicates: none missed, none invented, and what the files about them say."""
+"""Near duplicates: none missed, none invented, and the files that list them."""
 
 from __future__ import annotations
 

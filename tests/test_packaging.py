@@ -70,11 +70,11 @@ def test_pins_hold_what_pyproject_asks_for(name: str):
     for pin in pinned(name):
         pins.setdefault(canonical(pin.name), []).append(pin)
     for line in [*PROJECT["dependencies"], *EXTRAS[name], *GROUPS["dev"]]:
-        asked = Requirement(line)
-        assert canonical(asked.name) in pins, f"{line} is not pinned; next: make lock"
-        for pin in pins[canonical(asked.name)]:
+        requirement = Requirement(line)
+        assert canonical(requirement.name) in pins, f"{line} is not pinned; next: make lock"
+        for pin in pins[canonical(requirement.name)]:
             version = str(pin.specifier).removeprefix("==")
-            assert asked.specifier.contains(version), f"{line}, pinned {version}; next: make lock"
+            assert requirement.specifier.contains(version), f"{line}, pinned {version}; next: make lock"
 
 
 @pytest.mark.parametrize("name", ["gpu", "jax", "ray"])
@@ -155,7 +155,7 @@ def test_make_alone_prints_help_and_installs_nothing(tmp_path: Path):
 
 
 @pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
-def test_make_with_the_wrong_python_says_so_in_one_line(tmp_path: Path):
+def test_make_with_the_wrong_python_ends_with_one_line(tmp_path: Path):
     for name in ("Makefile", "pyproject.toml", "requirements"):
         copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
         copy(ROOT / name, tmp_path / name)

@@ -122,7 +122,7 @@ def test_validated_data_is_accepted(raw: RawImages, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         (
             lambda report: report | {"passed": False},
@@ -142,9 +142,9 @@ def test_validated_data_is_accepted(raw: RawImages, tmp_path: Path) -> None:
         (lambda report: [], r"cannot be used: expected the file that validate writes, found .*\(\[\]\)"),
     ],
 )
-def test_damaged_reports_are_refused(raw: RawImages, tmp_path: Path, change, told: str) -> None:
+def test_damaged_reports_are_refused(raw: RawImages, tmp_path: Path, change, message: str) -> None:
     path = write(tmp_path / "report.json", change(report_of(raw)))
-    with pytest.raises(DataError, match=f"{told}.*next: dvc repro validate"):
+    with pytest.raises(DataError, match=f"{message}.*next: dvc repro validate"):
         prepare.require_validated(path, raw)
 
 

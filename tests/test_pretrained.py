@@ -73,6 +73,6 @@ def test_a_model_that_is_not_the_pinned_one_is_refused(pretrained: dict[str, Any
 
 
 @pytest.mark.parametrize("settings", [{}, {"init_from": "models:/a@b"}])
-def test_a_model_that_is_not_resolved_is_told_before_anything_trains(settings: dict[str, Any]) -> None:
+def test_a_model_that_is_not_resolved_is_an_error_before_anything_trains(settings: dict[str, Any]) -> None:
     with pytest.raises(ParamsError, match=r"transfer\.init_from: expected a registered model such as"):
         loading.load("transfer", settings).suggest(optuna.create_study().ask())

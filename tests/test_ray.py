@@ -54,11 +54,11 @@ class Nodes:
         node = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
         self.started.append(node)
         assert node.stdout is not None
-        told = b""
-        while b"--block" not in told:  # the last thing it says before it waits
+        output = b""
+        while b"--block" not in output:  # its last line before it waits
             line = node.stdout.readline()
-            assert line, told.decode()
-            told += line
+            assert line, output.decode()
+            output += line
         return node
 
     def head(self) -> subprocess.Popen[bytes]:
@@ -80,7 +80,7 @@ class Nodes:
             for process in family:
                 with contextlib.suppress(psutil.NoSuchProcess):
                     process.kill()
-            psutil.wait_procs(family, timeout=20)
+            psutil.wait_procs(family, timeout=120)
         node.wait()
 
     def close(self) -> None:
@@ -146,7 +146,7 @@ def test_a_worker_that_cannot_be_set_up_is_no_fault_of_the_task(nodes: Nodes) ->
     assert "no_such_module" in broken.reason
 
 
-def test_no_cluster_is_an_error_that_says_where_one_was_sought() -> None:
+def test_no_cluster_is_an_error_with_its_address() -> None:
     with pytest.raises(EngineError, match=r"no Ray cluster.*search.ray.address=127.0.0.1:1,.*ray start --head"):
         RayExecutor(WORK, Cluster(address="127.0.0.1:1", cpus=1, gpus=0))
 
@@ -167,7 +167,7 @@ def test_killing_the_second_node_in_the_middle_of_a_search_loses_nothing(
     _, errors = search.communicate(timeout=600)
     assert search.returncode == 0, errors
     assert_complete(project, lost_epochs=0)
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 240
     while busy_workers(nodes.started[0]):
         assert time.monotonic() < deadline, "workers outlive their search"
         time.sleep(0.2)

@@ -112,7 +112,7 @@ def test_a_checkpoint_comes_home_whole_and_replaces_the_one_before(tmp_path: Pat
     remote_files.bring_home(remote_files.pack(away), home)
     assert [path.relative_to(home).as_posix() for path in home.rglob("*.npz")] == ["epoch-0003/state.npz"]
     assert (home / "epoch-0003" / "state.npz").read_bytes() == b"three"
-    remote_files.bring_home(remote_files.pack(away), home)  # told twice
+    remote_files.bring_home(remote_files.pack(away), home)  # the same files again
     assert (home / "epoch-0003" / "state.npz").read_bytes() == b"three"
 
 

@@ -51,7 +51,7 @@ def write_csv(path: Path, rows: list[list]) -> None:
 
 
 def write_family(reports: Path, family: str, right: int, run: str) -> None:
-    """Write what the stages say of a family: `right` of 20 cats and all of 20 others were labelled right."""
+    """Write the reports of a family: `right` of 20 cats and all of 20 others were labelled right."""
     search, train, evaluate = (reports / stage / "pets" / family for stage in ("search", "train", "evaluate"))
     counts = {"complete": 2, "pruned": 1, "failed": 1}
     found = {"study": "s", "value": 0.9125}
@@ -92,7 +92,7 @@ def write_family(reports: Path, family: str, right: int, run: str) -> None:
 
 @pytest.fixture
 def reports(tmp_path: Path) -> Path:
-    """What the stages report of two families, of which cnn was registered, and of one that is no longer chosen."""
+    """The reports of two families, of which cnn was registered, and of one that is not selected."""
     folder = tmp_path / "reports"
     gate = {
         "dataset": "pets",
@@ -130,7 +130,7 @@ def reports(tmp_path: Path) -> Path:
 
 
 def write_generator(reports: Path) -> None:
-    """Write what the stages say of a generator beside the classifiers."""
+    """Write the reports of a generator beside the classifiers."""
     write_family(reports, "gan", 15, "9a9")
     trained = {"run": "9a9", "value": -7.25, "mean": -8.5, "seeds": {"0": -7.25}, "parameters": 12345, "epochs": 2}
     write_json(reports / "train" / "pets" / "gan" / "summary.json", {**trained, "seconds": 1.4})
@@ -190,7 +190,7 @@ def test_a_generator_stands_in_a_leaderboard_of_its_own_with_its_floor_and_its_p
         assert figure in read.text + "".join(a.get("aria-label", "") for _, a in read.elements), figure
     assert [attrs["src"] for tag, attrs in read.elements if tag == "img"] == ["data:image/png;base64,ZHJhd24="]
     assert len(read.classes("cell", "hit")) == 4, "a generator has no confusion matrix"
-    assert "Losses" not in read.text, "of which this training tells nothing"
+    assert "Losses" not in read.text, "which this training does not report"
 
 
 def test_a_trial_without_a_value_stands_on_the_axis(reports: Path):
@@ -277,14 +277,14 @@ def test_a_file_that_cannot_be_used_is_named_with_its_stage(reports: Path, file:
         path.write_text("" if damage == "empty" else json.dumps({"x": 1}) if path.suffix == ".json" else "x\n1\n")
     with pytest.raises(DataError) as caught:
         page(reports)
-    told = str(caught.value)
-    assert re.search(rf"{re.escape(str(path))} .*expected the file that {stage} writes.*next: dvc repro {stage}$", told)
-    assert "\n" not in told
+    message = str(caught.value)
+    assert re.search(
+        rf"{re.escape(str(path))} .*expected the file that {stage} writes.*next: dvc repro {stage}$", message
+    )
+    assert "\n" not in message
 
 
-def test_the_stage_writes_where_it_is_told(
-    reports: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
-):
+def test_the_stage_writes_to_its_output(reports: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture):
     monkeypatch.chdir(reports.parent)
     settings = params.read(ROOT / "params.yaml")
     settings |= {"datasets": ["pets"], "families": ["mlp", "cnn"]}

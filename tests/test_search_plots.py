@@ -105,6 +105,6 @@ def test_another_metric_than_a_share_is_drawn_too() -> None:
 def test_values_are_placed_by_size_and_factors_evenly_where_they_span_many() -> None:
     scale = Scale.of([1e-4, 1e-3, 1e-2, 1.0])
     assert [scale(value) for value in (1e-4, 1e-2, 1.0)] == pytest.approx([0, 0.5, 1])
-    assert [told for _, told in scale.marks] == ["0.0001", "0.01", "1"]
+    assert [text for _, text in scale.marks] == ["0.0001", "0.01", "1"]
     assert Scale.of([True, False])(True) != Scale.of([True, False])(False)
     assert Scale.of([1, True, 1.0]).marks != Scale.of([1]).marks

@@ -44,7 +44,7 @@ def served(family: str, hyperparameters: dict[str, Any], folder: Path) -> Any:
     wrapped = {"gan": Generator, "seq2seq": Completer}[family]()
     config = {"class_names": list(NAMES), "backend": "tensorflow"}
     wrapped.load_context(SimpleNamespace(artifacts={"model": str(folder / "model.keras")}, model_config=config))
-    return SimpleNamespace(predict=lambda asked: wrapped.predict(None, asked))
+    return SimpleNamespace(predict=lambda inputs: wrapped.predict(None, inputs))
 
 
 def wish(*rows: tuple[int, int, int]) -> pd.DataFrame:
@@ -60,12 +60,12 @@ def test_a_generator_draws_what_each_row_asks_for_whatever_the_others_ask(tmp_pa
     assert (model.predict(wish((3, 1, 4))) != both[:3]).any(), "another label"
     assert (model.predict(wish((3, 5, 7))) != both[:3]).any(), "another seed"
     assert model.predict(wish((0, 1, 7))).shape == (0, 28, 28, 1)
-    for wrong, told in (
+    for wrong, message in (
         ((1, 1, 10), "expected 0 to 9"),
         ((-1, 1, 0), "expected 0 to"),
         ((10**6, 1, 0), "images in all"),
     ):
-        with pytest.raises(ValueError, match=told):
+        with pytest.raises(ValueError, match=message):
             model.predict(wish(wrong))
 
 
@@ -84,7 +84,7 @@ def test_a_completer_keeps_the_half_that_it_was_given(tmp_path: Path, data: Spli
         model.predict(images)
 
 
-def test_what_callers_are_told_to_send_is_what_models_take(tmp_path: Path, data: Splits) -> None:
+def test_models_take_what_their_signature_declares(tmp_path: Path, data: Splits) -> None:
     images = np.asarray(data.val.images[:4])
     for task, family, point in (("generate", "gan", POINT), ("complete", "seq2seq", COMPLETER)):
         interface = scores.load(task).interface(images)
@@ -103,8 +103,8 @@ def test_an_untrained_generator_scores_far_above_the_floor(tmp_path: Path, data:
     assert scored.figures["covered"] < 10
     assert scored.kept["features"].shape == scored.kept["real"].shape == (len(data.val), 128)
     assert scored.plots["samples.png"].startswith(b"\x89PNG")
-    told = json.loads((tmp_path / "scale" / "scale.json").read_text())
-    assert scored.figures["features"] == told["digest"]
+    scale = json.loads((tmp_path / "scale" / "scale.json").read_text())
+    assert scored.figures["features"] == scale["digest"]
 
 
 def test_training_images_given_back_are_called_memorised(tmp_path: Path, data: Splits) -> None:
@@ -112,8 +112,8 @@ def test_training_images_given_back_are_called_memorised(tmp_path: Path, data: S
     split = TestSplit(data.val, data.class_names, "digest")
     by_class = [data.train.images[data.train.labels == label] for label in range(10)]
 
-    def copies(asked: pd.DataFrame) -> np.ndarray:
-        return np.concatenate([by_class[label][:n] for n, label in zip(asked["n"], asked["label"], strict=True)])
+    def copies(inputs: pd.DataFrame) -> np.ndarray:
+        return np.concatenate([by_class[label][:n] for n, label in zip(inputs["n"], inputs["label"], strict=True)])
 
     scored = scores.load("generate").score(SimpleNamespace(predict=copies), split, tmp_path / "scale", 0.95)
     assert scored.figures["memorised"] == 1.0

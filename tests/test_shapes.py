@@ -1,4 +1,4 @@
-"""The drawn dataset: the same bytes everywhere, balanced, and not to be told apart by colour."""
+"""The drawn dataset: the same bytes everywhere, balanced, and not distinguishable by colour."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_train_and_test_are_different_pictures() -> None:
     assert not {image.tobytes() for image in raw.train.images} & {image.tobytes() for image in raw.test.images}
 
 
-def test_colour_and_place_tell_nothing_about_the_class() -> None:
+def test_colour_and_place_do_not_reveal_the_class() -> None:
     raw = shapes.read(Path("nowhere"), settings(train=3000, test=1000))
 
     def right(features: object) -> float:
@@ -46,7 +46,7 @@ def test_colour_and_place_tell_nothing_about_the_class() -> None:
     assert right(lambda images: images.reshape(len(images), -1)) < 0.3
 
 
-def test_an_unknown_shape_is_told_with_the_nearest() -> None:
+def test_an_unknown_shape_is_an_error_with_the_nearest() -> None:
     with pytest.raises(DataError, match=r"expected 'triangle'\?.*found 'trangle'"):
         shapes.read(Path("nowhere"), settings(classes=("disc", "trangle")))
 

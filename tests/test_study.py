@@ -160,18 +160,18 @@ def test_a_range_of_whole_numbers_has_whole_points_on_a_grid() -> None:
 
 
 @pytest.mark.parametrize(
-    ("settings", "told"),
+    ("settings", "message"),
     [
         ({"sampler": "tpa"}, r"search.sampler is wrong: expected 'tpe'\? \(one of gp, grid, qmc, random, tpe\)"),
         ({"pruner": "hyperbands"}, r"search.pruner is wrong: expected 'hyperband'\?"),
     ],
 )
-def test_an_unknown_name_is_told_with_the_nearest(settings: dict[str, Any], told: str, tmp_path: Path) -> None:
-    with pytest.raises(ParamsError, match=told):
+def test_an_unknown_name_is_an_error_with_the_nearest(settings: dict[str, Any], message: str, tmp_path: Path) -> None:
+    with pytest.raises(ParamsError, match=message):
         opened(tmp_path, **settings)
 
 
-def test_gp_without_torch_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gp_without_torch_is_an_error_with_the_next_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(ParamsError, match=r"search.sampler is gp, which needs PyTorch.*pipeline doctor"):
         opened(tmp_path, sampler="gp")
@@ -396,7 +396,7 @@ def test_one_short_rung_does_not_beat_what_was_trained_further(tmp_path: Path) -
     assert study.leader() is None
     first = grown(study, [0.90], "running")
     second = grown(study, [0.80, 0.85, 0.86], "running")
-    assert study.require_best().number == second  # the first has qualified, no more
+    assert study.require_best().number == second  # the first has only qualified
     third = grown(study, [0.70, 0.80, 0.87], "running")
     assert study.require_best().number == third
     complete = grown(study, [0.7, 0.7, 0.865, *[0.99] * 6], "complete")
@@ -411,7 +411,7 @@ def test_one_short_rung_does_not_beat_what_was_trained_further(tmp_path: Path) -
     assert first != second
 
 
-def test_the_best_keeps_to_the_limits_and_a_study_without_such_a_trial_says_how_near_it_came(tmp_path: Path) -> None:
+def test_the_best_meets_the_limits_and_a_study_without_such_a_trial_reports_the_nearest(tmp_path: Path) -> None:
     study = opened(tmp_path, constraints={"parameters": 1000})
 
     def judged(parameters: int, value: float) -> optuna.Trial:
@@ -462,8 +462,8 @@ def search(study: Study, trials: int, epochs: int, checkpoints: Path) -> Engine:
     def discard(number: int) -> None:
         shutil.rmtree(checkpoints / str(number), ignore_errors=True)
 
-    told = SearchProgress("fake", Expected(budget, 9, 2, None))
-    TrialScheduler(study, budget, engine, lambda: record, task, discard, told).run()  # type: ignore[arg-type]
+    progress = SearchProgress("fake", Expected(budget, 9, 2, None))
+    TrialScheduler(study, budget, engine, lambda: record, task, discard, progress).run()  # type: ignore[arg-type]
     return engine
 
 

@@ -53,13 +53,13 @@ def test_each_task_has_its_champion(finished: Path) -> None:
         assert int(client.get_model_version_by_alias(f"digits-{name}", "champion").version) == 1
 
 
-def test_only_what_generates_has_a_scale_and_it_is_told_with_the_figures(finished: Path) -> None:
-    told = {
+def test_only_what_generates_has_a_scale_and_its_digest_is_with_the_figures(finished: Path) -> None:
+    scales = {
         family: json.loads((finished / f"data/features/digits/{family}/scale.json").read_text()) for family in FAMILIES
     }
-    assert [family for family, of in told.items() if of["needed"]] == ["gan"]
+    assert [family for family, of in scales.items() if of["needed"]] == ["gan"]
     scored = json.loads((finished / "reports/evaluate/digits/gan/summary.json").read_text())
-    assert scored["features"] == told["gan"]["digest"]
+    assert scored["features"] == scales["gan"]["digest"]
     assert scored["floor_fid"] < scored["fid"]
 
 

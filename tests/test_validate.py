@@ -40,7 +40,7 @@ SETTINGS = gate.ValidateSettings.model_validate(SECTION)
 
 
 def drawn(per_class: int, seed: int) -> Labelled:
-    """Images of 10×10 with random strokes, brightest where the class says."""
+    """Images of 10×10 with random strokes, brightest at the place of the class."""
     generator = np.random.default_rng(seed)
     labels = np.repeat(np.arange(CLASSES), per_class)
     images = np.zeros((len(labels), 10, 10, 1), np.uint8)
@@ -210,8 +210,8 @@ def test_sound_data_meets_every_expectation(kind: Callable, tmp_path: Path) -> N
 def test_only_its_own_expectation_finds_a_damage(name: str, wrong: str) -> None:
     damage_data, damage_table = DAMAGE[name, wrong]
     outcomes = judge(damage_data(sound()), None, damage_table)
-    told = {name} | ({f"{name}-some"} if name.startswith("near") and not name.endswith("-some") else set())
-    assert set(failed(outcomes)) == told
+    expected = {name} | ({f"{name}-some"} if name.startswith("near") and not name.endswith("-some") else set())
+    assert set(failed(outcomes)) == expected
     assert any(outcome.stops for outcome in outcomes) is not name.endswith("-some")
 
 
@@ -384,23 +384,25 @@ def test_the_page_shows_the_images_that_are_named_and_the_nearest_pairs(workspac
     assert not re.search(r"(src|href)=\"(?!data:)", page)
 
 
-def test_a_warning_is_told_and_stops_nothing(workspace: Path, capsys) -> None:
+def test_a_warning_is_printed_and_stops_nothing(workspace: Path, capsys) -> None:
     write_raw(workspace, copied("test", "test", 2)(sound()))
     validate.main()
-    told = capsys.readouterr().out
-    assert "warning: toy: near-test-some: expected at most 0.04 of the images of test; 2 found, such as test[1]" in told
+    message = capsys.readouterr().out
+    assert (
+        "warning: toy: near-test-some: expected at most 0.04 of the images of test; 2 found, such as test[1]" in message
+    )
     assert json.loads((workspace / "reports" / "toy.json").read_text())["warnings"] == ["near-test-some"]
 
 
-def test_a_failure_tells_where_to_look_and_leaves_no_report(workspace: Path) -> None:
+def test_a_failure_names_its_images_and_leaves_no_report(workspace: Path) -> None:
     validate.main()
     write_raw(workspace, with_image(image_of((0.2, 2)))(sound()))
     with pytest.raises(GateError) as caught:
         validate.main()
-    told = str(caught.value)
-    assert "toy: expectation 'contrast' (expect_column_values_to_be_between) failed on column std" in told
-    assert "expected at least 2, found 1 unexpected, such as test[7]" in told
-    assert "\n" not in told
+    message = str(caught.value)
+    assert "toy: expectation 'contrast' (expect_column_values_to_be_between) failed on column std" in message
+    assert "expected at least 2, found 1 unexpected, such as test[7]" in message
+    assert "\n" not in message
     assert not (workspace / "reports" / "toy.json").exists()
     assert (workspace / "docs" / "toy" / "index.html").is_file()
     found = json.loads((workspace / "docs" / "toy" / "failed.json").read_text())

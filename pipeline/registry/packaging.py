@@ -76,9 +76,19 @@ def log(tracker: Tracker, run_id: str, trained: TrainedModel, settings: Mapping[
     data = trained.data
     for name, part, context in (("train", data.train, "training"), ("val", data.val, "validation")):
         log_dataset(tracker, run_id, f"{tracker.experiment}-{name}", data.digest, part.images, part.labels, context)
-    model_id = log_model(tracker, run_id, package(trained))
+    model_id = _model_logged_before(tracker, run_id) or log_model(tracker, run_id, package(trained))
     tracker.tag(run_id, {_MODEL_ID: model_id})
     return model_id
+
+
+def _model_logged_before(tracker: Tracker, run_id: str) -> str | None:
+    """Return the model that a killed process logged for a run; delete those that it only began to log."""
+    found = tracker.client.search_logged_models([tracker.experiment_id], f"source_run_id = '{run_id}'")
+    whole = [str(model.model_id) for model in found if model.status == "READY"]
+    for model in found:
+        if model.status != "READY":
+            tracker.client.delete_logged_model(model.model_id)
+    return whole[0] if whole else None
 
 
 def _log_training(tracker: Tracker, run_id: str, result: SeedsResult, settings: Mapping[str, Any]) -> None:
@@ -149,8 +159,8 @@ def log_model(tracker: Tracker, run_id: str, packed: Package) -> str:
             pip_requirements=list(packed.requirements),
         )
         tracker.client.log_model_artifacts(logged.model_id, str(path))
-    tracker.client.finalize_logged_model(logged.model_id, "READY")
     tracker.client.log_outputs(run_id, [LoggedModelOutput(logged.model_id, step=0)])
+    tracker.client.finalize_logged_model(logged.model_id, "READY")  # last: a model that is READY is logged completely
     return str(logged.model_id)
 
 

@@ -161,6 +161,8 @@ class MlflowMirror:
             run = self._create(trial)
         elif wanted == "RUNNING" != run.status:
             self.tracker.resume(run.run_id)
+        if run.epoch == 0:  # again where it is not new: a kill may have come between its creation and this
+            self.tracker.log_params(run.run_id, hyperparameters(trial))
         self._children[key] = Run(run.run_id, "RUNNING", run.epoch)  # so that `interrupt` ends it, whatever fails below
         if run.epoch < len(epochs):
             self.tracker.log_epochs(run.run_id, epochs[run.epoch :])
@@ -172,9 +174,7 @@ class MlflowMirror:
         started = trial.datetime_start.timestamp() if trial.datetime_start else None
         name = f"{self.label} trial {trial.number}" + (f" ({preset(trial)})" if preset(trial) else "")
         tags = {**self.tags, PARENT: self.parent.run_id, **({"preset": preset(trial)} if preset(trial) else {})}
-        run = self.tracker.start(self._key(trial.number), name, tags=tags, started=started)
-        self.tracker.log_params(run.run_id, hyperparameters(trial))
-        return run
+        return self.tracker.start(self._key(trial.number), name, tags=tags, started=started)
 
     def _end(self, run: Run, trial: FrozenTrial, status: str) -> None:
         reason = {"reason": str(trial.user_attrs["reason"])} if "reason" in trial.user_attrs else {}

@@ -38,6 +38,8 @@ def locked(folder: Path, wait_s: float = _LOCK_S) -> Iterator[None]:
             next_step="wait for that search, or stop it",
         ) from None
     with lock:
+        for partial in folder.glob(".*.partial"):  # left by a killed search, and not written again by each
+            partial.unlink(missing_ok=True)
         yield
 
 

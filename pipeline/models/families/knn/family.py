@@ -140,7 +140,7 @@ def votes(known: Labelled, images: Images, metric: str, numbers: Sequence[int], 
         known: Images that vote, with their labels.
         images: Images of the same shape, (N, H, W, C).
         metric: ``l1`` or ``l2``, on pixels.
-        numbers: How many neighbours vote; no more than there are.
+        numbers: How many neighbours vote, at most as many as there are.
         classes: Number of classes.
     """
     from sklearn.neighbors import NearestNeighbors
