@@ -18,6 +18,15 @@ from ruamel.yaml.error import YAMLError
 from pipeline.core.errors import ParamsError, nearest
 
 PARAMS_FILE = Path("params.yaml")
+YAML_FAULTS = (  # of a text that is no YAML: besides its own errors, the parser lets these out
+    YAMLError,
+    ValueError,
+    TypeError,
+    LookupError,
+    ArithmeticError,
+    AttributeError,
+    RecursionError,
+)
 _held: dict[Path, dict[str, Any]] = {}
 
 
@@ -59,14 +68,14 @@ def read_again(path: Path = PARAMS_FILE) -> dict[str, Any]:
         ) from None
     except UnicodeDecodeError as error:
         raise ParamsError(f"{path} is not text", expected="UTF-8", found=str(error)) from None
-    except YAMLError as error:
+    except YAML_FAULTS as error:
         raise not_yaml(path, text, error) from None
     if not isinstance(loaded, dict):
         raise ParamsError(f"{path}", expected="a mapping of sections", found=type(loaded).__name__)
     return loaded
 
 
-def not_yaml(path: Path, text: str, error: YAMLError) -> ParamsError:
+def not_yaml(path: Path, text: str, error: Exception) -> ParamsError:
     """Return the error of a file that YAML cannot parse; a merge conflict is named as such."""
     marks = ("<<<<<<<", "=======", ">>>>>>>")
     conflict = next((number for number, line in enumerate(text.splitlines(), 1) if line.startswith(marks)), None)

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
 
 from pipeline.core import params
 from pipeline.core.errors import ParamsError, nearest
@@ -28,7 +27,7 @@ def override(text: str, overrides: Iterable[str]) -> str:
     yaml = _round_trip()
     try:
         content = yaml.load(text)
-    except YAMLError as error:
+    except params.YAML_FAULTS as error:
         raise params.not_yaml(params.PARAMS_FILE, text, error) from None
     for setting in overrides:
         key, equals, value = setting.partition("=")
@@ -45,7 +44,7 @@ def override(text: str, overrides: Iterable[str]) -> str:
             raise ParamsError(f"-S {setting}", expected=f"{'.'.join(parents)} to be a section", found=repr(place))
         try:
             place[last] = YAML(typ="safe").load(value)  # type: ignore[index]
-        except YAMLError as error:
+        except params.YAML_FAULTS as error:
             raise ParamsError(f"-S {setting}: not a value", expected="YAML", found=str(error)) from None
     return _dump(yaml, content)
 
