@@ -83,7 +83,7 @@ def test_a_second_clone_pulls_accepted_batches_and_packs_and_prepares_them(
         accepted.grow(RAW, *places)
     call(two, *DVC, "pull", "-q")
     grown = accepted.grow(RAW, *places)
-    assert (grown.batches, grown.images) == (2, 180)
+    assert (len(grown.batches), grown.images) == (2, 180)
     splits = prepare.run(grown.raw, prepare.PrepareSettings(val_fraction=0.3, seed=0)).splits
     assert len(splits.train) + len(splits.val) == len(RAW.train) + 180
     assert (two / "data/own/pets" / "pets-1.zip").read_bytes() == b"zip"

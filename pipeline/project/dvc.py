@@ -126,7 +126,15 @@ def add(folder: Path, paths: Iterable[Path]) -> str | None:
     names = [str(path.relative_to(folder)) for path in paths]
     for start in range(0, len(names), _MOST_ARGUMENTS):
         command = [sys.executable, "-m", "dvc", "add", "--quiet", *names[start : start + _MOST_ARGUMENTS]]
-        done = subprocess.run(command, cwd=folder, env=environment(folder), capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            command,
+            cwd=folder,
+            env=environment(folder),
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
+            check=False,
+        )
         if done.returncode:
             return (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
     return None
