@@ -182,5 +182,9 @@ HEAVY = (
     Command("train another", stage("train"), set_params("train.seed=5"), kills=False),
     Command("evaluate another", stage("evaluate"), kills=False),
     Command("register another", stage("register")),
-    Command("search networks", stage("search", "mlp"), set_params(ADDED, "mlp.space={layers: 1, units: 16}")),
+    Command(
+        "search networks",
+        stage("search", "mlp"),
+        set_params(ADDED, "search.sampler=grid", "mlp.space={layers: 1, units: 16}"),
+    ),
 )

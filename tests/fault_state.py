@@ -17,7 +17,7 @@ IDS = re.compile(r"\b(m-)?[0-9a-f]{32}\b")  # of MLflow's runs and models
 DRAWN = ("reports/search/*.png",)  # plots of a search: some show when its trials began and ended
 WORKING = (
     "mlflow.db*", "mlartifacts/*", "*/study.db*",  # compared by what they hold
-    "*/lock", "*.lock", "*/epochs.log", "*/cost.json", "tmp/*",  # locks, and what a search has cost
+    ".pipeline.lock.json", "*/lock", "*.lock", "*/epochs.log", "*/cost.json", "tmp/*",  # locks and costs
 )  # fmt: skip
 TEMPORARY = re.compile(r"\.partial\b|\.tmp\b|\.proposed\b|(^|/)tmp[^/]*$")
 STATES = ("mlflow.user", "mlflow.source", "mlflow.log-model")  # beginnings of MLflow's own tags

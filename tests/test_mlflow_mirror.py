@@ -141,6 +141,7 @@ def test_a_run_that_was_created_just_before_a_kill_gets_its_parameters(
     folder = tmp_path / "data" / "studies" / STUDY.name
     study.ask().suggest_int("units", 3, 3)
     killed = opened(folder)
+    (folder / "study.db").touch()
     killed.tracker.start(f"{killed.key}-0", "mlp g1 trial 0", tags={PARENT: killed.parent.run_id})
     again = opened(folder)
     again.mirror(study.trials[0])
@@ -164,6 +165,7 @@ def test_a_model_that_a_killed_training_logged_is_found_and_one_that_it_began_is
     assert packaging._model_logged_before(tracker, run.run_id) == whole
     left = tracker.client.search_logged_models([tracker.experiment_id], f"source_run_id = '{run.run_id}'")
     assert [model.model_id for model in left] == [whole]
+    assert [each.model_id for each in tracker.client.get_run(run.run_id).outputs.model_outputs] == [whole]
 
 
 def test_a_lost_study_is_logged_anew_and_what_it_left_is_ended(

@@ -281,7 +281,7 @@ def test_a_workspace_has_one_id_and_a_copy_without_its_data_another(tmp_path: Pa
     assert len(first) == 12
     assert workspace_id(tmp_path / "data") == first
     assert workspace_id(tmp_path / "clone" / "data") != first
-    assert [path.name for path in (tmp_path / "data" / "workspace").iterdir()] == ["id"]
+    assert sorted(path.name for path in (tmp_path / "data" / "workspace").iterdir()) == ["id", "lock"]
 
 
 def test_a_run_is_known_by_its_key(tracker: Tracker) -> None:

@@ -83,11 +83,15 @@ def log(tracker: Tracker, run_id: str, trained: TrainedModel, settings: Mapping[
 
 def _model_logged_before(tracker: Tracker, run_id: str) -> str | None:
     """Return the model that a killed process logged for a run; delete those that it only began to log."""
+    from mlflow.entities import LoggedModelOutput
+
     found = tracker.client.search_logged_models([tracker.experiment_id], f"source_run_id = '{run_id}'")
     whole = [str(model.model_id) for model in found if model.status == "READY"]
     for model in found:
         if model.status != "READY":
             tracker.client.delete_logged_model(model.model_id)
+    if whole and not tracker.client.get_run(run_id).outputs.model_outputs:
+        tracker.client.log_outputs(run_id, [LoggedModelOutput(whole[0], step=0)])
     return whole[0] if whole else None
 
 
@@ -159,8 +163,8 @@ def log_model(tracker: Tracker, run_id: str, packed: Package) -> str:
             pip_requirements=list(packed.requirements),
         )
         tracker.client.log_model_artifacts(logged.model_id, str(path))
+    tracker.client.finalize_logged_model(logged.model_id, "READY")
     tracker.client.log_outputs(run_id, [LoggedModelOutput(logged.model_id, step=0)])
-    tracker.client.finalize_logged_model(logged.model_id, "READY")  # last: a model that is READY is logged completely
     return str(logged.model_id)
 
 

@@ -114,6 +114,8 @@ def _take_all(root: Path, content: dict[str, Any], say: Say) -> IngestSummary:
 def _clear(places: Places, say: Say) -> None:
     """Remove what earlier runs could not, because they were killed or had no permission."""
     removal.delete(places.done)
+    with suppress(OSError):  # there is none, or it holds batches
+        places.claimed.rmdir()
     for folder in listed(places.done):
         for path in listed(folder):
             say(f"{places.dataset}: {path.name} was dealt with earlier and cannot be removed; next: remove {path}")

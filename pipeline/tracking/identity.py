@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import secrets
-import tempfile
-from contextlib import suppress
 from pathlib import Path
+
+from pipeline.core.files import write_text
 
 WORKSPACE = "pipeline.workspace"  # tag: the workspace that a run was logged from
 _FOLDER = "workspace"
@@ -18,15 +17,14 @@ def workspace_id(data: Path) -> str:
     The id is in no parameter, in no output and not in git: a clone, a copy made by `dvc exp run --temp` and a new
     `pipeline run --workspace` are other workspaces, and log to runs of their own. Stages of one workspace share it.
     """
+    import filelock
+
     file = data / _FOLDER / "id"
     if not file.exists():
         file.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile("w", dir=file.parent, prefix=".id-") as written:
-            written.write(new_id() + "\n")
-            written.flush()
-            os.fsync(written.fileno())
-            with suppress(FileExistsError):  # another stage was first
-                os.link(written.name, file)
+        with filelock.FileLock(file.with_name("lock")):
+            if not file.exists():  # or another stage was first
+                write_text(file, new_id() + "\n")
     return file.read_text(encoding="utf-8").strip()
 
 
