@@ -126,7 +126,9 @@ def _copy_code(root: Path, folder: Path) -> None:
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
         if not (folder / path).exists() or not filecmp.cmp(root / path, folder / path, shallow=False):
             shutil.copyfile(root / path, folder / path)
-    write_text(folder / ".dvc" / "config", _DVC_CONFIG)
+    config = folder / ".dvc" / "config"
+    if not config.exists() and not config.is_symlink():  # remotes and caches in it are the user's
+        write_text(config, _DVC_CONFIG)
 
 
 def _package_files(root: Path) -> set[Path]:
