@@ -8,7 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.core.errors import PipelineError
 from pipeline.project import workspace
+
+ROOT = Path(__file__).resolve().parents[1]
 
 
 @pytest.fixture(scope="module")
@@ -55,3 +58,22 @@ def test_a_configuration_that_is_a_link_stays_one(made: Path, tmp_path: Path) ->
     workspace.prepare(made, [])
     assert config.readlink() == shared
     assert dvc_config(made, "core.remote") == "store\n"
+
+
+def test_params_are_written_through_a_link_but_never_into_the_project(made: Path, tmp_path: Path) -> None:
+    own, shared = made / "params.yaml", tmp_path / "params.yaml"
+    own.rename(shared)
+    own.symlink_to(shared)
+    workspace.prepare(made, ["search.seed=7"])
+    assert own.is_symlink()
+    assert "seed: 7" in shared.read_text()
+    project = ROOT / "params.yaml"
+    before = project.read_bytes()
+    own.unlink()
+    own.symlink_to(project)
+    with pytest.raises(PipelineError, match=r"params\.yaml is the project's own: .*; next: rm "):
+        workspace.prepare(made, ["search.seed=7"])
+    assert project.read_bytes() == before
+    own.unlink()  # as the message says
+    workspace.prepare(made, ["search.seed=7"])
+    assert not own.is_symlink()
