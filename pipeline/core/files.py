@@ -11,6 +11,7 @@ import os
 import secrets
 import shutil
 import socket
+import stat
 import time
 import zlib
 from collections.abc import Iterator
@@ -19,6 +20,8 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+
+from pipeline.core.errors import PipelineError
 
 _STEM = 100  # bytes of the name in a temporary name, which has at most 255
 _STALE_S = 24 * 3600.0  # chosen: after it, a temporary file of another machine is a leftover
@@ -92,6 +95,36 @@ def write_text(path: Path, text: str) -> None:
     """Write a text file atomically: temporary name, fsync, rename."""
     with new_file(path) as partial:
         partial.write_text(text, encoding="utf-8")
+
+
+def rewrite_text(path: Path, text: str) -> None:
+    """Write a text file that belongs to a person: as `write_text` does, through links, with its owner, group and mode.
+
+    Raises:
+        PipelineError: This user may not write it, or cannot keep its group; then it is as it was.
+    """
+    target = path.resolve()
+    try:
+        with new_file(target) as partial:
+            partial.write_text(text, encoding="utf-8")
+            if target.exists():
+                _keep_access(partial, target.stat())
+    except PermissionError as error:
+        raise PipelineError(
+            f"{path} cannot be written",
+            found=error.strerror,
+            done="it is as it was",
+            next_step=f"let this user write {target.parent}, and belong to the group of {target.name}",
+        ) from None
+
+
+def _keep_access(partial: Path, found: os.stat_result) -> None:
+    """Give a new file the group and mode of the one that it replaces, and its owner where this user may."""
+    with suppress(PermissionError):  # only root may
+        os.chown(partial, found.st_uid, -1)
+    if partial.stat().st_gid != found.st_gid:
+        os.chown(partial, -1, found.st_gid)
+    partial.chmod(stat.S_IMODE(found.st_mode))
 
 
 def _fsync(path: Path) -> None:

@@ -43,7 +43,7 @@ def read(path: Path = PARAMS_FILE) -> dict[str, Any]:
     """Return the whole of a params file as plain dicts and lists.
 
     Raises:
-        ParamsError: The file is missing, is not YAML, or is not a mapping.
+        ParamsError: The file is missing, cannot be read, is not YAML, or is not a mapping.
     """
     if _held and (held := _held.get(path.resolve())) is not None:
         return copy.deepcopy(held)
@@ -65,6 +65,10 @@ def read_again(path: Path = PARAMS_FILE) -> dict[str, Any]:
     except FileNotFoundError:
         raise ParamsError(
             f"{path} is missing", expected="a params file", next_step="run from the project's root"
+        ) from None
+    except OSError as error:
+        raise ParamsError(
+            f"{path} cannot be read", found=error.strerror, next_step="let this user read it, as a file"
         ) from None
     except UnicodeDecodeError as error:
         raise ParamsError(f"{path} is not text", expected="UTF-8", found=str(error)) from None

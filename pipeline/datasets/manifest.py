@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.core.errors import DataError
-from pipeline.core.files import new_file, write_text
+from pipeline.core.files import new_file, rewrite_text
 from pipeline.core.params import Settings
 from pipeline.datasets.arrays import ClassName, Images, Labelled, Labels, RawImages, Sha256, image_digests
 from pipeline.datasets.npz import read_npz
@@ -63,7 +63,7 @@ def read_manifest(path: Path) -> list[ManifestEntry]:
 def append(path: Path, line: ManifestEntry) -> None:
     """Append an entry to a manifest, atomically."""
     lines = [*read_manifest(path), line]
-    write_text(path, "".join(json.dumps(each.model_dump(), ensure_ascii=False) + "\n" for each in lines))
+    rewrite_text(path, "".join(json.dumps(each.model_dump(), ensure_ascii=False) + "\n" for each in lines))
 
 
 def store(folder: Path, data: Labelled) -> str:

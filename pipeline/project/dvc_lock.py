@@ -77,7 +77,7 @@ def _try(stack: ExitStack, root: Path, paths: tuple[Path, ...], *, alone: bool) 
 
     folder, hardlink = (root / _FOLDER).resolve(), _hardlink(root)
     folder.mkdir(parents=True, exist_ok=True)
-    written = [str(path.resolve()) for path in paths]
+    written = [str(name) for path in paths for name in _names(path)]
     with _dvc_errors(root), ExitStack() as taken:
         try:
             if alone:
@@ -88,6 +88,11 @@ def _try(stack: ExitStack, root: Path, paths: tuple[Path, ...], *, alone: bool) 
             return blockers[0] if blockers else "another DVC command"
         stack.push(taken.pop_all())
     return None
+
+
+def _names(path: Path) -> set[Path]:
+    """Return a path as DVC names it, and the file that it links to: another stage may depend on that."""
+    return {path.parent.resolve() / path.name, path.resolve()}
 
 
 def remove_stale(root: Path, log: Log) -> None:

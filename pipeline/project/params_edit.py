@@ -11,7 +11,7 @@ from ruamel.yaml import YAML
 
 from pipeline.core import params
 from pipeline.core.errors import ParamsError, nearest
-from pipeline.core.files import write_text
+from pipeline.core.files import rewrite_text
 
 
 def override(text: str, overrides: Iterable[str]) -> str:
@@ -55,7 +55,7 @@ def next_generation(path: Path = params.PARAMS_FILE) -> int:
     The caller holds DVC's write lock of the file (`dvc_lock.writing`): a stage that runs has the old generation.
     """
     generation = int(params.section("search.generation", path)) + 1
-    write_text(path, override(path.read_text(encoding="utf-8"), [f"search.generation={generation}"]))
+    rewrite_text(path, override(path.read_text(encoding="utf-8"), [f"search.generation={generation}"]))
     return generation
 
 

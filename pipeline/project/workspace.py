@@ -16,7 +16,7 @@ from ruamel.yaml import YAML
 
 from pipeline.core import params
 from pipeline.core.errors import ParamsError, PipelineError
-from pipeline.core.files import write_text
+from pipeline.core.files import rewrite_text, write_text
 from pipeline.datasets import packing
 from pipeline.project import check, dvc, dvc_lock, lock, params_edit
 from pipeline.registry import pretrained
@@ -48,7 +48,7 @@ def prepare(folder: Path, overrides: Iterable[str]) -> dict[str, Any]:
     written = (folder / "pipeline", folder / params.PARAMS_FILE, folder / MANIFESTS)
     with dvc_lock.writing(folder, *written, log=lock.to_stderr):
         _copy_code(root, folder)
-        write_text(folder / params.PARAMS_FILE, text)
+        rewrite_text(folder / params.PARAMS_FILE, text)
         make_manifests(folder, content)
     return content
 
@@ -71,6 +71,9 @@ def require_usable(folder: Path, overrides: Iterable[str]) -> str:
         raise PipelineError(
             f"{folder} is not empty and not a workspace", expected="a new or empty folder", next_step="name another"
         )
+    own = folder / params.PARAMS_FILE
+    if own.exists() and own.samefile(root / params.PARAMS_FILE):
+        raise PipelineError(f"{own} is the project's own", expected="a copy", found="a link", next_step=f"rm {own}")
     text = params_edit.override((root / params.PARAMS_FILE).read_text(encoding="utf-8"), overrides)
     check.check_names(YAML(typ="safe").load(text))
     return text
@@ -90,7 +93,7 @@ def settle(folder: Path) -> dict[str, Any]:
         text = params_edit.override(file.read_text(encoding="utf-8"), settings)
         content = _checked(text, folder)
         with dvc_lock.writing(folder, file, log=lock.to_stderr):
-            write_text(file, text)
+            rewrite_text(file, text)
     else:
         content = check.check(file)
     make_manifests(folder, content)
@@ -126,7 +129,9 @@ def _copy_code(root: Path, folder: Path) -> None:
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
         if not (folder / path).exists() or not filecmp.cmp(root / path, folder / path, shallow=False):
             shutil.copyfile(root / path, folder / path)
-    write_text(folder / ".dvc" / "config", _DVC_CONFIG)
+    config = folder / ".dvc" / "config"
+    if not config.exists() and not config.is_symlink():  # remotes and caches in it are the user's
+        write_text(config, _DVC_CONFIG)
 
 
 def _package_files(root: Path) -> set[Path]:
