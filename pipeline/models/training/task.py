@@ -25,7 +25,7 @@ from pipeline.executors.base import Work
 from pipeline.models.base import Fitted, Span, TrainingError
 from pipeline.models.epoch_metrics import EpochMetrics
 from pipeline.models.loading import load
-from pipeline.models.space import Hyperparameters
+from pipeline.models.values import Hyperparameters
 
 _LATENCY_CALLS = 40
 _PICTURE = "samples.png"
