@@ -6,10 +6,13 @@ import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import optuna
 import pytest
 
 from pipeline.core import params
 from pipeline.core.errors import ParamsError
+from pipeline.core.seeds import fold
 from pipeline.models import loading, values
 from pipeline.models.space import Choice, Range
 from pipeline.project import check, params_edit
@@ -133,3 +136,57 @@ def test_settings_that_mean_the_same_name_the_same_study_as_before() -> None:
     search = {"sampler": "tpe", "generation": 1, "seed": 0}
     named = Definition("mnist", "mlp", "data", "code", settings, search, 8, "tensorflow").name
     assert named == "mnist-mlp-g1-525a64a1a0"
+
+
+def test_adamw_trains_without_weight_decay_and_a_tiny_mixup_gives_a_number() -> None:
+    import keras
+
+    from pipeline.models.base import Spec
+    from pipeline.models.training.recipe import PLAIN, TRAINING, optimizer
+
+    for name in TRAINING["optimizer"].choices:  # type: ignore[union-attr]
+        assert optimizer({**PLAIN, "optimizer": name, "weight_decay": 0.0}, 10) is not None
+    family = loading.load("mlp", {"space": {"mixup": 0.001}})
+    point = {**PLAIN, "layers": 1, "units": 8, "batch_norm": False, "activation": "relu", "dropout": 0.0, "mixup": 1e-3}
+    model = family.compiled(point, Spec((4, 4, 1), 2), steps=8, seed=0)  # type: ignore[attr-defined]
+    images, labels = np.zeros((64, 4, 4, 1), np.uint8), np.arange(64) % 2
+    keras.utils.set_random_seed(0)
+    assert math.isfinite(model.fit(images, labels, batch_size=8, verbose=0).history["loss"][0])
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("search.budget.default.minutes=.inf", r"minutes is wrong: expected .*finite number, found inf"),
+        ("search.epoch_minutes=.nan", r"epoch_minutes is wrong: .*finite number, found nan"),
+        ("search.budget.default.trials=true", r"trials is wrong: expected a number, found True"),
+        ("search.seed=-1", r"search.seed is wrong: .*greater than or equal to 0, found -1"),
+        ("train.seed=-1", r"train.seed is wrong: .*found -1"),
+        ("train.seeds=1000000", r"train.seeds is wrong: .*found 1000000"),
+        ("evaluate.confidence=.nan", r"evaluate.confidence is wrong: .*found nan"),
+        ("search.seed=2026-13-45", r"-S search.seed=2026-13-45: not a value"),
+    ],
+)
+def test_a_setting_of_a_stage_is_a_number_that_it_can_use(setting: str, message: str, tmp_path: Path) -> None:
+    with pytest.raises(ParamsError, match=message) as error:
+        checked(tmp_path, setting)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "random", "qmc"])
+@pytest.mark.parametrize("seed", [0, 2**32 - 1, 2**32, 20261125155200, 2**100])
+def test_a_seed_of_any_size_starts_a_search(seed: int, sampler: str, tmp_path: Path) -> None:
+    from pipeline.search import samplers
+    from pipeline.search.settings import SearchSettings
+
+    content = checked(tmp_path, f"search.seed={seed}", f"search.sampler={sampler}", f"train.seed={seed}")
+    settings = SearchSettings.model_validate(content["search"])
+    family = loading.load("mlp", content["mlp"])
+    study = optuna.create_study(sampler=samplers.sampler(settings, settings.seed, 1, family.suggest))
+    assert family.suggest(study.ask())
+
+
+def test_a_seed_below_32_bits_stays_and_a_larger_one_is_hashed() -> None:
+    assert [fold(seed) for seed in (0, 7, 2**32 - 1)] == [0, 7, 2**32 - 1]
+    assert len({fold(seed) for seed in range(2**32, 2**32 + 100)}) == 100
+    assert fold(20261125155200) == fold(20261125155200) < 2**32

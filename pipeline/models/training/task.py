@@ -19,6 +19,7 @@ from typing import Any, Self
 import numpy as np
 
 from pipeline.core.files import new_folder
+from pipeline.core.seeds import fold
 from pipeline.datasets.arrays import Splits, load_splits
 from pipeline.evaluation import feature_network
 from pipeline.executors.base import Work
@@ -164,7 +165,7 @@ def _train(task: TrainingTask, finished: Path, emit: Callable[[EpochMetrics], No
             task.hyperparameters,
             _load_data(task.data, version),
             task.span,
-            seed=task.seed,
+            seed=fold(task.seed),
             state=state,
             on_epoch=on_epoch,
         )
