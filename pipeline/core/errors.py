@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from pipeline.core.addresses import redacted
 
 _MOST = 2000  # characters of a part of a message (chosen)
+_LONGEST = 200  # characters of a value in a message
 
 
 class PipelineError(Exception):
@@ -87,3 +88,12 @@ def nearest(name: str, known: Iterable[str]) -> str:
     close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     listed = "one of " + ", ".join(names) if names else "none is defined"
     return f"{close[0]!r}? ({listed})" if close else listed
+
+
+def shown(value: object) -> str:
+    """Return ``found`` text for a value from outside: its ``repr``, shortened where it is long."""
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # a number of thousands of digits, or a list that contains itself
+        return f"a value of type {type(value).__name__} that is too long to print"
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"

@@ -9,13 +9,14 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import pydantic
+from pydantic_core import PydanticCustomError
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from pipeline.core.errors import ParamsError, nearest
+from pipeline.core.errors import ParamsError, nearest, shown
 
 PARAMS_FILE = Path("params.yaml")
 YAML_FAULTS = (  # of a text that is no YAML: besides its own errors, the parser lets these out
@@ -27,13 +28,24 @@ YAML_FAULTS = (  # of a text that is no YAML: besides its own errors, the parser
     AttributeError,
     RecursionError,
 )
+Seed = Annotated[int, pydantic.Field(ge=0, lt=1 << 128)]  # of more than 32 bits: hashed, see `core.seeds`
+_NUMBERS: set[Any] = {int, float}
 _held: dict[Path, dict[str, Any]] = {}
 
 
 class Settings(pydantic.BaseModel):
     """Base of every settings model: unknown keys are errors, values never change after loading."""
 
-    model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
+    model_config = pydantic.ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @pydantic.field_validator("*", mode="before")
+    @classmethod
+    def _no_yes_for_a_number(cls, value: Any, info: pydantic.ValidationInfo) -> Any:
+        """Refuse yes and no where a number belongs: Python takes them for 1 and 0."""
+        field = cls.model_fields.get(info.field_name or "")
+        if isinstance(value, bool) and field is not None and {field.annotation} <= _NUMBERS:
+            raise PydanticCustomError("number", "a number")
+        return value
 
 
 S = TypeVar("S", bound=Settings)
@@ -131,7 +143,7 @@ def parse(dotted: str, value: Any, model: type[S], path: Path = PARAMS_FILE) -> 
     if first["type"] == "missing":
         raise ParamsError(f"{path}: {where} is missing", expected="a value", found="nothing")
     raise ParamsError(
-        f"{path}: {where} is wrong", expected=first["msg"].removeprefix("Value error, "), found=repr(first["input"])
+        f"{path}: {where} is wrong", expected=first["msg"].removeprefix("Value error, "), found=shown(first["input"])
     )
 
 

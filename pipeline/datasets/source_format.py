@@ -15,7 +15,8 @@ def source_format(name: str) -> ModuleType:
     """Return the module of a source format.
 
     A format is a module of `pipeline.datasets.formats` with ``Settings`` (its section of params) and
-    ``read(folder, settings) -> RawImages``.
+    ``read(folder, settings) -> RawImages``. It may have ``shorter_side(settings) -> int | None``: the shorter side of
+    an image in pixels, or an upper limit of it, where the settings say so.
 
     Raises:
         ParamsError: No module has that name.

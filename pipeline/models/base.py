@@ -17,7 +17,8 @@ from pipeline.core import params
 from pipeline.core.errors import ParamsError, PipelineError, nearest
 from pipeline.datasets.arrays import Images, Splits
 from pipeline.models.epoch_metrics import EpochMetrics
-from pipeline.models.space import Hyperparameters, Space, Trial, override, sample
+from pipeline.models.space import Space, Trial, override, require_fit, sample
+from pipeline.models.values import Hyperparameters
 
 if TYPE_CHECKING:
     from pipeline.evaluation.feature_network import FeatureNetwork
@@ -144,9 +145,10 @@ class BaseFamily(ABC):
     def __init__(self, name: str, settings: FamilySettings, dataset: str | None = None) -> None:
         self.name = name
         self.settings = settings
-        general = override(override(self.space, self.searched, name), settings.space, f"{name}.space")
+        default = override(self.space, self.searched, name)
+        general = override(default, settings.space, f"{name}.space", self.space)
         of_datasets = {
-            known: override(general, overrides, f"{name}.space_for.{known}")
+            known: override(general, overrides, f"{name}.space_for.{known}", self.space)
             for known, overrides in settings.space_for.items()
         }
         self.dimensions = of_datasets.get(dataset or "", general)
@@ -154,6 +156,17 @@ class BaseFamily(ABC):
         for wanted in () if settings.presets == "dataset" else settings.presets:
             if wanted not in known:
                 raise ParamsError(f"{name}.presets: unknown", expected=nearest(wanted, known), found=repr(wanted))
+
+    def require_fit(self, side: int) -> None:
+        """Check that every point of the search space can be built for images of some size.
+
+        Args:
+            side: The shorter side of an image, in pixels.
+
+        Raises:
+            ParamsError: A dimension is too large for the images.
+        """
+        require_fit(self.dimensions, self.space, side, self.name)
 
     def suggest(self, trial: Trial) -> Hyperparameters:
         """Sample hyperparameters from a trial. A family with conditional dimensions overrides this."""

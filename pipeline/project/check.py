@@ -18,34 +18,53 @@ def check(path: Path = params.PARAMS_FILE) -> dict[str, Any]:
     Raises:
         ParamsError: The first thing that is wrong.
     """
-    from pipeline.datasets.source_format import source_format
     from pipeline.models import loading
-    from pipeline.stages.download import DownloadSettings as AnyFormat
 
     content = params.read(path)
     check_names(content, path)
     owners = _owners()
-    families = loading.family_names()
-    known = {*_OWN, *owners, "download", *families}
+    known = {*_OWN, *owners, "download", *loading.family_names()}
     for name in content:
         if name not in known:
             raise ParamsError(f"{path}: unknown section", expected=nearest(str(name), known), found=repr(name))
     for name in sorted({*_OWN, *owners, "download"} - set(content)):
         raise ParamsError(f"{path}: section {name} is missing", expected="a value", found="nothing")
+    sides = _check_datasets(content, path)
+    _check_families(content, sides, path)
+    for name, settings in owners.items():
+        params.parse(name, content[name], settings, path)
+    return content
+
+
+def _check_datasets(content: Mapping[str, Any], path: Path) -> dict[str, int | None]:
+    """Check the datasets, and return the shorter side of the images of each, where its settings say so."""
+    from pipeline.datasets.source_format import source_format
+    from pipeline.stages.download import DownloadSettings as AnyFormat
+
     for dataset in _names(content, "datasets", path):
         if dataset not in content["download"]:
             expected = nearest(dataset, content["download"])
             raise ParamsError(f"{path}: datasets: unknown dataset", expected=expected, found=repr(dataset))
+    sides: dict[str, int | None] = {}
     for dataset, section in content["download"].items():
         source = source_format(params.parse(f"download.{dataset}", section, AnyFormat, path).format)
-        params.parse(f"download.{dataset}", section, source.Settings, path)
-    for family in _names(content, "families", path):
-        if family in families and family not in content:
-            raise ParamsError(f"{path}: section {family} is missing", expected="the family's settings", found="nothing")
-        loading.load(family, content.get(family, {}))
-    for name, settings in owners.items():
-        params.parse(name, content[name], settings, path)
-    return content
+        settings = params.parse(f"download.{dataset}", section, source.Settings, path)
+        sides[dataset] = source.shorter_side(settings) if hasattr(source, "shorter_side") else None
+    return sides
+
+
+def _check_families(content: Mapping[str, Any], sides: Mapping[str, int | None], path: Path) -> None:
+    """Check the families, and their search spaces against the images of each dataset."""
+    from pipeline.models import loading
+
+    for name in _names(content, "families", path):
+        if name in loading.family_names() and name not in content:
+            raise ParamsError(f"{path}: section {name} is missing", expected="the family's settings", found="nothing")
+        for dataset in content["datasets"]:
+            family = loading.load(name, content.get(name, {}), dataset)
+            side = sides[dataset]
+            if side is not None:
+                family.require_fit(side)
 
 
 def check_names(content: Mapping[str, Any], path: Path = params.PARAMS_FILE) -> None:

@@ -11,7 +11,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from pipeline.core.errors import ParamsError
-from pipeline.models.space import Hyperparameters, Trial, Value
+from pipeline.models.space import Trial
+from pipeline.models.values import Hyperparameters, Value
 
 Suggest = Callable[[Trial], Hyperparameters]
 

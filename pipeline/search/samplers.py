@@ -9,6 +9,7 @@ from collections.abc import Callable, Container
 from typing import TYPE_CHECKING, Any
 
 from pipeline.core.errors import ParamsError
+from pipeline.core.seeds import fold
 from pipeline.search.enqueued import Suggest
 from pipeline.search.settings import SearchSettings
 
@@ -40,7 +41,7 @@ def sampler(settings: SearchSettings, seed: int, seen: int, suggest: Suggest) ->
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # the version is pinned and tested
-        return _sampler(settings, seed, seed + seen, suggest)
+        return _sampler(settings, fold(seed), fold(seed + seen), suggest)
 
 
 def _sampler(settings: SearchSettings, seed: int, drawn: int, suggest: Suggest) -> optuna.samplers.BaseSampler:

@@ -16,6 +16,8 @@ Sampler = Literal["tpe", "random", "qmc", "gp", "grid"]
 Engine = Literal["local", "ray"]
 Pruner = Literal["halving", "hyperband", "median", "none"]
 
+_MANY = 1_000_000  # of minutes, trials or epochs: more is a mistake, and too much for clocks and databases
+
 # Settings that define a study. The other settings may change when a study is resumed.
 _DEFINING = {"sampler", "grid_points", "presets", "pruner", "reduction", "seed", "generation", "constraints"}
 
@@ -43,10 +45,10 @@ class Budget(params.Settings):
         trial_epochs: Epochs of a trial that is never pruned, and of the final training.
     """
 
-    trials: int = pydantic.Field(ge=1)
-    epochs: int = pydantic.Field(ge=1)
-    minutes: float = pydantic.Field(gt=0)
-    trial_epochs: int = pydantic.Field(ge=1)
+    trials: int = pydantic.Field(ge=1, le=_MANY)
+    epochs: int = pydantic.Field(ge=1, le=_MANY)
+    minutes: float = pydantic.Field(gt=0, le=_MANY)
+    trial_epochs: int = pydantic.Field(ge=1, le=_MANY)
 
     @pydantic.model_validator(mode="after")
     def _has_room_for_one_trial(self) -> Budget:
@@ -75,18 +77,18 @@ class SearchSettings(params.Settings):
     """Section `search` of params; params.yaml documents the keys."""
 
     sampler: Annotated[Sampler, _one_of(get_args(Sampler))]
-    grid_points: int = pydantic.Field(ge=1)
+    grid_points: int = pydantic.Field(ge=1, le=10_000)
     presets: bool
     pruner: Annotated[Pruner, _one_of(get_args(Pruner))]
-    reduction: int = pydantic.Field(ge=2)
-    seed: int = pydantic.Field(ge=0)
-    generation: int = pydantic.Field(ge=1)
+    reduction: int = pydantic.Field(ge=2, le=_MANY)
+    seed: params.Seed
+    generation: int = pydantic.Field(ge=1, le=_MANY)
     constraints: Constraints
     budget: dict[str, Budget]
     engine: Annotated[Engine, _one_of(get_args(Engine))]
     ray: Cluster
-    keep_studies: int = pydantic.Field(ge=1)
-    epoch_minutes: float = pydantic.Field(gt=0)
+    keep_studies: int = pydantic.Field(ge=1, le=_MANY)
+    epoch_minutes: float = pydantic.Field(gt=0, le=_MANY)
 
     def budget_for(self, dataset: str, family: str) -> Budget:
         """Return the most specific budget: of ``<dataset>-<family>``, of ``<dataset>``, or the default."""

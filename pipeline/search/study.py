@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from pipeline.core.errors import EngineError
 from pipeline.models.base import BaseFamily
 from pipeline.models.epoch_metrics import EpochMetrics
-from pipeline.models.space import Choice, Dimension, Hyperparameters
+from pipeline.models.space import Choice, Dimension
+from pipeline.models.values import Hyperparameters
 from pipeline.search import enqueued, samplers
 from pipeline.search.asha import Halving
 from pipeline.search.leader import leader, unbeaten

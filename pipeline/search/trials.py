@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, overload
 
 from pipeline.artifacts.search import Trial
 from pipeline.models.epoch_metrics import EpochMetrics
-from pipeline.models.space import Hyperparameters
+from pipeline.models.values import Hyperparameters
 
 if TYPE_CHECKING:
     import optuna

@@ -13,6 +13,7 @@ import pydantic
 
 from pipeline.backend import configure
 from pipeline.core import names, params, process
+from pipeline.core.seeds import fold
 from pipeline.datasets.arrays import load_splits
 from pipeline.evaluation import feature_network
 from pipeline.models import loading
@@ -26,8 +27,8 @@ class FeaturesSettings(params.Settings):
         seed: Decides initial weights and the order of the images.
     """
 
-    steps: int = pydantic.Field(ge=1)
-    seed: int = pydantic.Field(ge=0)
+    steps: int = pydantic.Field(ge=1, le=10_000_000)
+    seed: params.Seed
 
 
 def main() -> None:
@@ -45,7 +46,7 @@ def main() -> None:
         return
     configure.configure(configure.load_settings().backend, threads=1)  # one thread: the same weights in every run
     data = load_splits(arguments.data)
-    accuracy = feature_network.train(data, arguments.output, steps=settings.steps, seed=settings.seed)
+    accuracy = feature_network.train(data, arguments.output, steps=settings.steps, seed=fold(settings.seed))
     found = feature_network.load(arguments.output)
     print(
         f"{arguments.dataset} {arguments.family}: features {found.digest[:12]} label {accuracy:.2%} of validation"

@@ -25,6 +25,7 @@ def main() -> None:
     backend = configure.load_settings()
     settings = params.load("search", SearchSettings)
     family = loading.load(arguments.family, dataset=arguments.dataset)
+    family.require_fit(min(load_splits(arguments.data).image_shape[:2]))
     definition = _definition(arguments, family, settings, backend.backend)
     folders = search.Folders(arguments.data, arguments.features, arguments.studies)
     finished = search.run(definition, settings, family, folders, configure.worker_environments(backend.workers))

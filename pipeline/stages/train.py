@@ -44,11 +44,11 @@ class TrainSettings(params.Settings):
 
     Attributes:
         seeds: Number of models to train; the best on validation is kept.
-        seed: Seed of the first; the others follow by one.
+        seed: Seed of the first; the others follow by one. One of more than 32 bits is hashed.
     """
 
-    seeds: int = pydantic.Field(ge=1)
-    seed: int = pydantic.Field(ge=0)
+    seeds: int = pydantic.Field(ge=1, le=1000)
+    seed: params.Seed
 
 
 @dataclass(frozen=True)

@@ -42,6 +42,12 @@ class Settings(SourceSettings):
     batch_images: pydantic.PositiveInt  # in each of the six batches
 
 
+def shorter_side(settings: Settings) -> int | None:
+    """Return the shorter side of an image in pixels, or an upper limit of it; None if the settings do not say."""
+    del settings
+    return _SIDE
+
+
 def read(folder: Path, settings: Settings) -> RawImages:
     """Return the images as (N, 32, 32, 3).
 

@@ -26,6 +26,12 @@ class Settings(SourceSettings):
     """The dataset's section under ``download``: one file of digits."""
 
 
+def shorter_side(settings: Settings) -> int | None:
+    """Return the shorter side of an image in pixels, or an upper limit of it; None if the settings do not say."""
+    del settings
+    return _FRAME_SIDE
+
+
 def read(folder: Path, settings: Settings) -> RawImages:
     """Return the digits as (N, 28, 28, 1) images, ink bright on black, split by `is_test`.
 

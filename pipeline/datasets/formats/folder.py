@@ -100,6 +100,11 @@ def visible(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
 
 
+def shorter_side(settings: Settings) -> int | None:
+    """Return the shorter side of an image in pixels, or an upper limit of it; None if the settings do not say."""
+    return min(settings.size)
+
+
 def read(folder: Path, settings: Settings) -> RawImages:
     """Return the pictures of the pinned file, resized to fit one size; see `decoding.decode`.
 

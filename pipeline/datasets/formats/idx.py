@@ -18,11 +18,23 @@ from pipeline.core.errors import DataError
 from pipeline.datasets.arrays import Images, Labelled, Labels, RawImages, SourceSettings, read_unpacked
 
 _UBYTE = 0x08
+_IMAGES_HEADER, _LABELS_HEADER = 16, 8  # bytes
 _MAX_DEFLATE_RATIO = 1032  # the maximum of deflate, so a file cannot unpack to more than this many times its size
 
 
 class Settings(SourceSettings):
     """The dataset's section under ``download``; the official names give file roles (``train-images…`` and so on)."""
+
+
+def shorter_side(settings: Settings) -> int | None:
+    """Return the shorter side of an image in pixels, or an upper limit of it; None if the settings do not say."""
+    sizes = {file.name.partition("-idx")[0]: file.unpacked_bytes for file in settings.files}
+    images, labels = sizes.get("train-images"), sizes.get("train-labels")
+    if images is None or labels is None or images < _IMAGES_HEADER or labels <= _LABELS_HEADER:
+        return None
+    return (
+        math.isqrt((images - _IMAGES_HEADER) // (labels - _LABELS_HEADER)) or None
+    )  # the side of a square with as many pixels
 
 
 def read(folder: Path, settings: Settings) -> RawImages:

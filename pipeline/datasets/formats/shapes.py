@@ -41,6 +41,12 @@ class Settings(SourceSettings):
     seed: Annotated[int, pydantic.Field(ge=0)] = 0
 
 
+def shorter_side(settings: Settings) -> int | None:
+    """Return the shorter side of an image in pixels, or an upper limit of it; None if the settings do not say."""
+    del settings
+    return SIDE
+
+
 def read(folder: Path, settings: Settings) -> RawImages:
     """Return newly drawn pictures as (N, 32, 32, 3), with classes in turn; the folder is not read.
 

@@ -39,6 +39,11 @@ def collect(path: Path) -> list[Entry]:
         raise DataError(f"{path} cannot be read", expected="a CSV file in UTF-8", found=str(error)) from None
 
 
+def shorter_side(settings: Settings) -> int | None:
+    """Return the shorter side of an image in pixels, or an upper limit of it; None if the settings do not say."""
+    return folder.shorter_side(settings)
+
+
 def read(raw: Path, settings: Settings) -> RawImages:
     """Return the pictures of the pinned file; see `folder.read`."""
     return folder.read(raw, settings)

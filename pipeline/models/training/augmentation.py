@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from pipeline.models.space import Hyperparameters
+from pipeline.models.values import Hyperparameters, whole, yes
 
 
 class Augment:
@@ -21,9 +21,9 @@ class Augment:
     """
 
     def __init__(self, hyperparameters: Hyperparameters, generator: Any) -> None:
-        self._shift = int(hyperparameters["shift"])
-        self._flip = bool(hyperparameters["flip"])
-        self._cutout = int(hyperparameters["cutout"])
+        self._shift = whole(hyperparameters, "shift")
+        self._flip = yes(hyperparameters, "flip")
+        self._cutout = whole(hyperparameters, "cutout")
         self._generator = generator
 
     def __call__(self, images: Any) -> Any:

@@ -14,10 +14,11 @@ from pipeline.backend.mixed_precision import Precision, policy
 from pipeline.datasets.arrays import Images, Labelled, Labels, Splits
 from pipeline.models.base import FamilySettings, Spec
 from pipeline.models.epoch_metrics import EpochMetrics
-from pipeline.models.space import Hyperparameters, Space
+from pipeline.models.space import Space
 from pipeline.models.training import recipe
 from pipeline.models.training.fitted import KerasFitted, trainable_parameters
 from pipeline.models.training.keras_family import KerasFamily, TrainingPlan, Values
+from pipeline.models.values import Hyperparameters, real
 
 if TYPE_CHECKING:
     import keras
@@ -74,7 +75,7 @@ class KerasClassifier(KerasFamily):
 
         with policy(self.settings.precision, heavy=self.heavy(hyperparameters)):
             network = self.build(hyperparameters, spec)
-        average = self._single(hyperparameters, spec) if hyperparameters["average"] else None
+        average = self._single(hyperparameters, spec) if real(hyperparameters, "average") else None
         trainer = Trainer(network, average, hyperparameters, seed)
         trainer.compile(
             optimizer=recipe.optimizer(hyperparameters, steps),

@@ -16,8 +16,8 @@ from pipeline.backend import input_pipeline
 from pipeline.datasets.arrays import Labelled, Splits
 from pipeline.models.base import BaseFamily, Fitted, OnEpoch, Span, Spec, TrainingError
 from pipeline.models.epoch_metrics import EpochMetrics
-from pipeline.models.space import Hyperparameters
 from pipeline.models.training import checkpoint
+from pipeline.models.values import Hyperparameters, whole
 
 if TYPE_CHECKING:
     import keras
@@ -90,7 +90,7 @@ class KerasFamily(BaseFamily):
     ) -> Fitted:
         """Train some epochs; see `BaseFamily.fit`. On a CPU, a training cut into spans gives identical weights."""
         plan = self.plan(data)
-        batch_size = min(int(hyperparameters["batch_size"]), len(data.train))
+        batch_size = min(whole(hyperparameters, "batch_size"), len(data.train))
         steps = span.total * math.ceil(len(data.train) / batch_size)
         model = checkpoint.begin(
             lambda: self.compiled(hyperparameters, Spec.of(data), steps=steps, seed=seed), state, seed

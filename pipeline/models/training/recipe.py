@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from pipeline.models.space import Choice, Hyperparameters, Range, Space
+from pipeline.models.space import Choice, Range, Space
+from pipeline.models.values import PIXELS, SHARE, Bounds, Hyperparameters, real, word
 
 if TYPE_CHECKING:
     import keras
@@ -20,16 +21,16 @@ _START = 0.04  # of the highest rate, where that rise begins (chosen)
 TRAINING: Space = {
     "optimizer": Choice(choices=("adamw", "adam", "sgd", "adagrad", "adadelta")),
     "schedule": Choice(choices=("cosine", "one_cycle", "constant")),
-    "learning_rate": Range(low=1e-5, high=3.0, log=True),
-    "batch_size": Choice(choices=(16, 32, 64, 128, 256, 512)),
-    "weight_decay": Range(low=0.0, high=0.1),
-    "l2": Range(low=0.0, high=0.1),
-    "label_smoothing": Range(low=0.0, high=0.3),
-    "shift": Range(low=0, high=8),
+    "learning_rate": Range(low=1e-5, high=3.0, log=True, bounds=Bounds(0, 100, above=True)),
+    "batch_size": Choice(choices=(16, 32, 64, 128, 256, 512), bounds=Bounds(1, 65_536)),
+    "weight_decay": Range(low=0.0, high=0.1, bounds=Bounds(0, 10)),
+    "l2": Range(low=0.0, high=0.1, bounds=Bounds(0, 10)),
+    "label_smoothing": Range(low=0.0, high=0.3, bounds=SHARE),
+    "shift": Range(low=0, high=8, bounds=PIXELS),
     "flip": Choice(choices=(False, True)),
-    "cutout": Range(low=0, high=16),
-    "mixup": Range(low=0.0, high=1.0),
-    "average": Range(low=0.0, high=0.9999),  # of the weights: share of it that a step leaves; 0: none
+    "cutout": Range(low=0, high=16, bounds=PIXELS),
+    "mixup": Range(low=0.0, high=1.0, bounds=Bounds(0, 100)),
+    "average": Range(low=0.0, high=0.9999, bounds=SHARE),  # of the weights: share of it that a step leaves; 0: none
 }
 
 SEARCHED: Mapping[str, Any] = {
@@ -75,8 +76,9 @@ def optimizer(hyperparameters: Hyperparameters, steps: int) -> keras.Optimizer:
         "adagrad": keras.optimizers.Adagrad,
         "adadelta": keras.optimizers.Adadelta,
     }
-    name = str(hyperparameters["optimizer"])
-    settings: dict[str, Any] = {"weight_decay": float(hyperparameters["weight_decay"]) or None}
+    name = word(hyperparameters, "optimizer")
+    decay = real(hyperparameters, "weight_decay")
+    settings: dict[str, Any] = {"weight_decay": decay if decay or name == "adamw" else None}  # AdamW refuses None
     if name == "sgd":
         settings |= {"momentum": 0.9, "nesterov": True}
     return kinds[name](_rate(hyperparameters, steps), **settings)
@@ -86,8 +88,8 @@ def _rate(hyperparameters: Hyperparameters, steps: int) -> Any:
     """Return the learning rate: constant, falling to 0, or rising first."""
     import keras
 
-    highest = float(hyperparameters["learning_rate"])
-    schedule = str(hyperparameters["schedule"])
+    highest = real(hyperparameters, "learning_rate")
+    schedule = word(hyperparameters, "schedule")
     if schedule == "constant":
         return highest
     if schedule == "cosine":

@@ -19,13 +19,14 @@ from typing import Any, Self
 import numpy as np
 
 from pipeline.core.files import new_folder
+from pipeline.core.seeds import fold
 from pipeline.datasets.arrays import Splits, load_splits
 from pipeline.evaluation import feature_network
 from pipeline.executors.base import Work
 from pipeline.models.base import Fitted, Span, TrainingError
 from pipeline.models.epoch_metrics import EpochMetrics
 from pipeline.models.loading import load
-from pipeline.models.space import Hyperparameters
+from pipeline.models.values import Hyperparameters
 
 _LATENCY_CALLS = 40
 _PICTURE = "samples.png"
@@ -164,7 +165,7 @@ def _train(task: TrainingTask, finished: Path, emit: Callable[[EpochMetrics], No
             task.hyperparameters,
             _load_data(task.data, version),
             task.span,
-            seed=task.seed,
+            seed=fold(task.seed),
             state=state,
             on_epoch=on_epoch,
         )

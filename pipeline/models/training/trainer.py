@@ -12,9 +12,9 @@ from typing import Any
 import keras
 from keras import ops
 
-from pipeline.models.space import Hyperparameters
 from pipeline.models.training.augmentation import Augment
 from pipeline.models.training.ema import follow, start
+from pipeline.models.values import Hyperparameters, real
 
 
 class Trainer(keras.Model):
@@ -38,10 +38,10 @@ class Trainer(keras.Model):
             start(average, network)
         self._generator = keras.random.SeedGenerator(seed)
         self._augment = Augment(hyperparameters, self._generator)
-        self._smoothing = float(hyperparameters["label_smoothing"])
-        self._l2 = float(hyperparameters["l2"])
-        self._mixup = float(hyperparameters["mixup"])
-        self._momentum = float(hyperparameters["average"])
+        self._smoothing = real(hyperparameters, "label_smoothing")
+        self._l2 = real(hyperparameters, "l2")
+        self._mixup = real(hyperparameters, "mixup")
+        self._momentum = real(hyperparameters, "average")
         # What crosses from `call` to `compute_loss`, and from one span of epochs to the next, is state of the model.
         self._share = self.add_weight(shape=(), initializer="ones", trainable=False, name="share")
         self._lowest = self.add_weight(
@@ -61,7 +61,9 @@ class Trainer(keras.Model):
             return (self.average or self.network)(images, training=False)
         images = self._augment(images)
         if self._mixup:
-            self._share.assign(keras.random.beta((), self._mixup, self._mixup, seed=self._generator))
+            share = keras.random.beta((), self._mixup, self._mixup, seed=self._generator)
+            # For a small α both gamma variates behind it underflow, and their ratio is 0 / 0; its limit is 0 or 1.
+            self._share.assign(ops.where(ops.isnan(share), 1.0, share))
             images = self._share * images + (1 - self._share) * ops.flip(images, axis=0)
         if self.average is not None:
             follow(self.average, self.network, self._momentum, self._steps)

@@ -8,11 +8,13 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from pipeline.core.errors import ParamsError
 from pipeline.models.base import FamilySettings, Preset, Spec
 from pipeline.models.families.cnn.presets import PRESETS
-from pipeline.models.space import Choice, Hyperparameters, Space, Trial, sample
+from pipeline.models.space import Choice, Space, Trial, sample
 from pipeline.models.training.classifier import KerasClassifier
 from pipeline.models.training.recipe import SEARCHED, TRAINING
+from pipeline.models.values import Hyperparameters, word
 
 if TYPE_CHECKING:
     import keras
@@ -24,7 +26,8 @@ class Family(KerasClassifier):
     """A convolutional network of some architecture.
 
     An architecture is a module of the package `architectures` with ``SPACE`` and ``SEARCHED``, as a family has them,
-    ``build(x, hyperparameters, classes)``, which turns images from 0 to 1 into logits, and ``HEAVY``, whether it spends
+    ``build(x, hyperparameters, classes)``, which turns images from 0 to 1 into logits, ``least_side(space)``, the
+    shorter side of the smallest images for which every point of a space can be built, and ``HEAVY``, whether it spends
     its time in wide convolutions. Its dimensions are called after it: ``plain_filters``.
     """
 
@@ -45,6 +48,24 @@ class Family(KerasClassifier):
         }
         super().__init__(name, settings, dataset)
 
+    def require_fit(self, side: int) -> None:
+        """Check that every architecture in the space can be built; see `BaseFamily.require_fit`."""
+        super().require_fit(side)
+        chosen = self.dimensions["architecture"]
+        for architecture in architectures():
+            if not chosen.holds(architecture):
+                continue
+            prefix = f"{architecture}_"
+            own = {name.removeprefix(prefix): d for name, d in self.dimensions.items() if name.startswith(prefix)}
+            least = _load(architecture).least_side(own)
+            if side < least:
+                raise ParamsError(
+                    f"params.yaml: {self.name}: the architecture {architecture} is too deep for the images",
+                    expected=f"at least {least} pixels on their shorter side",
+                    found=side,
+                    next_step=f"narrow its dimensions in {self.name}.space, or choose another architecture there",
+                )
+
     def suggest(self, trial: Trial) -> Hyperparameters:
         """Sample an architecture, then its own dimensions and those of every training."""
         architecture = self.dimensions["architecture"].sample(trial, "architecture")
@@ -54,13 +75,13 @@ class Family(KerasClassifier):
 
     def heavy(self, hyperparameters: Hyperparameters) -> bool:
         """Return whether the architecture is marked as heavy."""
-        return bool(_load(str(hyperparameters["architecture"])).HEAVY)
+        return bool(_load(word(hyperparameters, "architecture")).HEAVY)
 
     def build(self, hyperparameters: Hyperparameters, spec: Spec) -> keras.Model:
         """Return a convolutional network; see `KerasClassifier.build`."""
         import keras
 
-        architecture = str(hyperparameters["architecture"])
+        architecture = word(hyperparameters, "architecture")
         prefix = f"{architecture}_"
         own = {name.removeprefix(prefix): v for name, v in hyperparameters.items() if name.startswith(prefix)}
         inputs = keras.Input(spec.image_shape, dtype="uint8")

@@ -6,8 +6,8 @@ Where a reference ends in a softmax, this one ends in logits with the softmax in
 from __future__ import annotations
 
 from pipeline.models.base import Preset
-from pipeline.models.space import Hyperparameters
 from pipeline.models.training.recipe import PLAIN
+from pipeline.models.values import Hyperparameters
 
 _MNIST, _CIFAR10 = ("mnist", (28, 28, 1)), ("cifar10", (32, 32, 3))
 

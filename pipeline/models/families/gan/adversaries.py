@@ -13,8 +13,8 @@ from typing import Any
 import keras
 from keras import ops
 
-from pipeline.models.space import Hyperparameters
 from pipeline.models.training.ema import follow, start
+from pipeline.models.values import Hyperparameters, real, whole, word, yes
 
 _SIGMA = 0.02  # step of the finite difference, in values of a pixel from 0 to 1
 _SHARE = 4  # the penalty is taken on one in so many images: it is a mean, and each costs a pass of the discriminator
@@ -63,11 +63,11 @@ class Adversaries(keras.Model):
         self.generator, self.average, self.discriminator = generator, average, discriminator
         start(average, generator)
         self._noise = keras.random.SeedGenerator(seed)
-        self._latent = int(hyperparameters["latent"])
-        self._conditional = bool(hyperparameters["conditional"])
-        self._adversarial = _LOSSES[str(hyperparameters["loss"])]
-        self._penalty = float(hyperparameters["penalty"])
-        self._momentum = float(hyperparameters["average"])
+        self._latent = whole(hyperparameters, "latent")
+        self._conditional = yes(hyperparameters, "conditional")
+        self._adversarial = _LOSSES[word(hyperparameters, "loss")]
+        self._penalty = real(hyperparameters, "penalty")
+        self._momentum = real(hyperparameters, "average")
         self._steps = self.add_weight(shape=(), initializer="zeros", trainable=False, name="steps")
         self._of_generator = keras.metrics.Mean("generator_loss")
         self._of_discriminator = keras.metrics.Mean("discriminator_loss")

@@ -20,9 +20,10 @@ from pipeline.models.base import Preset, Spec
 from pipeline.models.epoch_metrics import EpochMetrics
 from pipeline.models.families.gan import networks
 from pipeline.models.families.gan.presets import PRESETS
-from pipeline.models.space import Choice, Hyperparameters, Range, Space
+from pipeline.models.space import Choice, Range, Space
 from pipeline.models.training.fitted import KerasFitted, trainable_parameters
 from pipeline.models.training.keras_family import KerasFamily, TrainingPlan, Values
+from pipeline.models.values import SHARE, Bounds, Hyperparameters
 
 if TYPE_CHECKING:
     import keras
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
 _DRAWN = 512  # images per batch when a generator draws
 _SEED = 0  # of the noise that scores and pictures are made from: the same for every epoch of every trial
+_MEAN = Bounds(0, 0.99999)  # at 1, Adam divides by 0
 _SIDE = 10  # of the picture, in images
 
 
@@ -39,16 +41,18 @@ class Family(KerasFamily):
 
     space: ClassVar[Space] = {
         "architecture": Choice(choices=("dcgan", "dense")),
-        "width": Choice(choices=(16, 24, 32, 48, 64, 96, 128)),  # of the discriminator's first layer
-        "latent": Choice(choices=(32, 64, 100, 128)),
+        # Of the discriminator's first layer.
+        "width": Choice(choices=(16, 24, 32, 48, 64, 96, 128), bounds=Bounds(1, 1024)),
+        "latent": Choice(choices=(32, 64, 100, 128), bounds=Bounds(1, 4096)),
         "conditional": Choice(choices=(False, True)),
         "loss": Choice(choices=("relativistic", "non_saturating", "hinge")),
-        "penalty": Range(low=0.0, high=20.0),  # weight of the discriminator's squared gradient (R1)
-        "average": Range(low=0.0, high=0.9999),  # share of the average that a step leaves; 0: no average
-        "learning_rate": Range(low=1e-5, high=1e-2, log=True),
-        "beta_1": Range(low=0.0, high=0.9),  # Adam's means
-        "beta_2": Range(low=0.9, high=0.999),
-        "batch_size": Choice(choices=(32, 64, 128, 256)),
+        # Weight of the discriminator's squared gradient (R1).
+        "penalty": Range(low=0.0, high=20.0, bounds=Bounds(0, 1000)),
+        "average": Range(low=0.0, high=0.9999, bounds=SHARE),  # share of the average that a step leaves; 0: no average
+        "learning_rate": Range(low=1e-5, high=1e-2, log=True, bounds=Bounds(0, 100, above=True)),
+        "beta_1": Range(low=0.0, high=0.9, bounds=_MEAN),  # Adam's means
+        "beta_2": Range(low=0.9, high=0.999, bounds=_MEAN),
+        "batch_size": Choice(choices=(32, 64, 128, 256), bounds=Bounds(1, 65_536)),
     }
     searched: ClassVar[Mapping[str, Any]] = {
         "architecture": "dcgan",

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from pipeline.models.base import Spec
-from pipeline.models.space import Hyperparameters
+from pipeline.models.values import Hyperparameters, whole, word, yes
 
 if TYPE_CHECKING:
     import keras
@@ -24,15 +24,15 @@ def generator(hyperparameters: Hyperparameters, spec: Spec) -> keras.Model:
     import keras
     from keras import layers
 
-    latent = int(hyperparameters["latent"])
+    latent = whole(hyperparameters, "latent")
     noise = keras.Input((latent,), name="noise")
     inputs, x = [noise], noise
-    if hyperparameters["conditional"]:
+    if yes(hyperparameters, "conditional"):
         labels = keras.Input((), dtype="int32", name="labels")
         inputs.append(labels)
         x = layers.Concatenate()([noise, layers.Embedding(spec.classes, latent)(labels)])
-    body = {"dense": _dense_images, "dcgan": _convolved_images}[str(hyperparameters["architecture"])]
-    images = layers.Activation("sigmoid", dtype="float32")(body(x, int(hyperparameters["width"]), spec))
+    body = {"dense": _dense_images, "dcgan": _convolved_images}[word(hyperparameters, "architecture")]
+    images = layers.Activation("sigmoid", dtype="float32")(body(x, whole(hyperparameters, "width"), spec))
     return keras.Model(inputs if len(inputs) > 1 else noise, images, name="generator")
 
 
@@ -43,10 +43,10 @@ def discriminator(hyperparameters: Hyperparameters, spec: Spec) -> keras.Model:
 
     images = keras.Input(spec.image_shape, name="images")
     inputs = [images]
-    body = {"dense": _dense_features, "dcgan": _convolved_features}[str(hyperparameters["architecture"])]
-    features = body(images, int(hyperparameters["width"]), spec)
+    body = {"dense": _dense_features, "dcgan": _convolved_features}[word(hyperparameters, "architecture")]
+    features = body(images, whole(hyperparameters, "width"), spec)
     logits = layers.Dense(1, dtype="float32")(features)
-    if hyperparameters["conditional"]:
+    if yes(hyperparameters, "conditional"):
         labels = keras.Input((), dtype="int32", name="labels")
         inputs.append(labels)
         wanted = layers.Embedding(spec.classes, features.shape[-1], dtype="float32")(labels)

@@ -19,7 +19,8 @@ import pydantic
 from pipeline.datasets.arrays import Images, Labelled, Labels, Splits
 from pipeline.models.base import BaseFamily, FamilySettings, Fitted, OnEpoch, Span
 from pipeline.models.epoch_metrics import EpochMetrics
-from pipeline.models.space import Choice, Hyperparameters, Space
+from pipeline.models.space import Choice, Space
+from pipeline.models.values import Hyperparameters, word
 
 Floats = npt.NDArray[np.float32]
 Votes = npt.NDArray[np.int32]
@@ -96,7 +97,7 @@ class Family(BaseFamily):
         """Choose the number of neighbours and score it on validation, in one epoch, which is the last."""
         del span, state
         started = time.monotonic()
-        metric = str(hyperparameters["metric"])
+        metric = word(hyperparameters, "metric")
         order = np.random.default_rng(seed).permutation(len(data.train))
         folds = np.array_split(order[: self.settings.fold_images], self.settings.folds)
         scores = self._cross_validate(data.train, folds, metric, len(data.class_names))

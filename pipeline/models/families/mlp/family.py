@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pipeline.models.base import Preset, Spec
 from pipeline.models.families.mlp.presets import PRESETS
-from pipeline.models.space import Choice, Hyperparameters, Range, Space
+from pipeline.models.space import Choice, Range, Space
 from pipeline.models.training.classifier import KerasClassifier
 from pipeline.models.training.recipe import SEARCHED, TRAINING
+from pipeline.models.values import DROPOUT, Bounds, Hyperparameters, real, whole, word, yes
 
 if TYPE_CHECKING:
     import keras
@@ -22,11 +23,11 @@ class Family(KerasClassifier):
     """
 
     space: ClassVar[Space] = {
-        "layers": Range(low=1, high=6),
-        "units": Choice(choices=(32, 64, 128, 256, 512, 1024)),
+        "layers": Range(low=1, high=6, bounds=Bounds(1, 32)),
+        "units": Choice(choices=(32, 64, 128, 256, 512, 1024), bounds=Bounds(1, 8192)),
         "batch_norm": Choice(choices=(True, False)),
         "activation": Choice(choices=("relu", "tanh", "sigmoid", "gelu")),
-        "dropout": Range(low=0.0, high=0.8),
+        "dropout": Range(low=0.0, high=0.8, bounds=DROPOUT),
         **TRAINING,
     }
     searched: ClassVar[Mapping[str, Any]] = {
@@ -43,14 +44,14 @@ class Family(KerasClassifier):
         import keras
         from keras import layers
 
-        batch_norm = bool(hyperparameters["batch_norm"])
+        batch_norm = yes(hyperparameters, "batch_norm")
         inputs = keras.Input(spec.image_shape, dtype="uint8")
         x = layers.Rescaling(1 / 255)(inputs)
         x = layers.Flatten()(x)
-        for _ in range(int(hyperparameters["layers"])):
-            x = layers.Dense(int(hyperparameters["units"]), use_bias=not batch_norm)(x)
+        for _ in range(whole(hyperparameters, "layers")):
+            x = layers.Dense(whole(hyperparameters, "units"), use_bias=not batch_norm)(x)
             if batch_norm:
                 x = layers.BatchNormalization(momentum=0.9)(x)
-            x = layers.Activation(str(hyperparameters["activation"]))(x)
-            x = layers.Dropout(float(hyperparameters["dropout"]))(x)
+            x = layers.Activation(word(hyperparameters, "activation"))(x)
+            x = layers.Dropout(real(hyperparameters, "dropout"))(x)
         return keras.Model(inputs, layers.Dense(spec.classes, dtype="float32")(x), name="mlp")

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from pipeline.models.base import Preset
-from pipeline.models.space import Hyperparameters
 from pipeline.models.training.recipe import PLAIN
+from pipeline.models.values import Hyperparameters
 
 _POINT: Hyperparameters = {**PLAIN, "layers": 1, "units": 128, "batch_norm": False, "activation": "relu"}
 

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pipeline.models.base import Preset, Spec
 from pipeline.models.families.rnn.presets import PRESETS
-from pipeline.models.space import Choice, Hyperparameters, Range, Space
+from pipeline.models.space import Choice, Range, Space
 from pipeline.models.training.classifier import KerasClassifier
 from pipeline.models.training.recipe import SEARCHED, TRAINING
+from pipeline.models.values import DROPOUT, Bounds, Hyperparameters, real, whole, word, yes
 
 if TYPE_CHECKING:
     import keras
@@ -20,13 +21,13 @@ class Family(KerasClassifier):
 
     space: ClassVar[Space] = {
         "cell": Choice(choices=("lstm", "gru", "simple")),
-        "layers": Range(low=1, high=4),
-        "units": Choice(choices=(16, 32, 64, 96, 128, 192, 256)),  # of each direction
+        "layers": Range(low=1, high=4, bounds=Bounds(1, 16)),
+        "units": Choice(choices=(16, 32, 64, 96, 128, 192, 256), bounds=Bounds(1, 4096)),  # of each direction
         "bidirectional": Choice(choices=(False, True)),
         "residual": Choice(choices=(False, True)),  # what a layer gives is added to what it got
         "pooling": Choice(choices=("last", "mean", "max")),  # what the head sees of the steps
-        "head_units": Choice(choices=(0, 64, 128, 256)),  # 0: the head is the classifier alone
-        "dropout": Range(low=0.0, high=0.8),
+        "head_units": Choice(choices=(0, 64, 128, 256), bounds=Bounds(0, 8192)),  # 0: the head is the classifier alone
+        "dropout": Range(low=0.0, high=0.8, bounds=DROPOUT),
         **TRAINING,
     }
     searched: ClassVar[Mapping[str, Any]] = {
@@ -49,19 +50,19 @@ class Family(KerasClassifier):
         inputs = keras.Input(spec.image_shape, dtype="uint8")
         x = layers.Rescaling(1 / 255)(inputs)
         x = layers.Reshape((height, width * channels))(x)
-        depth, pooling = int(hyperparameters["layers"]), str(hyperparameters["pooling"])
+        depth, pooling = whole(hyperparameters, "layers"), word(hyperparameters, "pooling")
         for layer in range(depth):
             last = layer == depth - 1 and pooling == "last"
             read = _recurrent(hyperparameters, steps=not last)(x)
-            if hyperparameters["residual"] and not last and read.shape == x.shape:
+            if yes(hyperparameters, "residual") and not last and read.shape == x.shape:
                 read = layers.Add()([read, x])
-            x = layers.Dropout(float(hyperparameters["dropout"]))(read)
+            x = layers.Dropout(real(hyperparameters, "dropout"))(read)
         if pooling == "mean":
             x = layers.GlobalAveragePooling1D()(x)
         elif pooling == "max":
             x = layers.GlobalMaxPooling1D()(x)
-        if hyperparameters["head_units"]:
-            x = layers.Dense(int(hyperparameters["head_units"]), activation="relu")(x)
+        if head_units := whole(hyperparameters, "head_units"):
+            x = layers.Dense(head_units, activation="relu")(x)
         return keras.Model(inputs, layers.Dense(spec.classes, dtype="float32")(x), name="rnn")
 
 
@@ -69,7 +70,7 @@ def _recurrent(hyperparameters: Hyperparameters, *, steps: bool) -> Any:
     """Return a recurrent layer that gives every step, or the last alone."""
     from keras import layers
 
-    kind = {"lstm": layers.LSTM, "gru": layers.GRU, "simple": layers.SimpleRNN}[str(hyperparameters["cell"])]
+    kind = {"lstm": layers.LSTM, "gru": layers.GRU, "simple": layers.SimpleRNN}[word(hyperparameters, "cell")]
     # Not unrolled: that trains a tenth faster and takes longer to begin (measured: one core, 28 steps, 128 units).
-    layer = kind(int(hyperparameters["units"]), return_sequences=steps)
-    return layers.Bidirectional(layer) if hyperparameters["bidirectional"] else layer
+    layer = kind(whole(hyperparameters, "units"), return_sequences=steps)
+    return layers.Bidirectional(layer) if yes(hyperparameters, "bidirectional") else layer

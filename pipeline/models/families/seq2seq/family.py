@@ -13,14 +13,16 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from pipeline.backend import compile_options
+from pipeline.core.errors import ParamsError
 from pipeline.datasets.arrays import Images, Splits
 from pipeline.evaluation import image_grid
 from pipeline.models.base import Spec
 from pipeline.models.epoch_metrics import EpochMetrics
-from pipeline.models.space import Choice, Hyperparameters, Range, Space
+from pipeline.models.space import Choice, Range, Space
 from pipeline.models.training import recipe
 from pipeline.models.training.fitted import KerasFitted, trainable_parameters
 from pipeline.models.training.keras_family import KerasFamily, TrainingPlan, Values
+from pipeline.models.values import DROPOUT, Bounds, Hyperparameters, real, whole, word
 
 if TYPE_CHECKING:
     import keras
@@ -33,14 +35,14 @@ class Family(KerasFamily):
 
     space: ClassVar[Space] = {
         "cell": Choice(choices=("gru", "lstm")),
-        "layers": Range(low=1, high=3),
-        "units": Choice(choices=(32, 64, 128, 192, 256)),
-        "dropout": Range(low=0.0, high=0.5),
+        "layers": Range(low=1, high=3, bounds=Bounds(1, 16)),
+        "units": Choice(choices=(32, 64, 128, 192, 256), bounds=Bounds(1, 4096)),
+        "dropout": Range(low=0.0, high=0.5, bounds=DROPOUT),
         "optimizer": Choice(choices=("adamw", "adam")),
         "schedule": Choice(choices=("cosine", "one_cycle", "constant")),
-        "learning_rate": Range(low=1e-5, high=1e-1, log=True),
-        "weight_decay": Range(low=0.0, high=0.1),
-        "batch_size": Choice(choices=(32, 64, 128, 256)),
+        "learning_rate": Range(low=1e-5, high=1e-1, log=True, bounds=recipe.TRAINING["learning_rate"].bounds),
+        "weight_decay": Range(low=0.0, high=0.1, bounds=recipe.TRAINING["weight_decay"].bounds),
+        "batch_size": Choice(choices=(32, 64, 128, 256), bounds=recipe.TRAINING["batch_size"].bounds),
     }
     searched: ClassVar[Mapping[str, Any]] = {
         "cell": "gru",
@@ -57,6 +59,12 @@ class Family(KerasFamily):
     task: ClassVar[str] = "complete"
     serving: ClassVar[str] = "completer"
 
+    def require_fit(self, side: int) -> None:
+        """Check that an image has two halves; see `BaseFamily.require_fit`."""
+        super().require_fit(side)
+        if side < 2:
+            raise ParamsError(f"{self.name}: the images have no halves", expected="at least 2 rows", found=side)
+
     def build(self, hyperparameters: Hyperparameters, spec: Spec) -> keras.Model:
         """Return a new model: upper halves, uint8 (N, H // 2, W, C), to the other rows, from 0 to 1, float32."""
         import keras
@@ -64,14 +72,14 @@ class Family(KerasFamily):
 
         height, width, channels = spec.image_shape
         known = height // 2
-        kind = {"gru": layers.GRU, "lstm": layers.LSTM}[str(hyperparameters["cell"])]
-        depth, units = int(hyperparameters["layers"]), int(hyperparameters["units"])
+        kind = {"gru": layers.GRU, "lstm": layers.LSTM}[word(hyperparameters, "cell")]
+        depth, units = whole(hyperparameters, "layers"), whole(hyperparameters, "units")
         upper = keras.Input((known, width, channels), dtype="uint8")
         rows = layers.Reshape((known, width * channels))(layers.Rescaling(1 / 255)(upper))
         x, states = rows, []
         for _ in range(depth):
             x, *state = kind(units, return_sequences=True, return_state=True)(x)
-            x = layers.Dropout(float(hyperparameters["dropout"]))(x)
+            x = layers.Dropout(real(hyperparameters, "dropout"))(x)
             states.append(state)
         # The decoder gets the same input at every step: the last known row. What it has written so far is in its state,
         # so that a row takes one step, in training as in use.
@@ -79,7 +87,7 @@ class Family(KerasFamily):
         x = layers.RepeatVector(height - known)(last)
         for state in states:
             x = kind(units, return_sequences=True)(x, initial_state=state)
-            x = layers.Dropout(float(hyperparameters["dropout"]))(x)
+            x = layers.Dropout(real(hyperparameters, "dropout"))(x)
         x = layers.Dense(width * channels)(x)
         lower = layers.Reshape((height - known, width, channels))(x)
         return keras.Model(upper, layers.Activation("sigmoid", dtype="float32")(lower), name="seq2seq")

@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from pipeline.core import params
 from pipeline.core.errors import DataError, ParamsError
 from pipeline.models.base import FamilySettings, Spec, TrainingError
-from pipeline.models.space import Choice, Hyperparameters, Range, Space, Trial
+from pipeline.models.space import Choice, Range, Space, Trial
 from pipeline.models.training.classifier import ClassifierSettings, KerasClassifier
 from pipeline.models.training.recipe import SEARCHED, TRAINING
+from pipeline.models.values import DROPOUT, Bounds, Hyperparameters, real, whole, yes
 
 if TYPE_CHECKING:
     import keras
@@ -58,8 +59,8 @@ class Family(KerasClassifier):
     settings: TransferSettings
     space: ClassVar[Space] = {
         "fine_tune": Choice(choices=(False, True)),  # False: only the head is trained, on features that stay
-        "units": Choice(choices=(0, 64, 128, 256)),  # of a dense layer in the head; 0: none
-        "dropout": Range(low=0.0, high=0.8),
+        "units": Choice(choices=(0, 64, 128, 256), bounds=Bounds(0, 8192)),  # of a dense layer in the head; 0: none
+        "dropout": Range(low=0.0, high=0.8, bounds=DROPOUT),
         **TRAINING,
     }
     searched: ClassVar[Mapping[str, Any]] = {
@@ -83,14 +84,14 @@ class Family(KerasClassifier):
         from keras import layers
 
         body = self._body(spec)
-        fine_tune = bool(hyperparameters["fine_tune"])
+        fine_tune = yes(hyperparameters, "fine_tune")
         body.trainable = fine_tune
         inputs = keras.Input(spec.image_shape, dtype="uint8")
         # Frozen layers give each image the same features always: no dropout, and the averages that they came with.
         x = body(inputs) if fine_tune else body(inputs, training=False)
-        if hyperparameters["units"]:
-            x = layers.Dense(int(hyperparameters["units"]), activation="relu")(x)
-        x = layers.Dropout(float(hyperparameters["dropout"]))(x)
+        if units := whole(hyperparameters, "units"):
+            x = layers.Dense(units, activation="relu")(x)
+        x = layers.Dropout(real(hyperparameters, "dropout"))(x)
         return keras.Model(inputs, layers.Dense(spec.classes, dtype="float32")(x), name="transfer")
 
     def _body(self, spec: Spec) -> keras.Model:

@@ -12,34 +12,40 @@ from collections.abc import Mapping
 from typing import Any
 
 from pipeline.models.families.cnn.blocks import conv, logits
-from pipeline.models.space import Choice, Hyperparameters, Range, Space
+from pipeline.models.space import Choice, Range, Space
+from pipeline.models.values import DROPOUT, Bounds, Hyperparameters, real, whole, word
 
 HEAVY = True
 
 SPACE: Space = {
-    "width": Choice(choices=(8, 16, 32, 48, 64)),  # filters of the first convolution
+    "width": Choice(choices=(8, 16, 32, 48, 64), bounds=Bounds(1, 512)),  # filters of the first convolution
     "activation": Choice(choices=("relu", "gelu", "silu")),
-    "dropout": Range(low=0.0, high=0.5),
-    "scale": Range(
-        low=0.05, high=1.0, log=True
-    ),  # of the logits: smaller ones keep a short training from overconfidence
+    "dropout": Range(low=0.0, high=0.5, bounds=DROPOUT),
+    # Of the logits: smaller ones keep a short training from overconfidence.
+    "scale": Range(low=0.05, high=1.0, log=True, bounds=Bounds(0, 100, above=True)),
 }
 
 SEARCHED: Mapping[str, Any] = {"width": [16, 32], "activation": "relu", "dropout": 0.0, "scale": 0.125}
+
+
+def least_side(space: Space) -> int:
+    """Return the shorter side of the smallest images for which every point of a space can be built."""
+    del space
+    return 8  # halved three times
 
 
 def build(x: Any, hyperparameters: Hyperparameters, classes: int) -> Any:
     """Return logits (N, classes) of images (N, H, W, C)."""
     from keras import layers
 
-    width, activation = int(hyperparameters["width"]), str(hyperparameters["activation"])
+    width, activation = whole(hyperparameters, "width"), word(hyperparameters, "activation")
     x = conv(x, width, pool=True, activation=activation)
     x = _residual(conv(x, 2 * width, activation=activation), activation)
     x = _residual(conv(x, 4 * width, pool=True, activation=activation), activation)
     x = conv(x, 8 * width, pool=True, activation=activation)
     x = layers.GlobalMaxPooling2D()(x)
-    x = layers.Dropout(float(hyperparameters["dropout"]))(x)
-    return layers.Rescaling(float(hyperparameters["scale"]), dtype="float32")(logits(x, classes))
+    x = layers.Dropout(real(hyperparameters, "dropout"))(x)
+    return layers.Rescaling(real(hyperparameters, "scale"), dtype="float32")(logits(x, classes))
 
 
 def _residual(x: Any, activation: str) -> Any:

@@ -6,32 +6,40 @@ from collections.abc import Mapping
 from typing import Any
 
 from pipeline.models.families.cnn.blocks import conv, logits
-from pipeline.models.space import Choice, Hyperparameters, Range, Space
+from pipeline.models.space import Choice, Range, Space
+from pipeline.models.values import DROPOUT, Bounds, Hyperparameters, real, whole
 
 HEAVY = False
 
 SPACE: Space = {
-    "width": Choice(choices=(8, 16, 32)),  # an inception module of the first stage gives four times as many channels
-    "modules": Range(low=1, high=3),  # in each of three stages
-    "dropout": Range(low=0.0, high=0.8),
+    # An inception module of the first stage gives four times as many channels; its halves need at least two.
+    "width": Choice(choices=(8, 16, 32), bounds=Bounds(2, 256)),
+    "modules": Range(low=1, high=3, bounds=Bounds(1, 16)),  # in each of three stages
+    "dropout": Range(low=0.0, high=0.8, bounds=DROPOUT),
 }
 
 SEARCHED: Mapping[str, Any] = {"width": [8, 16], "modules": {"low": 1, "high": 2}, "dropout": 0.2}
+
+
+def least_side(space: Space) -> int:
+    """Return the shorter side of the smallest images for which every point of a space can be built."""
+    del space
+    return 4  # halved twice
 
 
 def build(x: Any, hyperparameters: Hyperparameters, classes: int) -> Any:
     """Return logits (N, classes) of images (N, H, W, C)."""
     from keras import layers
 
-    width = int(hyperparameters["width"])
+    width = whole(hyperparameters, "width")
     x = layers.MaxPooling2D(2)(conv(x, 2 * width))
     for stage in range(3):
-        for _ in range(int(hyperparameters["modules"])):
+        for _ in range(whole(hyperparameters, "modules")):
             x = _inception(x, width << stage)
         if stage < 2:
             x = layers.MaxPooling2D(2)(x)
     x = layers.GlobalAveragePooling2D()(x)
-    x = layers.Dropout(float(hyperparameters["dropout"]))(x)
+    x = layers.Dropout(real(hyperparameters, "dropout"))(x)
     return logits(x, classes)
 
 

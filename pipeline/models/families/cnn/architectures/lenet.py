@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from pipeline.models.families.cnn.blocks import logits
-from pipeline.models.space import Choice, Hyperparameters, Space
+from pipeline.models.space import Choice, Space
+from pipeline.models.values import Hyperparameters, word
 
 HEAVY = False
 
@@ -18,12 +19,18 @@ SPACE: Space = {
 SEARCHED: Mapping[str, Any] = {}
 
 
+def least_side(space: Space) -> int:
+    """Return the shorter side of the smallest images for which every point of a space can be built."""
+    del space
+    return 12  # 12, halved, 6, 2 after a 5×5 convolution, halved
+
+
 def build(x: Any, hyperparameters: Hyperparameters, classes: int) -> Any:
     """Return logits (N, classes) of images (N, H, W, C); 28 pixels are padded to the 32 that the paper has."""
     from keras import layers
 
-    activation = str(hyperparameters["activation"])
-    pooling = layers.AveragePooling2D if hyperparameters["pooling"] == "average" else layers.MaxPooling2D
+    activation = word(hyperparameters, "activation")
+    pooling = layers.AveragePooling2D if word(hyperparameters, "pooling") == "average" else layers.MaxPooling2D
     x = layers.Conv2D(6, 5, padding="same" if x.shape[1] < 32 else "valid", activation=activation)(x)
     x = pooling(2)(x)
     x = layers.Conv2D(16, 5, activation=activation)(x)

@@ -6,27 +6,34 @@ from collections.abc import Mapping
 from typing import Any
 
 from pipeline.models.families.cnn.blocks import conv, logits
-from pipeline.models.space import Choice, Hyperparameters, Range, Space
+from pipeline.models.space import Choice, Range, Space
+from pipeline.models.values import Bounds, Hyperparameters, whole
 
 HEAVY = True
 
 SPACE: Space = {
-    "width": Choice(choices=(8, 16, 32, 64)),  # filters of the first stage
-    "blocks": Range(low=1, high=9),  # in each of three stages; 3 is the ResNet-20 of the paper
+    "width": Choice(choices=(8, 16, 32, 64), bounds=Bounds(1, 512)),  # filters of the first stage
+    "blocks": Range(low=1, high=9, bounds=Bounds(1, 32)),  # in each of three stages; 3 is the ResNet-20 of the paper
 }
 
 SEARCHED: Mapping[str, Any] = {"width": [16, 32], "blocks": {"low": 1, "high": 3}}
+
+
+def least_side(space: Space) -> int:
+    """Return the shorter side of the smallest images for which every point of a space can be built."""
+    del space
+    return 1  # strides keep at least a pixel
 
 
 def build(x: Any, hyperparameters: Hyperparameters, classes: int) -> Any:
     """Return logits (N, classes) of images (N, H, W, C)."""
     from keras import layers
 
-    x = conv(x, int(hyperparameters["width"]))
+    x = conv(x, whole(hyperparameters, "width"))
     for stage in range(3):
-        for block in range(int(hyperparameters["blocks"])):
+        for block in range(whole(hyperparameters, "blocks")):
             strides = 2 if stage and not block else 1
-            x = _residual(x, int(hyperparameters["width"]) << stage, strides)
+            x = _residual(x, whole(hyperparameters, "width") << stage, strides)
     return logits(layers.GlobalAveragePooling2D()(x), classes)
 
 
