@@ -61,9 +61,7 @@ class Trainer(keras.Model):
             return (self.average or self.network)(images, training=False)
         images = self._augment(images)
         if self._mixup:
-            share = keras.random.beta((), self._mixup, self._mixup, seed=self._generator)
-            # For a small α both gamma variates behind it underflow, and their ratio is 0 / 0; its limit is 0 or 1.
-            self._share.assign(ops.where(ops.isnan(share), 1.0, share))
+            self._share.assign(keras.random.beta((), self._mixup, self._mixup, seed=self._generator))
             images = self._share * images + (1 - self._share) * ops.flip(images, axis=0)
         if self.average is not None:
             follow(self.average, self.network, self._momentum, self._steps)
