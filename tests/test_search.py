@@ -276,7 +276,9 @@ def kill_from_the_top(process: subprocess.Popen[str]) -> int:
 
 
 def test_a_search_in_which_every_trial_fails_gives_the_reason(project: Project) -> None:
-    space = "mlp.space={learning_rate: 1.0e+38, batch_norm: false}"
+    space = (
+        "mlp.space={learning_rate: 100.0, weight_decay: 1.0, batch_norm: false}"  # each step multiplies weights by -99
+    )
     project.set(space, "search.presets=false", "search.budget.digits.trials=2")
     process = project.start()
     _, errors = process.communicate(timeout=LONG_S)
