@@ -134,7 +134,14 @@ def test_the_pages_are_started_without_an_address_on_the_command_line(tmp_path: 
     tool.chmod(0o755)
     (tmp_path / "installed").touch()
     uri = "postgresql://ada:lovelace@db:5432/runs"
-    command = [make, "ui", f"VENV={tool.parents[1]}", f"BIN={tool.parent}", f"INSTALLED={tmp_path / 'installed'}"]
+    command = [
+        make,
+        "--no-print-directory",
+        "ui",
+        f"VENV={tool.parents[1]}",
+        f"BIN={tool.parent}",
+        f"INSTALLED={tmp_path / 'installed'}",
+    ]
     command += [f"CURDIR={''}", "PORT=5001"]
     env = {**os.environ, "MLFLOW_TRACKING_URI": uri}
     done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=True)
