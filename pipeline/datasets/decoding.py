@@ -73,8 +73,8 @@ def decode(content: bytes, size: tuple[int, int], channels: int) -> Images:
     with _opened(io.BytesIO(content)) as opened:
         if opened.width * opened.height > _MOST_PIXELS:
             raise ValueError(f"declares {opened.width:,} × {opened.height:,} pixels, more than {_MOST_PIXELS:,}")
-        upright = _upright(opened, "L" if channels == 1 else "RGB")
-    fitted = ImageOps.contain(upright, (width, height), Image.Resampling.BILINEAR)
+        upright = _upright(opened, "L" if channels == 1 else "RGB")  # may be `opened` itself, which is read when used
+        fitted = ImageOps.contain(upright, (width, height), Image.Resampling.BILINEAR)
     framed = Image.new(upright.mode, (width, height))
     framed.paste(fitted, ((width - fitted.width) // 2, (height - fitted.height) // 2))
     return np.asarray(framed, np.uint8).reshape(height, width, channels)
