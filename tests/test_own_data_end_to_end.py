@@ -107,7 +107,10 @@ def test_a_folder_of_pictures_becomes_a_registered_classifier(pets: Path) -> Non
 def test_unchanged_pictures_run_nothing_again(pets: Path) -> None:
     before = (pets / "params.yaml").read_bytes()
     done = command(pets, *PIPELINE, "ingest")
-    assert (done.returncode, done.stdout) == (0, "ingest: 0 accepted (0 images), 0 quarantined, 0 known already\n")
+    nothing = "ingest: 0 accepted (0 images), 0 quarantined, 0 known already"
+    assert (done.returncode, done.stdout.splitlines()) == (0, ["1 file added to DVC; next: dvc push", nothing])
+    again = command(pets, *PIPELINE, "ingest")
+    assert (again.returncode, again.stdout.splitlines()) == (0, [nothing])
     assert (pets / "params.yaml").read_bytes() == before
     assert ran(pets) == set()
 
@@ -121,7 +124,8 @@ def test_a_good_batch_retrains_and_a_bad_one_explains_itself(pets: Path) -> None
         names[source].rename(names[target])
     done = command(pets, *PIPELINE, "ingest")
     assert done.returncode == 0, done.stderr
-    bad, good, summary = done.stdout.splitlines()
+    bad, good, added, summary = done.stdout.splitlines()
+    assert added == "1 file added to DVC; next: dvc push"
     assert re.match("pets: bad quarantined: class 'low' does not look like itself: .*; most look like 'top'", bad)
     assert bad.endswith("see data/quarantine/pets/bad/report.json")
     assert re.match("pets: good accepted.*: 120 images, digest", good)

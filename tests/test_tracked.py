@@ -40,7 +40,7 @@ def test_what_a_killed_ingest_did_not_add_to_dvc_the_next_one_adds(
     file = root / f"data/accepted/toy/{GOOD.digest()}.npz"
     assert file.exists()
     assert not file.with_name(f"{file.name}.dvc").exists()
-    assert take(root).said == ["1 files added to DVC; next: git add data/accepted/toy reports/ingest, commit, dvc push"]
+    assert take(root).said == ["1 file added to DVC; next: dvc push"]
     assert f"path: {file.name}" in file.with_name(f"{file.name}.dvc").read_text()
     assert file.stat().st_mode & 0o222 == 0
     assert take(root).said == []

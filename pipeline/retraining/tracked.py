@@ -28,11 +28,13 @@ def add_missing(root: Path, content: dict[str, Any], say: Callable[[str], None])
     fault = dvc.add(root, new)
     for path in new:
         path.chmod(0o444)  # DVC links the file from its cache, with the default mode
+    files = "1 file" if len(new) == 1 else f"{len(new):,} files"
     if fault is not None:
-        say(f"{len(new):,} files are not tracked by DVC yet: {fault}; next: pipeline ingest")
-    else:
-        folders = " ".join(sorted({str(path.parent.relative_to(root)) for path in new}))
-        say(f"{len(new):,} files added to DVC; next: git add {folders} reports/ingest, commit, dvc push")
+        say(f"DVC does not track {files} yet: {fault}; next: pipeline ingest")
+        return
+    folders = " ".join(sorted({str(path.parent.relative_to(root)) for path in new}))
+    commit = f"git add {folders} reports/ingest, commit, " if (root / ".git").exists() else ""  # a workspace has no git
+    say(f"{files} added to DVC; next: {commit}dvc push")
 
 
 def _files(root: Path, content: dict[str, Any]) -> list[Path]:
