@@ -58,12 +58,14 @@ class Command:
         run: Runs it; it exits as the command does.
         before: Puts what it finds in place.
         kills: False runs it only, because a later command needs it.
+        new_only: Kills only at lines at which no earlier command was killed.
     """
 
     name: str
     run: Callable[[], None]
     before: Callable[[Path], None] = lambda root: None
     kills: bool = True
+    new_only: bool = False
 
 
 def stage(name: str, family: str = "knn") -> Callable[[], None]:
@@ -186,5 +188,6 @@ HEAVY = (
         "search networks",
         stage("search", "mlp"),
         set_params(ADDED, "search.sampler=grid", "mlp.space={layers: 1, units: 16}"),
+        new_only=True,
     ),
 )

@@ -248,29 +248,29 @@ def warm_up() -> None:
 class Choice:
     """Selects the sites before which to kill: each line once, and once more before its last operation.
 
-    Of the lines of `core.files`, which most files go through, every operation counts once for each command, and the
-    rename, before which the new file is whole and the old one in place, for each file.
+    Of the lines of `core.files`, which most files go through, every operation counts once for all commands, and the
+    rename, before which the new file is whole and the old one in place, once for each file. What workers do is the same
+    in search and train.
     """
 
     def __init__(self) -> None:
-        self._workers: set[str] = set()  # what workers do is the same in search and train
+        self._known: set[str] = set()
+        self._general: set[str] = set()
 
-    def of(self, sites: list[str]) -> list[str]:
+    def of(self, sites: list[str], *, new_only: bool) -> list[str]:
         """Return the sites of a command to kill before, the end of the command last."""
         lines: dict[str, list[str]] = {}
         for site in sites:
             lines.setdefault(site.rpartition(" ")[0], []).append(site)
         chosen: list[str] = []
-        written: set[str] = set()
         for line, found in lines.items():
-            if line in self._workers:
+            if line in self._known and (new_only or line.startswith("worker")):
                 continue
-            if line.startswith("worker"):
-                self._workers.add(line)
+            self._known.add(line)
             inner, _, caller = line.partition(" < ")
             if caller and "core/files.py" in inner:
-                chosen += [site for site in found if inner not in written or site.endswith(" os.rename")]
-                written.add(inner)
+                chosen += [site for site in found if inner not in self._general or site.endswith(" os.rename")]
+                self._general.add(inner)
             else:
                 chosen += dict.fromkeys((found[0], found[-1]))
         return [*chosen, END]
@@ -288,8 +288,10 @@ def main() -> None:
         chosen: list[str] = []
         killed = command.kills and (not names or command.name.startswith(tuple(names)))
 
-        def choose(sites: list[str], killed: bool = killed, chosen: list[str] = chosen) -> list[str]:
-            chosen += choice.of(sites) if killed else []
+        def choose(
+            sites: list[str], killed: bool = killed, new_only: bool = command.new_only, chosen: list[str] = chosen
+        ) -> list[str]:
+            chosen += choice.of(sites, new_only=new_only) if killed else []
             return chosen
 
         started = time.monotonic()

@@ -14,6 +14,7 @@ from typing import Any
 # What differs from one run to the next, and may.
 TIMES = {"seconds", "at", "elapsed_s", "timestamp", "worker", "trial.worker", "trial.latency_ms"}
 IDS = re.compile(r"\b(m-)?[0-9a-f]{32}\b")  # of MLflow's runs and models
+MOMENT = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00")
 DRAWN = ("reports/search/*.png",)  # plots of a search: some show when its trials began and ended
 WORKING = (
     "mlflow.db*", "mlartifacts/*", "*/study.db*",  # compared by what they hold
@@ -57,7 +58,7 @@ def _plain(value: Any) -> Any:
         return {_plain(key): _plain(each) for key, each in value.items() if key not in TIMES}
     if isinstance(value, list | tuple):
         return [_plain(each) for each in value]
-    return IDS.sub("<id>", value) if isinstance(value, str) else value
+    return MOMENT.sub("<time>", IDS.sub("<id>", value)) if isinstance(value, str) else value
 
 
 def temporary(root: Path) -> list[str]:

@@ -40,7 +40,7 @@ def assert_recovered(found: dict[str, dict[str, Any]]) -> None:
 def test_data_is_prepared_and_packed_as_if_no_kill_had_been(tmp_path: Path) -> None:
     found = outcomes("light", tmp_path)
     assert_recovered(found)
-    assert all(of["kills"] >= 8 for of in found.values())
+    assert sum(of["kills"] for of in found.values()) >= 20
 
 
 @linux

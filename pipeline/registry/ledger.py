@@ -126,6 +126,8 @@ def _unused_run(tracker: Tracker, name: str) -> str:
     """Return a run that can be a model's ledger: that of a call that was killed, or a new one."""
     for run in tracker.client.search_runs([tracker.experiment_id], f"tags.`{_LEDGER_OF}` = '{name}'"):
         if not run.data.params:
+            if run.info.status == "RUNNING":  # the call was killed before it ended the run
+                tracker.finish(run.info.run_id)
             return str(run.info.run_id)
     tags = {"stage": "register", _LEDGER_OF: name}
     run = tracker.client.create_run(tracker.experiment_id, tags=tags, run_name=f"ledger of {name}")
