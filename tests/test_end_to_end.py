@@ -379,9 +379,9 @@ def test_an_interrupted_run_leaves_nobody_behind(tmp_path: Path) -> None:
     wait_for_epochs(folder, process)
     family = descendants(process)
     os.killpg(process.pid, signal.SIGINT)  # Ctrl-C reaches everything that runs in a terminal
-    told, _ = process.communicate(timeout=120)
+    output, _ = process.communicate(timeout=120)
     assert process.returncode == 130
-    assert "Traceback" not in told
+    assert "Traceback" not in output
     _, alive = psutil.wait_procs(family, timeout=120)
     assert not alive
     statuses = {run.info.status for run in Demo(folder).client.search_runs(["1"])}
