@@ -444,7 +444,7 @@ def test_a_source_that_is_not_what_it_says_gives_way_to_the_mirrors(serve: Serve
     place.arrives(settings(serve(serve_file()), **edition("other.bin")), Environment(None, tmp_path))
 
 
-def test_an_edition_in_mirror_without_a_pin_is_message_what_it_needs(place: Place, tmp_path: Path) -> None:
+def test_an_edition_in_mirror_without_a_pin_names_what_it_needs(place: Place, tmp_path: Path) -> None:
     (tmp_path / "toy").mkdir()
     (tmp_path / "toy" / "a.bin").write_bytes(OTHER)
     place.fails(
@@ -463,7 +463,7 @@ def test_when_the_source_goes_its_file_goes_too(serve: Serve, place: Place, tmp_
     place.arrives(settings(mirror))
 
 
-def test_a_source_for_no_file_is_message() -> None:
+def test_a_source_for_no_file_is_reported() -> None:
     with pytest.raises(
         ParamsError, match=r"download\.toy\.sources is wrong: expected .*file: 'a\.bin'\? \(one of a\.bin"
     ):

@@ -84,16 +84,7 @@ def changed_stages(folder: Path) -> set[str]:
     Raises:
         PipelineError: DVC cannot list them.
     """
-    command = [sys.executable, "-m", "dvc", "status", "--json"]
-    done = subprocess.run(
-        command,
-        cwd=folder,
-        env=environment(folder),
-        capture_output=True,
-        encoding="utf-8",
-        errors="replace",
-        check=False,
-    )
+    done = _captured(folder, "status", "--json")
     if done.returncode != 0:
         lines = done.stderr.strip().splitlines() or ["no message"]
         raise PipelineError("`dvc status` failed", found=lines[0], next_step="run it to see more")
@@ -125,16 +116,20 @@ def add(folder: Path, paths: Iterable[Path]) -> str | None:
     """
     names = [str(path.relative_to(folder)) for path in paths]
     for start in range(0, len(names), _MOST_ARGUMENTS):
-        command = [sys.executable, "-m", "dvc", "add", "--quiet", *names[start : start + _MOST_ARGUMENTS]]
-        done = subprocess.run(
-            command,
-            cwd=folder,
-            env=environment(folder),
-            capture_output=True,
-            encoding="utf-8",
-            errors="replace",
-            check=False,
-        )
+        done = _captured(folder, "add", "--quiet", *names[start : start + _MOST_ARGUMENTS])
         if done.returncode:
             return (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
     return None
+
+
+def _captured(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    """Run a DVC command in a folder and return its output as text."""
+    return subprocess.run(
+        [sys.executable, "-m", "dvc", *words],
+        cwd=folder,
+        env=environment(folder),
+        capture_output=True,
+        encoding="utf-8",
+        errors="replace",
+        check=False,
+    )
