@@ -340,6 +340,7 @@ def test_adding_a_family_runs_nothing_and_adding_an_architecture_trains_nothing(
     assert demo.json("register/digits.json")["classify"]["version"] == version
 
 
+@pytest.mark.slow
 def test_a_new_test_split_scores_the_champion_anew(demo: Demo) -> None:
     decision = demo.json("register/digits.json")["classify"]
     other = next(family for family in ("mlp", "cnn") if family != decision["family"])

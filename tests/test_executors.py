@@ -76,6 +76,7 @@ def test_a_task_that_kills_three_workers_fails_and_harms_no_other(executor: Loca
     assert "killed by signal 9 (SIGKILL), as Linux does when memory runs out" in failed.reason
 
 
+@pytest.mark.slow
 def test_a_hanging_task_is_killed_and_tried_again_and_a_slow_one_that_sends_messages_is_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

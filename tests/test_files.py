@@ -18,6 +18,7 @@ from pipeline.core.files import rewrite_text
 from pipeline.datasets import manifest
 from pipeline.datasets.manifest import ManifestEntry
 from pipeline.project import dvc_lock, params_edit
+from tests.fresh_process import KILLED, exit_code
 
 ROOT = Path(__file__).resolve().parents[1]
 PARAMS = "search: {generation: 1}  # shared\n"
@@ -162,16 +163,18 @@ def test_a_failure_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
+def write_half(file: Path, new_folder: Path) -> None:
+    with files.new_file(file) as partial, files.new_folder(new_folder) as folder:
+        partial.write_text("half")
+        (folder / "half").write_text("half")
+        os._exit(KILLED)
+
+
 def test_what_a_killed_writer_left_is_removed_by_the_next_one(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
     with files.new_file(tmp_path / "b.txt") as running:
         running.write_text("b")
-        if not (child := os.fork()):
-            with files.new_file(path) as partial, files.new_folder(tmp_path / "c") as folder:
-                partial.write_text("half")
-                (folder / "half").write_text("half")
-                os._exit(9)
-        os.waitpid(child, 0)
+        assert exit_code(write_half, path, tmp_path / "c") == KILLED
         assert len(list(tmp_path.iterdir())) == 3
         files.write_text(path, "whole")
         with files.new_folder(tmp_path / "c"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import importlib
 import io
 import json
 import lzma
@@ -35,11 +36,12 @@ from pipeline.datasets import batches, decoding, npz
 from pipeline.datasets import manifest as accepted
 from pipeline.datasets.arrays import Labelled, RawImages
 from pipeline.project import dvc, lock, workspace
-from pipeline.retraining import ingest, quarantine, removal
+from pipeline.retraining import ingest, quarantine
 from pipeline.retraining.places import Places
 from pipeline.stages import prepare
 from pipeline.validation import duplicate_pairs, reference, suites
 from pipeline.validation.reference import Reference
+from tests.fresh_process import KILLED, exit_code
 
 ROOT = Path(__file__).resolve().parents[1]
 NAMES = ("left", "middle", "right")
@@ -79,7 +81,7 @@ def made(root: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     scale = reference.learn(suites.image_table({"train": RAW.train}))
     monkeypatch.setattr(workspace, "settle", settle)
     monkeypatch.setattr(ingest, "_reference", lambda places: (RAW, scale))
-    (root / "data/incoming/toy").mkdir(parents=True)
+    (root / "data/incoming/toy").mkdir(parents=True, exist_ok=True)
     return root
 
 
@@ -94,6 +96,22 @@ class Taken:
 def take(root: Path) -> Taken:
     said: list[str] = []
     return Taken(ingest.run(root, said.append), said)
+
+
+def take_until(root: Path, function: str, batch: str = "") -> None:
+    """Take batches in, and end the process when it calls a function, with the batch of a name where one is given."""
+    with pytest.MonkeyPatch.context() as patch:
+        made(root, patch)
+        module, _, name = function.rpartition(".")
+        original = getattr(importlib.import_module(module), name)
+
+        def end(*arguments: Any) -> Any:
+            if not batch or arguments[0].name == batch:
+                os._exit(KILLED)
+            return original(*arguments)
+
+        patch.setattr(function, end)
+        take(root)
 
 
 def put(root: Path, name: str, data: Labelled) -> Path:
@@ -480,6 +498,7 @@ def test_a_folder_that_nobody_may_write_to_is_told_in_one_line(project: Path, mo
     assert take(project).answer.accepted == 1
 
 
+@pytest.mark.slow
 def test_killed_before_any_change_to_the_disk_nothing_is_lost_or_taken_twice(tmp_path: Path) -> None:
     script = Path(__file__).with_name("ingest_killed.py")
     env = {**os.environ, "PYTHONPATH": str(ROOT)}  # the code beside this file, not what is installed
@@ -560,23 +579,11 @@ def test_what_is_no_fault_of_a_batch_stops_and_loses_nothing(
     assert take(project).answer.accepted == 1
 
 
-def test_a_batch_that_ends_the_process_twice_is_quarantined_unread(
-    project: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_batch_that_ends_the_process_twice_is_quarantined_unread(project: Path) -> None:
     put(project, "a.npz", OTHER)
     put(project, "b.npz", GOOD)
-    read = batches.read
-
-    def end(path: Path, *more: Any) -> Labelled:
-        if path.name == "a.npz":
-            os._exit(9)  # as the kernel ends a process that needs too much memory
-        return read(path, *more)
-
-    monkeypatch.setattr(batches, "read", end)
-    for _ in range(2):
-        if not (child := os.fork()):
-            take(project)
-        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
+    for _ in range(2):  # as the kernel ends a process that needs too much memory
+        assert exit_code(take_until, project, "pipeline.datasets.batches.read", "a.npz") == KILLED
     taken = take(project)
     assert taken.answer == ingest.IngestSummary(accepted=1, quarantined=1, images=90)
     assert "a.npz quarantined: the process ended 2 times while it checked this batch" in taken.said[0]
@@ -683,6 +690,12 @@ def test_quarantine_on_another_disk_gets_verified_copies(project: Path, monkeypa
     assert [path for path in kept.rglob("*") if "partial" in path.name] == []
 
 
+def take_until_removal_from_another_disk(root: Path) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "rename", cross_disk)
+        take_until(root, "pipeline.retraining.removal.remove")
+
+
 def test_a_wrong_copy_and_a_kill_between_copy_and_removal_lose_nothing(
     project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -692,11 +705,7 @@ def test_a_wrong_copy_and_a_kill_between_copy_and_removal_lose_nothing(
     with monkeypatch.context() as inner:
         inner.setattr(shutil, "copy2", lambda source, target, **more: Path(target).write_bytes(b"bat"))
         assert "was not copied to quarantine correctly" in take(project).said[0]
-    with monkeypatch.context() as inner:
-        inner.setattr(removal, "remove", lambda *arguments: os._exit(9))
-        if not (child := os.fork()):
-            take(project)
-        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
+    assert exit_code(take_until_removal_from_another_disk, project) == KILLED
     assert take(project).answer.quarantined == 1
     assert [path.read_bytes() for path in (project / "data/quarantine").rglob("a.npz") if path.is_file()] == [b"bad"]
     assert list((project / "data/incoming/toy").iterdir()) == []

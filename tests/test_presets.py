@@ -48,6 +48,7 @@ def test_a_study_begins_with_the_presets_of_its_dataset_or_with_those_named() ->
         loading.load("mlp", {"presets": ["R44"]})
 
 
+@pytest.mark.slow
 def test_r14_learns_its_regression() -> None:
     """Four sequences of one step and two features; the outputs are their sums, as good a line as any."""
     import keras

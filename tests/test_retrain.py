@@ -72,6 +72,7 @@ def test_retraining_promotes_then_has_nothing_to_do_then_keeps_the_champion(fixe
         assert decision["comparison"] == {"candidate_only": 0, "champion_only": 0, "p_value": 1.0}
 
 
+@pytest.mark.slow
 def test_retraining_that_fails_says_so(fixed: Demo) -> None:
     fixed.set("runtime.backend=jax" if not _installed("jax") else "search.seed=-1")
     failed = fixed.command([*PIPELINE, "retrain"])

@@ -185,6 +185,7 @@ def workers_of(process: subprocess.Popen[str]) -> list[psutil.Process]:
         return []
 
 
+@pytest.mark.slow
 def test_a_search_survives_kills_of_a_worker_and_of_itself(project: Project) -> None:
     project.set(ENDLESS)  # so that it is at work whenever it is killed, however fast the machine is
     first = project.start()
@@ -275,6 +276,7 @@ def kill_from_the_top(process: subprocess.Popen[str]) -> int:
     return 1
 
 
+@pytest.mark.slow
 def test_a_search_in_which_every_trial_fails_gives_the_reason(project: Project) -> None:
     space = (
         "mlp.space={learning_rate: 100.0, weight_decay: 1.0, batch_norm: false}"  # each step multiplies weights by -99
@@ -413,6 +415,7 @@ def wait_for_workers(process: subprocess.Popen[str]) -> list[psutil.Process]:
     return workers_of(process)
 
 
+@pytest.mark.slow
 def test_two_searches_of_one_study_do_not_mix(project: Project) -> None:
     project.set(ENDLESS)
     first = project.start()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
 import sys
@@ -13,7 +12,8 @@ import pytest
 from pipeline.datasets import manifest as accepted
 from pipeline.retraining import tracked
 from pipeline.stages import prepare
-from tests.test_ingest import GOOD, OTHER, RAW, ROOT, made, put, take
+from tests.fresh_process import KILLED, exit_code
+from tests.test_ingest import GOOD, OTHER, RAW, ROOT, made, put, take, take_until
 
 DVC = (sys.executable, "-m", "dvc")
 GIT = ("git", "-c", "user.name=a", "-c", "user.email=a@example.org")
@@ -32,11 +32,7 @@ def test_what_a_killed_ingest_did_not_add_to_dvc_the_next_one_adds(
     (root / ".dvc").mkdir()
     (root / ".dvc/config").write_text("[core]\n    no_scm = true\n    analytics = false\n")
     put(root, "monday.npz", GOOD)
-    with monkeypatch.context() as inner:
-        inner.setattr(tracked, "add_missing", lambda *arguments: os._exit(9))
-        if not (child := os.fork()):
-            take(root)
-        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
+    assert exit_code(take_until, root, "pipeline.retraining.tracked.add_missing") == KILLED
     file = root / f"data/accepted/toy/{GOOD.digest()}.npz"
     assert file.exists()
     assert not file.with_name(f"{file.name}.dvc").exists()

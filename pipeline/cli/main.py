@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 
 from pipeline.cli import check, doctor, ingest, models, presets, retrain, run, schema
-from pipeline.core import process
+from pipeline.core import process, streams
 
 COMMANDS = {
     "run": run,
@@ -25,6 +25,7 @@ COMMANDS = {
 
 def main() -> None:
     """Parse the command line, run the command, and exit with its code."""
+    streams.open_closed()
     arguments = parser().parse_args()
     process.run(lambda: COMMANDS[arguments.command].main(arguments))
 

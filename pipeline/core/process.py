@@ -17,11 +17,13 @@ from pathlib import Path
 
 import psutil
 
-from pipeline.core import credentials
+from pipeline.core import credentials, stage_lock, streams, termination
 from pipeline.core.errors import PipelineError
 
 FAILED = 1
 INTERRUPTED = 130  # 128 + SIGINT, as shells report it
+TERMINATED = 143  # 128 + SIGTERM
+COMMAND = "PIPELINE_COMMAND"  # environment variable of a stage: pid and start time of the command above DVC
 _WATCH_INTERVAL_S = 0.5
 _REFUSED = frozenset({errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO, errno.ESTALE})
 _TEMPORARY = {  # by Python's texts: the second has no number
@@ -32,28 +34,39 @@ _SHELLS = frozenset({"sh", "bash", "dash", "zsh", "ksh", "fish"})  # DVC starts 
 
 
 def run(main: Callable[[], int | None]) -> None:
-    """Run a command's ``main`` and exit: with 0 or its own code, or with 1 and one line on a `PipelineError`."""
+    """Run a command's ``main`` and exit: with 0 or its own code, or with 1 and one line on a `PipelineError`.
+
+    SIGINT ends it with 130, and SIGTERM with 143.
+    """
+    streams.open_closed()
     _print_anything()
     credentials.move_to_environment()
+    with termination.signals_raise():
+        code = _exit_code(main)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    sys.exit(code)
+
+
+def _exit_code(main: Callable[[], int | None]) -> int:
+    """Run ``main``, print what ended it in one line, and return the exit code."""
     try:
-        code = main() or 0
+        return main() or 0
     except PipelineError as error:
         print(f"error: {error}", file=sys.stderr)
-        code = FAILED
+    except termination.Terminated:
+        print("terminated: finished work is kept; run the same command again to continue", file=sys.stderr)
+        return TERMINATED
     except KeyboardInterrupt:
         print("interrupted: finished work is kept; run the same command again to continue", file=sys.stderr)
-        code = INTERRUPTED
+        return INTERRUPTED
     except BrokenPipeError:  # `pipeline … | head`: the reader has gone, nobody reads a message
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = FAILED
     except Exception as error:
         if (message := _of_this_machine(error)) is None:
             raise
         print(f"error: {message}", file=sys.stderr)
-        code = FAILED
-    sys.stdout.flush()
-    sys.stderr.flush()
-    sys.exit(code)
+    return FAILED
 
 
 def _print_anything() -> None:
@@ -95,10 +108,11 @@ def stage(main: Callable[[], None]) -> None:
     def checked() -> None:
         require_own_code()
         end_with_parent()
-        inputs = stage_inputs.take(sys.argv)
-        main()
-        if inputs is not None:
-            inputs.require_unchanged()
+        with stage_lock.shared(Path.cwd()):
+            inputs = stage_inputs.take(sys.argv)
+            main()
+            if inputs is not None:
+                inputs.require_unchanged()
 
     run(checked)
 
@@ -124,8 +138,11 @@ def end_with_parent() -> None:
 
     Watched are DVC, the shells between, and a `pipeline` command above. Nothing is watched when a person runs the stage
     by hand: `nohup python -m pipeline.stages.search …` outlives its shell.
+
+    Raises:
+        PipelineError: The command above has ended already.
     """
-    watched: list[psutil.Process] = []
+    watched = _command_above()
     for ancestor in psutil.Process().parents():
         if ancestor.name() not in _SHELLS and not _is_command(ancestor, "pipeline" if _ends_in_dvc(watched) else "dvc"):
             break
@@ -134,6 +151,35 @@ def end_with_parent() -> None:
         watched.pop()
     if watched:
         threading.Thread(target=_watch, args=(watched,), daemon=True, name="end-with-parent").start()
+
+
+def command_identity() -> str:
+    """Return this process's pid and start time, for the variable `COMMAND` of the stages below it."""
+    return f"{os.getpid()} {psutil.Process().create_time()}"
+
+
+def _command_above() -> list[psutil.Process]:
+    """Return the command that has set the variable `COMMAND`; none if it is not set.
+
+    Raises:
+        PipelineError: That command has ended.
+    """
+    if not (identity := os.environ.get(COMMAND)):
+        return []
+    pid, _, started = identity.partition(" ")
+    try:
+        command = psutil.Process(int(pid))
+        if abs(command.create_time() - float(started)) < 1.0 and _alive(command):
+            return [command]
+    except (psutil.Error, ValueError):
+        pass
+    raise PipelineError(
+        "the command that started this stage has ended",
+        expected=f"process {pid}, as in {COMMAND}",
+        found="no such process",
+        done="the stage did not begin",
+        next_step="run the command again",
+    )
 
 
 def _ends_in_dvc(ancestors: list[psutil.Process]) -> bool:

@@ -1,4 +1,4 @@
-"""Calls DVC: in which environment, and how Ctrl-C ends it."""
+"""Calls DVC: in which environment, and how SIGINT and SIGTERM end it."""
 
 from __future__ import annotations
 
@@ -7,15 +7,22 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
+import psutil
+
+from pipeline.core import process
 from pipeline.core.errors import PipelineError
+from pipeline.core.termination import Terminated
 from pipeline.project import recorded
 from pipeline.tracking.provenance import code_tags
 
 _MOST_ARGUMENTS = 1000
-_GRACE_S = 30.0  # what an interrupted DVC may take to wait for its stage
+_GRACE_S = 30.0  # what an interrupted stage may take to end
+_INTERVAL_S = 0.1
 
 
 def project_root() -> Path:
@@ -41,6 +48,7 @@ def environment(folder: Path) -> dict[str, str]:
     env = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "PYTHONSAFEPATH")}
     env["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), env.get("PATH", os.defpath)])
     env["PIPELINE_TYPED_IN"] = str(Path.cwd())
+    env[process.COMMAND] = process.command_identity()
     mirror = env.get("MIRROR")
     if mirror and "://" not in mirror and not mirror.startswith("file:"):
         env["MIRROR"] = str(Path(mirror).resolve())
@@ -92,21 +100,60 @@ def changed_stages(folder: Path) -> set[str]:
 
 
 def _repro(folder: Path, arguments: list[str], *, quiet: bool) -> int:
-    """Run ``dvc repro``. Ctrl-C reaches DVC and its stage by themselves: they get time to end well."""
+    """Run ``dvc repro``; on SIGINT or SIGTERM, end DVC and its stage, and wait for both."""
     command = [sys.executable, "-m", "dvc", "repro", *arguments]
     out = sys.stderr if quiet else None
-    process = subprocess.Popen(command, cwd=folder, env=environment(folder), stdout=out)
+    dvc = subprocess.Popen(command, cwd=folder, env=environment(folder), stdout=out)
     try:
-        return process.wait()
-    except KeyboardInterrupt:
-        previous = signal.signal(signal.SIGINT, signal.SIG_IGN)
-        try:
-            process.wait(_GRACE_S)
-        except subprocess.TimeoutExpired:
-            process.kill()
-        finally:
-            signal.signal(signal.SIGINT, previous)
+        return dvc.wait()
+    except KeyboardInterrupt as request:
+        _end(dvc, signal.SIGTERM if isinstance(request, Terminated) else signal.SIGINT)
         raise
+
+
+def _end(dvc: subprocess.Popen[bytes], number: signal.Signals) -> None:
+    """End DVC and its stage; kill what has not ended in time.
+
+    DVC ignores SIGINT while a stage runs, and SIGTERM ends it at once and leaves its stage behind. So the stage gets
+    the signal, whereupon DVC fails by itself. Between two stages DVC gets SIGINT, so that it releases its locks.
+    """
+    deadline = time.monotonic() + _GRACE_S
+    signalled: set[psutil.Process] = set()
+    interrupted = False
+    while dvc.poll() is None and time.monotonic() < deadline:
+        stages = _stages(dvc.pid)
+        for stage in stages - signalled:
+            with suppress(psutil.Error):
+                stage.send_signal(number)
+        signalled |= stages
+        if not stages and not interrupted:
+            dvc.send_signal(signal.SIGINT)
+            interrupted = True
+        with suppress(subprocess.TimeoutExpired):
+            dvc.wait(_INTERVAL_S)
+    remaining = _stages(dvc.pid) | signalled if dvc.poll() is None else signalled
+    if dvc.poll() is None:
+        dvc.kill()
+        dvc.wait()
+    _, alive = psutil.wait_procs(list(remaining), timeout=max(0.0, deadline - time.monotonic()))
+    for stage in alive:
+        with suppress(psutil.Error):
+            stage.kill()
+
+
+def _stages(pid: int) -> set[psutil.Process]:
+    """Return the stages that a DVC process runs, below the shells that it starts them through."""
+    found: set[psutil.Process] = set()
+    with suppress(psutil.Error):
+        below = psutil.Process(pid).children()
+        while below:
+            child = below.pop()
+            with suppress(psutil.Error):
+                if "pipeline.stages" in child.cmdline():
+                    found.add(child)
+                else:
+                    below += child.children()
+    return found
 
 
 def add(folder: Path, paths: Iterable[Path]) -> str | None:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import filelock
 
+from pipeline.core import stage_lock
 from pipeline.core.errors import PipelineError
 from pipeline.core.files import write_json
 from pipeline.project import dvc_lock
@@ -19,6 +20,7 @@ from pipeline.project import dvc_lock
 FILE = Path(".pipeline.lock")
 HOLDER = Path(".pipeline.lock.json")  # beside the lock, so that a reader needs no lock
 Log = Callable[[str], None]
+_ORPHAN_S = 2.0  # a stage ends within a second of the command above it
 
 
 class LockedError(PipelineError):
@@ -34,6 +36,7 @@ def to_stderr(line: str) -> None:
 def hold(root: Path, command: str, *, wait_s: float | None = None, log: Log = to_stderr) -> Iterator[None]:
     """Hold the lock of a project or workspace; a process that holds it already may enter again.
 
+    No stage runs when it is taken: neither one of a plain `dvc repro`, nor one that a killed command left behind.
     Entries that killed processes have left in DVC's own lock are removed; see `dvc_lock.remove_stale`.
 
     Args:
@@ -51,6 +54,7 @@ def hold(root: Path, command: str, *, wait_s: float | None = None, log: Log = to
         return
     _acquire(lock, root, wait_s, log)
     try:
+        _wait_for_stages(root, wait_s, log)
         since = datetime.now(UTC).isoformat(timespec="seconds")
         write_json(root / HOLDER, {"pid": os.getpid(), "command": command, "since": since})
         dvc_lock.remove_stale(root, log)
@@ -69,13 +73,27 @@ def _acquire(lock: filelock.BaseFileLock, root: Path, wait_s: float | None, log:
     try:
         lock.acquire(timeout=-1 if wait_s is None else wait_s)
     except filelock.Timeout:
-        raise LockedError(
-            f"another command is at work in {root.resolve()}",
-            expected="nothing else" if not wait_s else f"its end within {wait_s:.0f} seconds",
-            found=_holder(root),
-            done="nothing was changed",
-            next_step="wait for it to end",
-        ) from None
+        raise _locked(root, wait_s, _holder(root)) from None
+
+
+def _wait_for_stages(root: Path, wait_s: float | None, log: Log) -> None:
+    if stage_lock.wait_until_free(root, _ORPHAN_S):
+        return
+    if wait_s != 0:
+        log("waiting for a stage of `dvc repro` to end; Ctrl-C is safe")
+        if stage_lock.wait_until_free(root, wait_s):
+            return
+    raise _locked(root, wait_s, "a stage of `dvc repro`")
+
+
+def _locked(root: Path, wait_s: float | None, found: str) -> LockedError:
+    return LockedError(
+        f"another command is at work in {root.resolve()}",
+        expected="nothing else" if not wait_s else f"its end within {wait_s:.0f} seconds",
+        found=found,
+        done="nothing was changed",
+        next_step="wait for it to end",
+    )
 
 
 def _holder(root: Path) -> str:

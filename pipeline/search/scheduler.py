@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from pipeline.core import termination
 from pipeline.core.errors import EngineError
 from pipeline.executors.base import Done, Event, Executor, Failed, Progress
 from pipeline.models.training.task import TrainingTask
@@ -115,6 +116,7 @@ class TrialScheduler:
         for known in self._study.trials:
             record.mirror(known)
         while self._running:
+            termination.check()
             for event in self._executor.wait(timeout_s=1.0):
                 self._handle(event, record)
             self._tick()

@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 from typing import NoReturn
 
+from pipeline.core import streams
 from pipeline.core.errors import PipelineError, nearest
 
 # A Python that has these has been set up for the project: a package of each layer, found without importing any.
@@ -23,6 +24,7 @@ _PYTHON = Path(".venv", "bin", "python")
 
 def main() -> None:
     """Run the stage that the first argument names, with the arguments after it."""
+    streams.open_closed()
     try:
         stage = _stage(sys.argv[1:])
         missing = next((name for name in _NEEDED if importlib.util.find_spec(name) is None), None)
