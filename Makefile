@@ -53,7 +53,7 @@ ui: $(INSTALLED) ## MLflow's pages for the runs and models, on port 5000 [WORKSP
 	cd "$(WORKSPACE)" && MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false MLFLOW_BACKEND_STORE_URI="$$store" \
 	  exec "$(CURDIR)/$(BIN)/mlflow" server --host 127.0.0.1 --port $(PORT) --workers 1
 
-test: $(INSTALLED) ## the tests, in parallel: 7 minutes on 2 cores [WORKERS=…]
+test: $(INSTALLED) ## the tests, in parallel: 5 minutes on 2 cores [WORKERS=…]
 	@$(PYTEST)
 
 test-all: $(INSTALLED) ## the tests, and those of test-slow and test-faults

@@ -35,6 +35,8 @@ def wait_until_free(root: Path, wait_s: float | None) -> bool:
         root: The project or workspace.
         wait_s: Seconds to wait at most; None waits for as long as it takes.
     """
+    if not (root / FILE).exists():  # no stage has run here: leave nothing in a folder that may be no project
+        return True
     deadline = None if wait_s is None else time.monotonic() + wait_s
     with _open(root) as descriptor:
         while True:
