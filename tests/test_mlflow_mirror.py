@@ -13,8 +13,8 @@ import pytest
 from pipeline.core.errors import TrackingError
 from pipeline.models.epoch_metrics import EpochMetrics
 from pipeline.registry import packaging
+from pipeline.search import mlflow_mirror, study_store
 from pipeline.search import run as search
-from pipeline.search import study_store
 from pipeline.search.mlflow_mirror import MlflowMirror
 from pipeline.search.study import Best
 from pipeline.search.study_definition import Definition
@@ -31,7 +31,10 @@ def mlflow_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MlflowSe
     with pytest.MonkeyPatch.context() as patch:
         for name in ("MAX_RETRIES", "BACKOFF_FACTOR"):
             patch.setenv(f"MLFLOW_HTTP_REQUEST_{name}", "0")
-        patch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "2")
+        patch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "60")
+        patch.setattr(
+            mlflow_mirror, "_SIGN_OF_LIFE_S", 60.0
+        )  # a loaded machine answers late; one that refuses does not
         server = MlflowServer(tmp_path_factory.mktemp("server"))
         patch.setenv("MLFLOW_TRACKING_URI", server.uri)
         yield server

@@ -18,6 +18,7 @@ class MlflowServer:
     """MLflow's server, in this process, on SQLite. All servers of one process share the first one's database."""
 
     def __init__(self, folder: Path) -> None:
+        import mlflow
         from mlflow.server import ARTIFACTS_DESTINATION_ENV_VAR, SERVE_ARTIFACTS_ENV_VAR, app, constants, handlers
 
         os.environ[constants.BACKEND_STORE_URI_ENV_VAR] = f"sqlite:///{folder / 'server.db'}"
@@ -25,7 +26,9 @@ class MlflowServer:
         os.environ[SERVE_ARTIFACTS_ENV_VAR] = "true"
         os.environ[ARTIFACTS_DESTINATION_ENV_VAR] = str(folder / "artifacts")
         handlers._get_tracking_store()  # it sets the tracking URI of the process, once: the client's comes after it
-        handlers._get_model_registry_store()
+        handlers._get_model_registry_store()  # it sets the registry of the process, which tests after it must not use
+        mlflow.set_registry_uri("")
+        os.environ.pop("MLFLOW_REGISTRY_URI", None)
         self._app = app
         self._server: Any = None
         self._status: str | None = None
