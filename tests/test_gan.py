@@ -95,7 +95,9 @@ def test_generated_digits_come_nearer_to_real_ones_and_the_label_decides_which(d
     assert (drawn == labels).mean() > 0.3  # chance is 0.1
 
 
-@pytest.mark.parametrize("hyperparameters", [POINT, DENSE], ids=["dcgan", "dense"])
+@pytest.mark.parametrize(
+    "hyperparameters", [pytest.param(POINT, marks=pytest.mark.slow), DENSE], ids=["dcgan", "dense"]
+)
 def test_a_training_cut_into_rungs_gives_the_same_weights_as_one_run_through(
     hyperparameters: dict[str, Any], few_digits: Path, features: Path, tmp_path: Path
 ) -> None:

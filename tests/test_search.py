@@ -293,6 +293,7 @@ def test_a_search_in_which_every_trial_fails_gives_the_reason(project: Project) 
     assert not [run for run in project.runs() if run.info.status == "RUNNING"]
 
 
+@pytest.mark.slow
 def test_failures_and_limits_end_trials_and_each_run_gives_the_reason(project: Project) -> None:
     odd = project.folder / "pipeline/models/families/odd"
     odd.mkdir()

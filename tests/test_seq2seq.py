@@ -32,6 +32,7 @@ def data(prepared_digits: Path) -> Splits:
     return load_splits(prepared_digits)
 
 
+@pytest.mark.slow
 def test_it_completes_unseen_digits_better_than_repeating_their_last_row(data: Splits, tmp_path: Path) -> None:
     family = loading.load("seq2seq", {})
     fitted = family.fit(POINT, data, Span(0, 6, 6), seed=1, state=None, on_epoch=lambda _: None)
