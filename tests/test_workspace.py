@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from ruamel.yaml import YAML
 
 from pipeline.core.errors import PipelineError
 from pipeline.project import workspace
@@ -77,3 +78,16 @@ def test_params_are_written_through_a_link_but_never_into_the_project(made: Path
     own.unlink()  # as the message says
     workspace.prepare(made, ["search.seed=7"])
     assert not own.is_symlink()
+
+
+@pytest.mark.parametrize("setting", ["download.pets={{path: {}}}", "download.pets.path={}"])
+@pytest.mark.parametrize(
+    ("typed", "meant"), [("pets", "{}/pets"), ("../pets", "{parent}/pets"), ("/srv/pets", "/srv/pets")]
+)
+def test_a_path_on_the_command_line_is_relative_to_where_it_is_typed(
+    typed: str, meant: str, setting: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    text = workspace.require_usable(tmp_path / "work", ["download.pets={path: in params}", setting.format(typed)])
+    path = YAML(typ="safe").load(text)["download"]["pets"]["path"]
+    assert Path(path).resolve() == Path(meant.format(tmp_path, parent=tmp_path.parent))

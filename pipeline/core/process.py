@@ -17,7 +17,7 @@ from pathlib import Path
 
 import psutil
 
-from pipeline.core import credentials, stage_lock, streams, termination
+from pipeline.core import credentials, stage_lock, streams, termination, typed_paths
 from pipeline.core.errors import PipelineError
 
 FAILED = 1
@@ -41,6 +41,7 @@ def run(main: Callable[[], int | None]) -> None:
     streams.open_closed()
     _print_anything()
     credentials.move_to_environment()
+    typed_paths.resolve()
     with termination.signals_raise():
         code = _exit_code(main)
     sys.stdout.flush()

@@ -7,9 +7,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from pipeline.core import typed_paths
 from pipeline.core.errors import TrackingError
-
-_LOCAL = "sqlite:///"
 
 
 def check_champions(content: Mapping[str, Any], project: Path, say: Callable[[str], None]) -> None:
@@ -58,5 +57,5 @@ def _database_may_exist() -> bool:
     """Return False where runs go to a local database that has not been created."""
     from pipeline.tracking.runs import tracking_uri
 
-    uri = tracking_uri()
-    return not uri.startswith(_LOCAL) or Path(uri.removeprefix(_LOCAL).partition("?")[0]).exists()
+    store = typed_paths.local_path(tracking_uri())
+    return store is None or store.exists()

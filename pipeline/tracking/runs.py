@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from pipeline.core import typed_paths
 from pipeline.core.errors import TrackingError
 from pipeline.tracking import server
 from pipeline.tracking.errors import release_session, translated
@@ -285,9 +286,9 @@ def _artifacts_beside_database() -> str | None:
     The place is absolute, so that models load from any working directory.
     """
     uri = tracking_uri()
-    if not uri.startswith("sqlite:///"):
+    database = typed_paths.local_path(uri)
+    if database is None or not uri.lower().startswith("sqlite"):
         return None
-    database = Path(uri.removeprefix("sqlite:///").partition("?")[0])
     return (database.resolve().parent / "mlartifacts").as_uri()
 
 
