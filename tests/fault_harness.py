@@ -175,7 +175,7 @@ class Harness:
 def _run(command: Command, root: Path, log: Path, plan: Plan) -> None:
     """Run a command in this process, which is a fork."""
     os.chdir(root)
-    os.environ.update(TMPDIR=str(root / "tmp"), PIPELINE_GIT_COMMIT="0" * 40)
+    os.environ["TMPDIR"] = str(root / "tmp")
     os.environ.pop("MLFLOW_TRACKING_URI", None)
     secrets.token_hex = lambda size: "0" * (2 * size)  # ids that two runs can be compared by
     tempfile.tempdir = None  # known already where a library has asked
@@ -232,12 +232,14 @@ def warm_up() -> None:
     from pipeline.backend import configure
     from pipeline.executors.fork_server import WorkerFactory
     from pipeline.models.training import task
+    from pipeline.tracking.provenance import code_tags
     from pipeline.tracking.runs import load_mlflow
 
     WorkerFactory(task.work("tensorflow"), [{}]).prepare()
     # Forks of this process use its fork server, which is no child of theirs.
     forkserver._forkserver.ensure_running = forkserver.ensure_running = lambda: None
     configure.configure("tensorflow", threads=1)
+    code_tags()  # asks git, once: two runs are of the same code
     load_mlflow()
     for name in HEAVY_MODULES:
         importlib.import_module(name)

@@ -80,14 +80,19 @@ def test_params_are_written_through_a_link_but_never_into_the_project(made: Path
     assert not own.is_symlink()
 
 
-@pytest.mark.parametrize("setting", ["download.pets={{path: {}}}", "download.pets.path={}"])
 @pytest.mark.parametrize(
-    ("typed", "meant"), [("pets", "{}/pets"), ("../pets", "{parent}/pets"), ("/srv/pets", "/srv/pets")]
+    ("setting", "typed", "meant"),
+    [
+        ("download.pets={{path: {}}}", "pets", "{}/pets"),
+        ("download.pets.path={}", "../pets", "{parent}/pets"),
+        ("download.pets.path={}", "/srv/pets", "/srv/pets"),
+    ],
 )
 def test_a_path_on_the_command_line_is_relative_to_where_it_is_typed(
-    typed: str, meant: str, setting: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    setting: str, typed: str, meant: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     text = workspace.require_usable(tmp_path / "work", ["download.pets={path: in params}", setting.format(typed)])
-    path = YAML(typ="safe").load(text)["download"]["pets"]["path"]
-    assert Path(path).resolve() == Path(meant.format(tmp_path, parent=tmp_path.parent))
+    path = Path(YAML(typ="safe").load(text)["download"]["pets"]["path"])
+    assert path.is_absolute()
+    assert path.resolve() == Path(meant.format(tmp_path, parent=tmp_path.parent))

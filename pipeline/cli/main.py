@@ -7,6 +7,7 @@ imports anything heavy before its `main` runs, so that `--help` is instant.
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 from pipeline.cli import check, doctor, ingest, models, presets, retrain, run, schema
 from pipeline.core import process, streams
@@ -27,7 +28,19 @@ def main() -> None:
     """Parse the command line, run the command, and exit with its code."""
     streams.open_closed()
     arguments = parser().parse_args()
-    process.run(lambda: COMMANDS[arguments.command].main(arguments))
+    process.run(lambda: _run(arguments))
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    """Run the command with the code of the folder that it works on."""
+    if arguments.command != "doctor":  # which reports another's code
+        from pipeline.project import own_code
+
+        replaces_code = arguments.command == "run"
+        folder = Path() if replaces_code else getattr(arguments, "workspace", Path())
+        own_code.require(folder, start_again=not replaces_code)
+    code: int = COMMANDS[arguments.command].main(arguments)
+    return code
 
 
 def parser() -> argparse.ArgumentParser:

@@ -7,6 +7,7 @@ It needs no git. Making it again keeps its data, its incoming batches and its ma
 from __future__ import annotations
 
 import filecmp
+import json
 import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -19,10 +20,11 @@ from pipeline.core.errors import ParamsError, PipelineError
 from pipeline.core.files import rewrite_text, write_text
 from pipeline.datasets import packing
 from pipeline.project import check, dvc, dvc_lock, lock, params_edit
+from pipeline.project.own_code import MARKER
 from pipeline.registry import pretrained
+from pipeline.tracking import provenance
 
 MANIFESTS = Path("reports/ingest")  # of accepted batches: one file per dataset, which `prepare` depends on
-_MARKER = ".pipeline-workspace"
 _DVC_CONFIG = "[core]\n    no_scm = true\n    analytics = false\n"
 
 
@@ -41,7 +43,7 @@ def prepare(folder: Path, overrides: Iterable[str]) -> dict[str, Any]:
     folder = folder.resolve()
     text = require_usable(folder, overrides)
     folder.mkdir(parents=True, exist_ok=True)
-    write_text(folder / _MARKER, "A copy of the project, made by `pipeline run`; safe to delete.\n")
+    write_text(folder / MARKER, "A copy of the project, made by `pipeline run`; safe to delete.\n")
     text = params_edit.override(text, packing.pins(YAML(typ="safe").load(text), root, folder))
     text = params_edit.override(text, pretrained.pins(YAML(typ="safe").load(text), folder))
     content = _checked(text, folder)
@@ -67,16 +69,39 @@ def require_usable(folder: Path, overrides: Iterable[str]) -> str:
     if folder == root or folder.is_relative_to(root / "pipeline"):
         raise PipelineError("the workspace is the project itself", expected="another folder", found=folder)
     names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
-    if names - {lock.FILE.name, lock.HOLDER.name} and _MARKER not in names:
+    if names - {lock.FILE.name, lock.HOLDER.name} and MARKER.name not in names:
         raise PipelineError(
             f"{folder} is not empty and not a workspace", expected="a new or empty folder", next_step="name another"
         )
     own = folder / params.PARAMS_FILE
     if own.exists() and own.samefile(root / params.PARAMS_FILE):
         raise PipelineError(f"{own} is the project's own", expected="a copy", found="a link", next_step=f"rm {own}")
-    text = params_edit.override((root / params.PARAMS_FILE).read_text(encoding="utf-8"), overrides)
+    before = (root / params.PARAMS_FILE).read_text(encoding="utf-8")
+    text = params_edit.override(before, overrides)
     check.check_names(YAML(typ="safe").load(text))
-    return text
+    typed = _typed_paths(text, before)
+    return params_edit.override(text, typed) if typed else text
+
+
+def _typed_paths(text: str, before: str) -> list[str]:
+    """Return settings that make the paths absolute which ``-S`` gives own images: typed paths are relative to here.
+
+    Args:
+        text: params.yaml with the overrides.
+        before: params.yaml without them.
+    """
+    if text == before:
+        return []
+    now, then = _own_paths(text), _own_paths(before)
+    typed = {name: Path(path).expanduser() for name, path in now.items() if path != then.get(name)}
+    return [f"download.{name}.path={json.dumps(str(path.absolute()))}" for name, path in typed.items()]
+
+
+def _own_paths(text: str) -> dict[str, str]:
+    """Return the path of each dataset of own images."""
+    sections = YAML(typ="safe").load(text).get("download")
+    of_mappings = {name: each for name, each in (sections or {}).items() if isinstance(each, Mapping)}
+    return {name: each["path"] for name, each in of_mappings.items() if isinstance(each.get("path"), str)}
 
 
 def settle(folder: Path) -> dict[str, Any]:
@@ -121,20 +146,32 @@ def make_manifests(folder: Path, content: Mapping[str, Any]) -> None:
 
 
 def _copy_code(root: Path, folder: Path) -> None:
-    """Copy the package with its templates, and the graph; remove files of the package that no longer exist."""
-    sources = _package_files(root)
-    for stale in _package_files(folder) - sources:
-        (folder / stale).unlink()
-    for path in (*sources, Path("dvc.yaml"), Path(".dvcignore")):
+    """Copy the package with its templates, and the graph, and record their version.
+
+    Files of the package that no longer exist are removed. A copy that is replaced is announced. A kill while files are
+    copied leaves the older record, whose digest then shows that the code is not that of its commit.
+    """
+    version = provenance.code_version(root)  # before: an edit while it is copied shows in the digest
+    sources = {*provenance.code_files(root), provenance.GRAPH}
+    sources |= {path for path in (Path(".dvcignore"),) if (root / path).exists()}
+    stale = provenance.code_files(folder) - sources
+    changed = {path for path in sources if not _same(root / path, folder / path)}
+    if (folder / provenance.PACKAGE).exists() and (replaced := stale | changed):
+        before = provenance.code_version(folder)
+        lock.to_stderr(
+            f"note: the code in {folder} is replaced by that of {root}: {len(replaced)} files differ;"
+            f" commit {before.commit} before, {version.commit} now"
+        )
+    for path in stale:
+        (folder / path).unlink()
+    for path in changed:
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
-        if not (folder / path).exists() or not filecmp.cmp(root / path, folder / path, shallow=False):
-            shutil.copyfile(root / path, folder / path)
+        shutil.copyfile(root / path, folder / path)
+    provenance.record(version, folder)
     config = folder / ".dvc" / "config"
     if not config.exists() and not config.is_symlink():  # remotes and caches in it are the user's
         write_text(config, _DVC_CONFIG)
 
 
-def _package_files(root: Path) -> set[Path]:
-    """Return the files of the package relative to a project, without caches and hidden files."""
-    files = {path.relative_to(root) for path in (root / "pipeline").rglob("*") if path.is_file()}
-    return {path for path in files if not any(part.startswith((".", "__pycache__")) for part in path.parts)}
+def _same(source: Path, copy: Path) -> bool:
+    return copy.exists() and filecmp.cmp(source, copy, shallow=False)
