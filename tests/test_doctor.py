@@ -1,4 +1,6 @@
 import json
+import shlex
+import shutil
 import subprocess
 import sys
 from argparse import Namespace
@@ -7,6 +9,10 @@ from pathlib import Path
 import pytest
 
 from pipeline.cli import doctor
+from pipeline.core import typed_paths
+from pipeline.executors import sockets
+from pipeline.project import dvc, own_code
+from pipeline.tracking import provenance
 from pipeline.tracking import server as tracking
 from tests.tracking_server import answering
 
@@ -133,6 +139,69 @@ def test_a_gpu_without_its_libraries_comes_with_the_command(project: Path, monke
     monkeypatch.setattr(doctor.shutil, "which", lambda name: str(tool))
     monkeypatch.setattr(doctor, "_version", lambda name: None)
     assert found("GPU").advice == "make install SET=gpu"
+
+
+def test_what_runs_need_of_folders_is_found(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert found("folders").status == "ok"
+    (project / "dvc.yaml").touch()
+    assert found("DVC").advice == f"clone the project, or `cd {project} && dvc init --no-scm`"
+    (project / ".dvc").mkdir()
+    check = found("git")
+    assert (check.status, check.advice) == (
+        "missing",
+        f"clone it, or `cd {project} && dvc config --local core.no_scm true`",
+    )
+    (project / ".dvc" / "config").write_text("[core]\n    no_scm = true\n")
+    assert found("folders").status == "ok"
+    monkeypatch.setattr(sockets, "folder", lambda: None)
+    assert found("sockets").advice == "set TMPDIR to such a folder"
+
+
+def test_runs_of_earlier_releases_in_workspaces_are_found(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    workspace = project / "runs/demo"
+    workspace.mkdir(parents=True)
+    (workspace / own_code.MARKER).touch()
+    (workspace / "team.db").touch()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///team.db")
+    typed_paths.resolve()
+    check = found("runs")
+    assert check.status == "missing"
+    assert check.advice.startswith(f"`export MLFLOW_TRACKING_URI=sqlite:///{workspace}/team.db`")
+
+
+def test_the_code_and_its_commit_are_found(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copytree(ROOT / "pipeline", project / "pipeline", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "dvc.yaml", project)
+    check = found("code")
+    assert (check.status, check.found) == ("missing", f"that of {ROOT}, in {project}")
+    assert check.advice.startswith(f"PYTHONPATH={project} ")
+    (project / own_code.MARKER).touch()
+    assert found("code") == doctor.Check("code", "ok", f"a copy of that of {ROOT}")
+    (project / "pipeline/__init__.py").write_text("# edited")
+    check = found("code")
+    assert (check.status, check.advice) == ("warn", f"to replace it, in {ROOT}: pipeline run --workspace {project}")
+    commit = found("commit")
+    assert (commit.status, commit.found.partition(":")[0]) == ("warn", "none")
+    provenance.record(provenance.CodeVersion("a" * 40, provenance.code_digest(project)), project)
+    assert found("commit") == doctor.Check("commit", "ok", "a" * 40)
+
+
+def test_a_place_of_dvc_that_cannot_be_written_comes_with_the_line_of_configuration(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("DVC_SITE_CACHE_DIR", raising=False)
+    (project / ".dvc").mkdir()
+    (project / ".dvc" / "config").write_text("[core]\n    no_scm = true\n")
+    (blocked := project / "var").touch()  # like a folder that nobody may write, also for root
+    assert "DVC's hashes" not in {check.name for check in doctor.checks()}
+    for place in ("/dev/null/dvc", f"{blocked}/dvc"):
+        with monkeypatch.context() as patch:
+            patch.setattr("dvc.dirs.site_cache_dir", lambda place=place: place)
+            check = found("DVC's hashes")
+        assert (check.status, check.found) == ("warn", f"{place} cannot be written: `dvc repro` by itself fails")
+    subprocess.run([sys.executable, "-m", *shlex.split(check.advice)], check=True)
+    assert dvc.default_site_cache(project) is None
+    assert "DVC_SITE_CACHE_DIR" not in dvc.environment(project)
 
 
 def test_nothing_heavy_is_imported():

@@ -1,8 +1,9 @@
-"""Check params.yaml as the stages will read it."""
+"""Check params.yaml as the stages will read it, and that the pipeline can run here."""
 
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 HELP = "check params.yaml as the stages will read it"
 
@@ -14,9 +15,10 @@ def declare(parser: argparse.ArgumentParser) -> None:
 
 def main(arguments: argparse.Namespace) -> int:
     """Check the file and print what it chooses."""
-    from pipeline.project import check
+    from pipeline.project import check, machine
 
     del arguments
     content = check.check()
+    machine.require(Path())
     print(f"params.yaml is fine: datasets {', '.join(content['datasets'])}; families {', '.join(content['families'])}")
     return 0

@@ -10,6 +10,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import shlex
 import shutil
 import sys
 from collections.abc import Callable
@@ -63,6 +64,9 @@ def checks() -> list[Check]:
         _backend,
         _gpus,
         _machine,
+        _code,
+        _project,
+        _site_cache,
         _tracking,
         _remote,
     ]
@@ -189,6 +193,60 @@ def _enough(name: str, free_gb: float, wanted_gb: float, advice: str) -> Check:
     if free_gb >= wanted_gb:
         return Check(name, "ok", found)
     return Check(name, "warn", found, f"{wanted_gb} GB are wanted: {advice}")
+
+
+def _code() -> list[Check]:
+    """Check that the code that runs is that of this folder, and that runs can name its commit."""
+    from pipeline.project import own_code
+    from pipeline.tracking import provenance
+
+    here, project = provenance.this_project(), own_code.foreign_project(Path())
+    found = []
+    if project is not None:
+        try:
+            own_code.require(Path(), start_again=False)
+        except own_code.ForeignCodeError as error:
+            advice = str(error).partition("next: ")[2]
+            found.append(Check("code", "missing", f"that of {here}, in {project}", advice))
+        else:
+            found.append(_copy(project, here))
+    version = provenance.code_version(project or here)
+    if version.known:
+        return [*found, Check("commit", "ok", version.commit)]
+    advice = "runs record the digest of the code instead; to name a commit, install git and clone the project"
+    return [*found, Check("commit", "warn", f"none: {version.reason}", advice)]
+
+
+def _copy(workspace: Path, here: Path) -> Check:
+    """Compare a workspace's copy of the code with the checkout that this command comes from."""
+    from pipeline.tracking import provenance
+
+    if provenance.code_digest(workspace) == provenance.code_digest(here):
+        return Check("code", "ok", f"a copy of that of {here}")
+    advice = f"to replace it, in {here}: pipeline run --workspace {shlex.quote(str(workspace))}"
+    return Check("code", "warn", f"the workspace's own, which differs from that of {here}", advice)
+
+
+def _project() -> list[Check]:
+    """Check what commands check at their start, here and for the workspaces below: runs of earlier releases in them."""
+    from pipeline.project import machine, own_code
+
+    found = list(machine.faults(Path()))
+    for marker in (*Path().glob(f"*/{own_code.MARKER}"), *Path().glob(f"runs/*/{own_code.MARKER}")):
+        found += machine.moved_stores(marker.parent.resolve())
+    checks = [Check(fault.name, "missing", f"{fault.what}: {fault.found}", fault.next_step) for fault in found]
+    return checks or [Check("folders", "ok", "sockets, artifacts and DVC work here")]
+
+
+def _site_cache() -> list[Check]:
+    """Check DVC's folder for hashes, which lies below /var: a plain `dvc repro` fails where it is read-only."""
+    from pipeline.project import dvc
+
+    place = dvc.default_site_cache(Path())
+    if place is None or dvc.can_write(place / "repo"):
+        return []
+    line = f"dvc config --local core.site_cache_dir {shlex.quote(str(Path.cwd() / dvc.SITE_CACHE))}"
+    return [Check("DVC's hashes", "warn", f"{place} cannot be written: `dvc repro` by itself fails", line)]
 
 
 def _tracking() -> list[Check]:

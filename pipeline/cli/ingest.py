@@ -20,11 +20,13 @@ def declare(parser: argparse.ArgumentParser) -> None:
 def main(arguments: argparse.Namespace) -> int:
     """Take in what is there and print a summary; quarantined batches are an answer, not a failure."""
     from pipeline.core.errors import PipelineError
+    from pipeline.project import machine
     from pipeline.retraining import ingest
 
-    root: Path = arguments.workspace
+    root: Path = arguments.workspace if arguments.workspace == Path() else arguments.workspace.resolve()
     if not (root / "dvc.yaml").exists():
         raise PipelineError("nothing to take in here", expected="dvc.yaml", found=root.resolve(), next_step="cd to it")
+    machine.require(root)
     summary = ingest.run(root, print)
     text = f"{summary.accepted} accepted ({summary.images:,} images), {summary.quarantined} quarantined"
     left = f", {summary.left} left alone" if summary.left else ""

@@ -31,12 +31,14 @@ def declare(parser: argparse.ArgumentParser) -> None:
 def main(arguments: argparse.Namespace) -> int:
     """Retrain, print a table for people and a JSON line for machines, and return the exit code."""
     from pipeline.core.errors import PipelineError
+    from pipeline.project import machine
     from pipeline.retraining import retrain
 
     if arguments.require_persistent:
         retrain.require_persistent()
     if not Path("dvc.yaml").exists():
         raise PipelineError("nothing to retrain here", expected="dvc.yaml", found=Path.cwd(), next_step="cd to it")
+    machine.require(Path())
     return retrain.run(force=arguments.force, announce=_print).code
 
 

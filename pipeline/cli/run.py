@@ -30,10 +30,11 @@ def declare(parser: argparse.ArgumentParser) -> None:
 
 def main(arguments: argparse.Namespace) -> int:
     """Prepare the workspace, reproduce its stages and print the leaderboard, while no other command works there."""
-    from pipeline.project import lock, workspace
+    from pipeline.project import lock, machine, workspace
 
-    folder: Path = arguments.workspace
+    folder = Path(arguments.workspace).resolve()
     workspace.require_usable(folder, arguments.settings)
+    machine.require(folder)
     folder.mkdir(parents=True, exist_ok=True)
     with lock.hold(folder, f"pipeline run --workspace {folder}"):
         return _run(folder, arguments.settings)

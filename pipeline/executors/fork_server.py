@@ -18,6 +18,7 @@ from multiprocessing import forkserver
 from multiprocessing.process import BaseProcess
 from typing import Any
 
+from pipeline.executors import sockets
 from pipeline.executors.base import Work
 
 SETUP = "PIPELINE_FORK_SERVER_SETUP"  # environment variable of the fork server: its setup as JSON
@@ -44,7 +45,8 @@ class WorkerFactory:
         """Start the fork server without waiting for it; return whether workers are forked."""
         if self._forks:
             multiprocessing.get_context("forkserver").set_forkserver_preload(["pipeline.executors.fork_server_preload"])
-            forkserver.ensure_running()
+            with sockets.in_short_folder():
+                forkserver.ensure_running()
         return self._forks
 
     def start(self, target: Callable[..., None], arguments: tuple[Any, ...], name: str) -> BaseProcess:

@@ -18,8 +18,10 @@ from pipeline.core import process
 from pipeline.core.errors import PipelineError
 from pipeline.core.termination import Terminated
 from pipeline.project import recorded
-from pipeline.tracking.provenance import code_tags
+from pipeline.tracking.provenance import this_project
 
+SITE_CACHE = Path(".dvc/tmp/site-cache")
+_SITE_CACHE = "DVC_SITE_CACHE_DIR"
 _MOST_ARGUMENTS = 1000
 _GRACE_S = 30.0  # what an interrupted stage may take to end
 _INTERVAL_S = 0.1
@@ -31,7 +33,7 @@ def project_root() -> Path:
     Raises:
         PipelineError: It is not a checkout of the project: the package was installed without its graph.
     """
-    root = Path(__file__).resolve().parents[2]
+    root = this_project()
     if not (root / "dvc.yaml").exists():
         raise PipelineError(
             "this installation has no graph", expected=f"dvc.yaml in {root}", found="none", next_step="use a checkout"
@@ -43,7 +45,8 @@ def environment(folder: Path) -> dict[str, str]:
     """Return the environment in which DVC runs the stages of a folder.
 
     `python3` in a stage's command is this Python, and finds the folder's own code first. A relative MIRROR, or source
-    of a download, is relative to where the command was typed, not to the folder.
+    of a download, is relative to where the command was typed, not to the folder. DVC keeps its hashes in the folder
+    unless another place is set: its default, below /var, may be read-only or another user's.
     """
     env = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "PYTHONSAFEPATH")}
     env["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), env.get("PATH", os.defpath)])
@@ -52,9 +55,32 @@ def environment(folder: Path) -> dict[str, str]:
     mirror = env.get("MIRROR")
     if mirror and "://" not in mirror and not mirror.startswith("file:"):
         env["MIRROR"] = str(Path(mirror).resolve())
-    if folder.resolve() != project_root():
-        env["PIPELINE_GIT_COMMIT"] = code_tags()["git.commit"]
+    if default_site_cache(folder):
+        env[_SITE_CACHE] = str(folder.resolve() / SITE_CACHE)
     return env
+
+
+def default_site_cache(folder: Path) -> Path | None:
+    """Return where a plain `dvc` keeps hashes if nobody has set a place; None if one is set."""
+    from dvc.config import Config
+    from dvc.dirs import site_cache_dir
+    from dvc.exceptions import DvcException
+
+    if os.environ.get(_SITE_CACHE):
+        return None
+    try:
+        if (folder / ".dvc").is_dir() and "site_cache_dir" in Config(str(folder / ".dvc"))["core"]:
+            return None
+    except DvcException:  # a damaged configuration, which DVC reports
+        return None
+    return Path(site_cache_dir())
+
+
+def can_write(place: Path) -> bool:
+    """Return whether files can be made in a folder, or the folder itself where it is missing."""
+    while not place.exists() and place != place.parent:
+        place = place.parent
+    return place.is_dir() and os.access(place, os.W_OK | os.X_OK)
 
 
 def reproduce(folder: Path, *, targets: Iterable[str] = (), quiet: bool = False) -> int:

@@ -165,6 +165,7 @@ def require_persistent() -> None:
         )
     listed = subprocess.run(
         [sys.executable, "-m", "dvc", "remote", "list"],
+        env=dvc.environment(Path()),
         capture_output=True,
         encoding="utf-8",
         errors="replace",
