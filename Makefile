@@ -11,6 +11,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SET ?= $(shell cat $(VENV)/.set 2>/dev/null || echo cpu)
 WORKSPACE ?= .
+HERE := $(or $(CURDIR),$(shell pwd))
 PORT ?= 5000
 WORKERS ?= logical
 # A file's tests stay in one process, so that they share what the file prepares; tests/conftest.py lists which come first.
@@ -43,10 +44,19 @@ ui: $(INSTALLED) ## MLflow's pages for the runs and models, on port 5000 [WORKSP
 	@case "$${MLFLOW_TRACKING_URI:-}" in \
 	  http*) echo "the runs are on the server that MLFLOW_TRACKING_URI names: open that in a browser"; exit 0;; \
 	esac; \
-	store="$${MLFLOW_TRACKING_URI:-sqlite:///mlflow.db}"; \
-	test "$(WORKSPACE)" = . || store=sqlite:///mlflow.db; \
-	if [ "$$store" = sqlite:///mlflow.db ] && [ ! -f "$(WORKSPACE)/mlflow.db" ]; then \
-	  echo "error: no runs in $(WORKSPACE): expected $(WORKSPACE)/mlflow.db; next: make demo, make ui WORKSPACE=runs/demo" >&2; \
+	case "$(WORKSPACE)" in .) folder="$(HERE)";; /*) folder="$(WORKSPACE)";; *) folder="$(HERE)/$(WORKSPACE)";; esac; \
+	store="$${MLFLOW_TRACKING_URI:-sqlite:///$$folder/mlflow.db}"; \
+	case "$$store" in \
+	  sqlite*:////*|file:/*|/*) ;; \
+	  sqlite*:///*) store="$${store%%:///*}:///$(HERE)/$${store#*:///}";; \
+	  file:*) store="file:$(HERE)/$${store#file:}";; \
+	  ./*|../*) store="$(HERE)/$$store";; \
+	esac; \
+	file="$${store#sqlite*:///}"; file="$${file%%\?*}"; \
+	if [ "$$file" != "$$store" ] && [ ! -f "$$file" ]; then \
+	  next="make demo, make ui WORKSPACE=runs/demo"; \
+	  test -z "$${MLFLOW_TRACKING_URI:-}" || next="correct or unset MLFLOW_TRACKING_URI"; \
+	  echo "error: no runs: expected $$file; next: $$next" >&2; \
 	  exit 1; \
 	fi; \
 	echo "MLflow starts on http://127.0.0.1:$(PORT) (10 s); Ctrl-C stops it"; \
@@ -115,7 +125,13 @@ $(INSTALLED):
 	@rm -f $(VENV)/.installed-*
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(BIN)/python -m ensurepip >/dev/null
 	@echo "installing uv (3 s)"
-	@$(BIN)/python -m pip install -qq --disable-pip-version-check --require-hashes -r requirements/uv.txt
+	@# Settings that would install elsewhere are overridden, those of indexes are kept. For pip, an empty prefix or root
+	@# is the working directory, so they are named.
+	@env -u PIP_USER -u PIP_TARGET -u PIP_PREFIX -u PIP_ROOT -u PIP_PYTHON $(BIN)/python -m pip install -qq \
+	  --disable-pip-version-check --no-user --target= --prefix="$$(cd $(VENV) && pwd)" --root=/ \
+	  --require-hashes -r requirements/uv.txt
+	@test -x $(BIN)/uv || { \
+	  echo "error: pip did not install uv: expected $(BIN)/uv; next: $(BIN)/python -m pip config list" >&2; exit 1; }
 	@# The builds of TensorFlow own the same files: one goes before another comes.
 	@test ! -f $(VENV)/.set || test "$$(cut -d ' ' -f 1 $(VENV)/.set)" = "$(firstword $(SET))" || \
 	  $(BIN)/uv pip uninstall --quiet --python $(BIN)/python tensorflow tensorflow-cpu

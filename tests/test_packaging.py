@@ -1,11 +1,15 @@
 """What a stranger installs: pinned, hashed, from whatever registry their machine is set up for."""
 
+import ensurepip
+import hashlib
 import os
 import re
 import shutil
+import stat
 import subprocess
 import sys
 import tomllib
+import venv
 import zipfile
 from pathlib import Path
 
@@ -166,3 +170,79 @@ def test_make_with_the_wrong_python_ends_with_one_line(tmp_path: Path):
     assert done.returncode != 0
     assert "is not Python 3.11, 3.12 or 3.13 (Python 3.8.1)" in done.stderr.splitlines()[0]
     assert not (tmp_path / ".venv").exists()
+
+
+@pytest.fixture(scope="module")
+def bare_install(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project whose `make install` fetches a uv from a local folder, which only lists what it is called with."""
+    folder = tmp_path_factory.mktemp("install")
+    (folder / "requirements").mkdir()
+    (folder / "wheels").mkdir()
+    wheel = folder / "wheels/uv-1.0-py3-none-any.whl"
+    files = {
+        "uv-1.0.data/scripts/uv": '#!/bin/sh\necho "$*" >> uv-calls\n',
+        "uv-1.0.dist-info/METADATA": "Metadata-Version: 2.1\nName: uv\nVersion: 1.0\n",
+        "uv-1.0.dist-info/WHEEL": "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+    }
+    files["uv-1.0.dist-info/RECORD"] = "".join(f"{name},,\n" for name in [*files, "uv-1.0.dist-info/RECORD"])
+    with zipfile.ZipFile(wheel, "w") as archive:
+        for name, text in files.items():
+            info = zipfile.ZipInfo(name)
+            info.external_attr = (stat.S_IFREG | 0o755) << 16
+            archive.writestr(info, text)
+    digest = hashlib.sha256(wheel.read_bytes()).hexdigest()
+    (folder / "requirements/uv.txt").write_text(f"uv==1.0 --hash=sha256:{digest}\n")
+    (folder / "requirements/cpu.txt").touch()
+    (folder / "pyproject.toml").touch()
+    shutil.copy(ROOT / "Makefile", folder)
+    bundled = list((Path(ensurepip.__file__).parent / "_bundled").glob("pip-*.whl"))
+    if bundled:  # installed by hand, which takes a tenth of the time
+        venv.create(folder / ".venv", symlinks=True, with_pip=False)
+        site = next(folder.glob(".venv/lib/*/site-packages"))
+        with zipfile.ZipFile(bundled[0]) as archive:
+            archive.extractall(site)
+    return folder
+
+
+def installed(folder: Path, file: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run `make install` in a project without uv, with lines of pip's configuration and variables of its own."""
+    for path in (*folder.glob(".venv/lib/*/site-packages/uv-*"), *folder.glob(".venv/.installed-*")):
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    (folder / ".venv/bin/uv").unlink(missing_ok=True)
+    (folder / "pip.conf").write_text(f"[global]\nno-index = true\nfind-links = wheels\n[install]\n{file}\n")
+    command = ["make", "--no-print-directory", "install", f"PYTHON={sys.executable}"]
+    others = {name: value for name, value in os.environ.items() if not name.startswith(("PIP_", "PYTHON"))}
+    env = {**others, "PIP_CONFIG_FILE": "pip.conf", **environment}
+    return subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
+@pytest.mark.parametrize(
+    ("environment", "file"),
+    [
+        ({"PIP_USER": "1", "PIP_TARGET": "elsewhere", "PIP_PREFIX": "elsewhere", "PIP_ROOT": "elsewhere"}, ""),
+        ({}, "user = true\ntarget = elsewhere\nprefix = elsewhere\nroot = elsewhere"),
+        *(
+            pytest.param({name: "1"}, f"{option} = elsewhere", marks=pytest.mark.slow)
+            for name, option in (("PIP_USER", "target"), ("PIP_TARGET", "prefix"), ("PIP_PREFIX", "root"))
+        ),
+    ],
+)
+def test_settings_of_pip_do_not_install_elsewhere(environment: dict[str, str], file: str, bare_install: Path):
+    done = installed(bare_install, file, **environment)
+    assert done.returncode == 0, done.stderr
+    assert (bare_install / ".venv/bin/uv").exists()
+    assert {path.name for path in bare_install.iterdir() if path.is_dir()} == {".venv", "requirements", "wheels"}
+    assert len(list(bare_install.glob(".venv/.installed-*"))) == 1
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
+def test_without_uv_one_line_shows_where_to_look(bare_install: Path):
+    done = installed(bare_install, "dry-run = true")
+    line = "error: pip did not install uv: expected .venv/bin/uv; next: .venv/bin/python -m pip config list"
+    assert done.stderr.splitlines()[0] == line
+    assert not list(bare_install.glob(".venv/.installed-*"))
+    advice = line.partition("next: ")[2].split()
+    env = {**os.environ, "PIP_CONFIG_FILE": "pip.conf"}
+    listed = subprocess.run(advice, cwd=bare_install, env=env, capture_output=True, text=True, check=True)
+    assert "install.dry-run='true'" in listed.stdout

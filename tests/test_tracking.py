@@ -124,7 +124,9 @@ def test_a_command_moves_credentials_before_it_starts_other_processes(tmp_path: 
     assert done.stdout == "['https://host:5000/a', 'ada', 'love/lace']\n", done.stderr
 
 
-def test_the_pages_are_started_without_an_address_on_the_command_line(tmp_path: Path) -> None:
+@pytest.fixture
+def pages(tmp_path: Path):
+    """Run `make ui` with a server that prints its arguments and the store that it would open."""
     make = shutil.which("make")
     if make is None:
         pytest.skip("no make")
@@ -132,23 +134,53 @@ def test_the_pages_are_started_without_an_address_on_the_command_line(tmp_path: 
     tool.parent.mkdir(parents=True)
     tool.write_text('#!/bin/sh\necho "arguments: $*"\necho "store: $MLFLOW_BACKEND_STORE_URI"\n')
     tool.chmod(0o755)
-    (tmp_path / "installed").touch()
+    shutil.copy(ROOT / "Makefile", tmp_path)
+    installed = tmp_path / "installed"
+    installed.touch()
+
+    def run(uri: str, *more: str) -> subprocess.CompletedProcess[str]:
+        command = [make, "--no-print-directory", "ui", "VENV=venv", f"INSTALLED={installed}", "PORT=5001", *more]
+        env = {**os.environ, "MLFLOW_TRACKING_URI": uri}
+        return subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, check=False)
+
+    return run
+
+
+def test_the_pages_are_started_without_an_address_on_the_command_line(pages) -> None:
     uri = "postgresql://ada:lovelace@db:5432/runs"
-    command = [
-        make,
-        "--no-print-directory",
-        "ui",
-        f"VENV={tool.parents[1]}",
-        f"BIN={tool.parent}",
-        f"INSTALLED={tmp_path / 'installed'}",
-    ]
-    command += [f"CURDIR={''}", "PORT=5001"]
-    env = {**os.environ, "MLFLOW_TRACKING_URI": uri}
-    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=True)
-    shown, store = done.stdout.splitlines()[-2:]
+    shown, store = pages(uri).stdout.splitlines()[-2:]
     assert shown.startswith("arguments: server ")
     assert "lovelace" not in shown
     assert store == f"store: {uri}"
+
+
+@pytest.mark.parametrize(
+    ("uri", "file", "store"),
+    [
+        ("", "runs/a/mlflow.db", "sqlite:///{}/runs/a/mlflow.db"),
+        ("sqlite:///team.db", "team.db", "sqlite:///{}/team.db"),
+        ("sqlite+pysqlite:///team.db?timeout=5", "team.db", "sqlite+pysqlite:///{}/team.db?timeout=5"),
+        ("sqlite:///{}/x.db", "x.db", "sqlite:///{}/x.db"),
+        ("postgresql://db/runs", "x", "postgresql://db/runs"),
+    ],
+)
+def test_the_pages_show_the_store_that_is_set_whatever_the_workspace(
+    uri: str, file: str, store: str, pages, tmp_path: Path
+) -> None:
+    (tmp_path / "runs/a").mkdir(parents=True)
+    (tmp_path / file).touch()
+    (tmp_path / "runs/a/team.db").touch()  # of an earlier release
+    done = pages(uri.format(tmp_path), "WORKSPACE=runs/a")
+    assert done.stdout.splitlines()[-1] == f"store: {store.format(tmp_path)}", done.stderr
+
+
+@pytest.mark.parametrize(
+    ("uri", "advice"),
+    [("", "make demo, make ui WORKSPACE=runs/demo"), ("sqlite:///mlflow.db", "correct or unset MLFLOW_TRACKING_URI")],
+)
+def test_pages_without_runs_are_one_line(uri: str, advice: str, pages, tmp_path: Path) -> None:
+    done = pages(uri)
+    assert done.stderr.splitlines()[0] == f"error: no runs: expected {tmp_path}/mlflow.db; next: {advice}"
 
 
 @pytest.mark.parametrize(("status", "reason"), [(200, None), (404, None), (401, "HTTP 401"), (503, "HTTP 503")])

@@ -229,12 +229,14 @@ def _copy(workspace: Path, here: Path) -> Check:
 
 def _project() -> list[Check]:
     """Check what commands check at their start, here and for the workspaces below: runs of earlier releases in them."""
+    from pipeline.core.addresses import redacted
     from pipeline.project import machine, own_code
 
     found = list(machine.faults(Path()))
     for marker in (*Path().glob(f"*/{own_code.MARKER}"), *Path().glob(f"runs/*/{own_code.MARKER}")):
         found += machine.moved_stores(marker.parent.resolve())
-    checks = [Check(fault.name, "missing", f"{fault.what}: {fault.found}", fault.next_step) for fault in found]
+    texts = [(fault.name, redacted(f"{fault.what}: {fault.found}"), redacted(fault.next_step)) for fault in found]
+    checks = [Check(name, "missing", text, advice) for name, text, advice in texts]
     return checks or [Check("folders", "ok", "sockets, artifacts and DVC work here")]
 
 
