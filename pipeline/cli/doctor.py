@@ -195,13 +195,30 @@ def _tracking() -> list[Check]:
     """Check that runs and models have a place to go, and that a server, if one is named, can be used."""
     from pipeline.tracking import server
 
-    if server.tracking_uri() == server.DEFAULT_URI:
-        return [Check("tracking", "ok", f"{server.DEFAULT_URI} in the project's folder (make ui)")]
-    reason = server.unavailable()
-    if reason is None:
-        return [Check("tracking", "ok", server.shown_uri())]
-    advice = "start the server, or unset MLFLOW_TRACKING_URI to keep runs in the project's folder"
-    return [Check("tracking", "missing", f"{server.shown_uri()}: {reason}", advice)]
+    examined = server.examine(_datasets(), write=False)
+    shown = server.shown_uri()
+    if examined.fault:
+        advice = examined.fault.next_step
+        if examined.fault.away:
+            advice = "start the server, or unset MLFLOW_TRACKING_URI to keep runs in the project's folder"
+        return [Check("tracking", "missing", f"{shown}: {examined.fault.found}", advice)]
+    if examined.outdated:
+        found = f"{shown}: a database of an older MLflow (revision {examined.outdated})"
+        return [Check("tracking", "warn", found, "the next run copies and upgrades it; end what uses it before")]
+    place = " in the project's folder (make ui)" if shown == server.DEFAULT_URI else ""
+    return [Check("tracking", "ok", f"{shown}{place}")]
+
+
+def _datasets() -> list[str]:
+    """Return the datasets of params.yaml, which are the names of experiments; none where they cannot be read."""
+    from pipeline.core import params
+    from pipeline.core.errors import ParamsError
+
+    try:
+        found = params.section("datasets")
+    except ParamsError:
+        return []
+    return [name for name in found if isinstance(name, str)] if isinstance(found, list) else []
 
 
 def _remote() -> list[Check]:
