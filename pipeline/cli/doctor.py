@@ -166,19 +166,29 @@ def _gpus() -> list[Check]:
 
     listing = gpus.listed("name", "memory.total")
     if not listing.driver:
+        chosen = os.environ.get(gpus.VARIABLE, "")
+        if not gpus.visible().gpus and chosen not in ("", "-1"):
+            found = f"none, and {gpus.VARIABLE}={chosen}: training runs on the CPU"
+            return [Check("GPU", "warn", found, f"unset {gpus.VARIABLE}, or go to the machine that it is meant for")]
         return [Check("GPU", "ok", "none: training runs on the CPU")]
     if listing.problem:
         return [Check("GPU", "warn", f"nvidia-smi: {listing.problem}", "check the driver")]
     found = "; ".join(listing.gpus)
+    visible = gpus.visible()
+    if not visible.gpus and gpus.VARIABLE in os.environ:
+        return [Check("GPU", "warn", f"{found}; hidden by {visible.reason}", f"unset {gpus.VARIABLE} to use them")]
     usable = _version("nvidia-cudnn-cu12") or _version("jax-cuda12-plugin") or _version("torch")
     return [Check("GPU", "ok", found) if usable else Check("GPU", "warn", found, "make install SET=gpu")]
 
 
 def _machine() -> list[Check]:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    from pipeline.backend import cores
+
+    limit = cores.usable()
+    advice = "" if limit.quota is None else "raise the CPU limit of the container for more workers"
     memory, disk = psutil.virtual_memory().available / 1e9, shutil.disk_usage(Path.cwd()).free / 1e9
     return [
-        Check("cores", "ok", f"{cores} of {os.cpu_count()} usable"),
+        Check("cores", "ok", f"{limit.usable} of {os.cpu_count()} usable: {limit.reason}", advice),
         _enough("memory", memory, _MEMORY_GB, "set runtime.workers to 1"),
         _enough("disk", disk, _DISK_GB, "free some, or `dvc gc --workspace`"),
     ]
