@@ -16,7 +16,7 @@ from ruamel.yaml import YAML
 from pipeline.artifacts import base as artifacts
 from pipeline.artifacts.validate import NearDuplicates, Reference, Report
 from pipeline.core import params, process
-from pipeline.core.files import write_text
+from pipeline.datasets import manifest
 from pipeline.datasets.formats import shapes
 from pipeline.project import params_edit, workspace
 from pipeline.validation import duplicate_pairs
@@ -34,7 +34,7 @@ SETTINGS = (
 ARGUMENTS = {
     "validate": "--raw data/raw/tiny --report reports/validate/tiny.json --details reports/validate/tiny --docs docs",
     "prepare": "--raw data/raw/tiny --validated reports/validate/tiny.json"
-    " --near-duplicates reports/validate/tiny/near_duplicates.csv --manifest reports/ingest/tiny.jsonl"
+    " --near-duplicates reports/validate/tiny/near_duplicates.csv --manifest reports/ingest/tiny"
     " --accepted data/accepted/tiny --output data/prepared/tiny --test data/test/tiny",
     "features": "--family {family} --data data/prepared/tiny --output data/features/tiny/{family}",
     "search": "--family {family} --data data/prepared/tiny --features data/features/tiny/{family}"
@@ -127,7 +127,7 @@ def new_project(root: Path) -> None:
         del content[unused]
     with (root / "params.yaml").open("w") as file:
         yaml.dump(content, file)
-    write_text(root / "reports/ingest/tiny.jsonl", "\n")
+    manifest.make(root / "reports/ingest/tiny")
 
 
 def own_images(root: Path) -> None:

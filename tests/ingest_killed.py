@@ -73,7 +73,8 @@ def take(root: Path, kill_before: int | None) -> int:
 
 def state(root: Path) -> dict[str, Any]:
     """Return where the batches are."""
-    manifest = [json.loads(line) for line in (root / "reports/ingest/toy.jsonl").read_text().split("\n") if line]
+    entries = [json.loads(file.read_text()) for file in (root / "reports/ingest/toy").glob("*.json")]
+    manifest = sorted(entries, key=lambda entry: entry["order"])
     quarantine = sorted((root / "data/quarantine/toy").glob("*/batch/*"))
     reports = [json.loads((path.parent.parent / "report.json").read_text()) for path in quarantine]
     waiting = [str(path) for path in (root / "data/incoming/toy").rglob("*") if path.is_file()]

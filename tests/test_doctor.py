@@ -108,7 +108,7 @@ def test_a_database_is_shown_without_its_secrets(uri: str, shown: str, monkeypat
     assert found("tracking").found == shown
 
 
-@pytest.mark.parametrize(("status", "accepted"), [(404, True), (401, False), (503, False)])
+@pytest.mark.parametrize(("status", "accepted"), [(200, True), (404, False), (401, False), (503, False)])
 def test_a_server_is_accepted_as_runs_accept_it(status: int, accepted: bool, monkeypatch: pytest.MonkeyPatch):
     with answering(status) as (uri, _):
         monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)

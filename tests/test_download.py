@@ -210,7 +210,7 @@ calls = {
     download: {"dataset": "digits", "partial": "partial", "output": "raw"},
     validate: {"dataset": "digits", "raw": "raw", "report": "report.json", "details": "details", "docs": "docs"},
     prepare: {"dataset": "digits", "raw": "raw", "validated": "report.json",
-              "near-duplicates": "details/near_duplicates.csv", "manifest": "none.jsonl", "accepted": "accepted",
+              "near-duplicates": "details/near_duplicates.csv", "manifest": "none", "accepted": "accepted",
               "output": "prepared", "test": "test"},
 }
 loaded = set()

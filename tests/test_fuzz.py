@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import os
 import random
+import shutil
 import struct
 import tarfile
 import time
@@ -124,6 +125,19 @@ def entry(chance: random.Random) -> bytes:
     return mutated((line.model_dump_json() + "\n").encode() * 2, chance)
 
 
+def read_manifest(path: Path) -> None:
+    """Read a damaged file as a batch of a manifest, then as a manifest of an earlier release."""
+    folder = path.with_name("manifest")
+    folder.mkdir(exist_ok=True)
+    try:
+        (folder / f"{'0' * 64}.json").write_bytes(path.read_bytes())
+        manifest.read_manifest(folder)
+    finally:
+        shutil.rmtree(folder)
+        path.rename(manifest.earlier_file(folder))
+        manifest.convert(folder)
+
+
 def yaml(chance: random.Random) -> bytes:
     _, start, rest = (ROOT / "params.yaml").read_bytes().partition(b"\nvalidate:")
     text = mutated((start + rest)[:1500], chance)
@@ -177,7 +191,7 @@ KINDS = {
     "npy-header": Kind(lambda chance: npz(chance, odd_header(chance)), read_npz),
     "picture": Kind(picture, read_picture),
     "tar": Kind(tar, read_tar),
-    "manifest": Kind(entry, manifest.read_manifest),
+    "manifest": Kind(entry, read_manifest),
     "params": Kind(yaml, read_params),
 }
 

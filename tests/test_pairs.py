@@ -213,7 +213,7 @@ def test_a_batch_accepted_while_prepare_runs_counts_in_the_next_prepare(prepared
     until(ingest, "about to be judged")
     with stopped_in_prepare(prepared, 2) as repro:
         (prepared / "judge").write_text("")
-        until(ingest, r"waiting for .*dvc.* repro prepare.*, which reads .*digits.jsonl")
+        until(ingest, r"waiting for .*dvc.* repro prepare.*, which reads .*reports/ingest/digits")
     counts_in_the_next_prepare(prepared, repro, ingest, 2)
 
 
@@ -233,8 +233,7 @@ def counts_in_the_next_prepare(
 
 
 def append_a_batch(folder: Path) -> None:
-    path = folder / "reports/ingest/digits.jsonl"
-    path.write_text(path.read_text() + "\n")
+    (folder / "reports/ingest/digits/appended.json").write_text("{}")
 
 
 def edit_params(folder: Path) -> None:
@@ -251,7 +250,7 @@ def edit_source(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("seed", "edit", "found"),
     [
-        (5, append_a_batch, "reports/ingest/digits.jsonl"),
+        (5, append_a_batch, "reports/ingest/digits/appended.json"),
         (6, edit_params, "prepare in params.yaml"),
         (7, edit_source, "pipeline/validation/near_duplicates.py"),
     ],

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -17,8 +18,8 @@ LOCK = """
 schema: '2.0'
 stages:
   prepare@toy:
-    cmd: python3 -m pipeline.stages prepare --manifest reports/ingest/toy.jsonl --output data/prepared/toy
-    deps: [{{path: reports/ingest/toy.jsonl, md5: {md5}}}]
+    cmd: python3 -m pipeline.stages prepare --manifest reports/ingest/toy --output data/prepared/toy
+    deps: [{{path: reports/ingest/toy, md5: {md5}}}]
     outs: [{{path: data/prepared/toy, md5: x.dir}}]
   search@toy-mlp:
     cmd: python3 -m pipeline.stages search --output reports/search/toy/mlp
@@ -30,7 +31,7 @@ stages:
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
     """A project that has prepared two batches and searched in generation 2."""
-    path = tmp_path / "reports/ingest/toy.jsonl"
+    path = tmp_path / "reports/ingest/toy"
     for digest in ("a" * 64, "b" * 64):
         manifest.append(path, ManifestEntry(digest=digest, batch="x", images=1, classes=("0",)))
     for name, content in (
@@ -45,7 +46,7 @@ def root(tmp_path: Path) -> Path:
 
 def record(root: Path, generation: int) -> None:
     """Write what DVC would: the manifest and the settings of this moment."""
-    md5 = hashlib.md5((root / "reports/ingest/toy.jsonl").read_bytes()).hexdigest()
+    md5 = recorded.folder_hash(root / "reports/ingest/toy")
     (root / "dvc.lock").write_text(LOCK.format(md5=md5, generation=generation))
 
 
@@ -60,7 +61,7 @@ def test_results_of_what_is_recorded_agree(root: Path) -> None:
 
 
 def test_a_batch_recorded_as_learnt_from_and_not_in_the_data_is_found(root: Path) -> None:
-    path = root / "reports/ingest/toy.jsonl"
+    path = root / "reports/ingest/toy"
     manifest.append(path, ManifestEntry(digest="c" * 64, batch="x", images=1, classes=("0",)))
     assert found(root) == []  # DVC sees the change by itself
     record(root, 2)
@@ -83,3 +84,22 @@ def test_a_merge_conflict_is_named_with_its_line(root: Path) -> None:
         ParamsError, match=r"dvc.lock is not valid YAML: found a merge conflict in line 3; next: resolve"
     ):
         found(root)
+
+
+def test_a_report_with_a_merge_conflict_is_left_to_dvc(root: Path) -> None:
+    (root / "reports/search/toy/mlp/best.json").write_text("<<<<<<< HEAD\n{}\n=======\n{}\n>>>>>>> other\n")
+    assert found(root) == []
+
+
+def test_the_hash_of_a_manifest_is_the_one_that_dvc_records(tmp_path: Path) -> None:
+    for batch in range(3):
+        manifest.append(tmp_path / "in", ManifestEntry(digest=str(batch) * 64, batch="é", images=1, classes=("0",)))
+    manifest.make(tmp_path / "in")
+    (tmp_path / "in/.left.partial").write_text("x")
+    (tmp_path / ".dvcignore").write_text(".*.partial\n")
+    (tmp_path / ".dvc").mkdir()
+    (tmp_path / ".dvc/config").write_text("[core]\n    no_scm = true\n    analytics = false\n")
+    (tmp_path / "dvc.yaml").write_text("stages: {a: {cmd: echo a > out, deps: [in], outs: [out]}}")
+    subprocess.run([sys.executable, "-m", "dvc", "repro", "-q"], cwd=tmp_path, check=True)
+    [dep] = recorded.locked_stages(tmp_path)["a"]["deps"]
+    assert dep["md5"] == recorded.folder_hash(tmp_path / "in")

@@ -74,7 +74,7 @@ def test_a_second_clone_pulls_accepted_batches_and_packs_and_prepares_them(
     call(root, *DVC, "push", "-q")
     call(tmp_path, "git", "clone", "-q", str(root), "two")
     two = tmp_path / "two"
-    places = two / "reports/ingest/toy.jsonl", two / "data/accepted/toy"
+    places = two / "reports/ingest/toy", two / "data/accepted/toy"
     with pytest.raises(Exception, match=r"is missing, but the manifest lists it.*next: dvc pull"):
         accepted.grow(RAW, *places)
     call(two, *DVC, "pull", "-q")

@@ -77,13 +77,24 @@ class MlflowServer:
         return answer
 
 
+PAGE = "<!doctype html><html><title>404 Not Found</title></html>"
+
+
 @contextmanager
-def answering(status: int | None, certificate: tuple[Path, Path] | None = None) -> Iterator[tuple[str, list[str]]]:
+def answering(
+    status: int | None,
+    certificate: tuple[Path, Path] | None = None,
+    *,
+    version: str = "3.17.2",
+    api: tuple[int, str] = (404, PAGE),
+) -> Iterator[tuple[str, list[str]]]:
     """Yield the address of a server that answers with a status, and the authorizations that it was sent.
 
     Args:
-        status: Of ``/health``; any other path is 404. None never answers.
+        status: Of ``/version``, below any prefix; any other path is 404. None never answers.
         certificate: Files of a certificate and its key, for TLS.
+        version: What ``/version`` answers.
+        api: Status and content of the answer to any call of MLflow's API.
     """
     seen: list[str] = []
     release = threading.Event()
@@ -93,10 +104,18 @@ def answering(status: int | None, certificate: tuple[Path, Path] | None = None) 
             if status is None:
                 release.wait()
                 return
+            self.answer(*((status, version) if self.path.endswith("/version") else (404, PAGE)))
+
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            self.answer(*api)
+
+        def answer(self, code: int, text: str) -> None:
             seen.append(self.headers.get("Authorization", ""))
-            self.send_response(status if self.path == "/health" else 404)
-            self.send_header("Content-Length", "0")
+            self.send_response(code)
+            self.send_header("Content-Length", str(len(text)))
             self.end_headers()
+            self.wfile.write(text.encode())
 
         def log_message(self, *_: Any) -> None:
             pass
@@ -107,7 +126,7 @@ def answering(status: int | None, certificate: tuple[Path, Path] | None = None) 
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
             context.load_cert_chain(*certificate)
             server.socket = context.wrap_socket(server.socket, server_side=True)
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
         try:
             yield f"{'https' if certificate else 'http'}://127.0.0.1:{server.server_port}", seen
         finally:

@@ -16,13 +16,13 @@ from typing import Any, ClassVar, Protocol, TypeVar
 
 import pydantic
 
+from pipeline.core import pydantic_errors
+from pipeline.core.conflicts import conflict_in
 from pipeline.core.errors import DataError
 from pipeline.core.files import write_text
 
 Number = int | float  # an integer stays one
 Scalar = bool | int | float | str  # a hyperparameter
-
-_LISTED = 3  # faults of a file that an error lists
 
 
 class Writable(Protocol):
@@ -122,13 +122,16 @@ def usable(path: Path, stage: str) -> Iterator[None]:
     except FileNotFoundError:
         found = "none"
     except pydantic.ValidationError as error:
-        found = _faults(error)
+        found = pydantic_errors.summary(error)
     except (OSError, ValueError, csv.Error) as error:
         found = str(error)
     else:
         return
     raise DataError(
-        f"{path} cannot be used", expected=f"the file that {stage} writes", found=found, next_step=f"dvc repro {stage}"
+        f"{path} cannot be used",
+        expected=f"the file that {stage} writes",
+        found=conflict_in(path) or found,
+        next_step=f"dvc repro {stage}",
     )
 
 
@@ -138,17 +141,6 @@ def _row(row: dict[str | None, Any], model: type[R]) -> R:
     declared = {name: cell for name, cell in row.items() if name in model.model_fields and cell != ""}
     others = {name: cell or None for name, cell in row.items() if name not in model.model_fields}
     return model.model_validate({**declared, **others})
-
-
-def _faults(error: pydantic.ValidationError) -> str:
-    """Return the first faults of a file as text: the place, the error and the value."""
-    faults = []
-    for fault in error.errors()[:_LISTED]:
-        where = ".".join(str(part) for part in fault["loc"])
-        value = "" if fault["type"] == "missing" else f" ({json.dumps(fault['input'], default=str)[:40]})"
-        faults.append(f"{where}: {fault['msg']}{value}" if where else f"{fault['msg']}{value}")
-    more = error.error_count() - len(faults)
-    return "; ".join(faults) + (f" and {more} more" if more else "")
 
 
 def _reordered(content: dict[str, Any], last: tuple[str, ...]) -> dict[str, Any]:

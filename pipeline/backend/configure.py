@@ -12,11 +12,12 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Literal
 
 import pydantic
 
-from pipeline.backend import gpus
+from pipeline.backend import cores, gpus
 from pipeline.core import params
 from pipeline.core.errors import ParamsError
 
@@ -157,15 +158,42 @@ def _silent_stderr() -> Iterator[None]:
             os.close(saved)
 
 
-def worker_environments(workers: int) -> list[dict[str, str]]:
-    """Return the environment of each worker process: a GPU of its own, or no GPU and a core's worth of work.
+@dataclass(frozen=True)
+class Workers:
+    """The worker processes of a stage.
+
+    Attributes:
+        environments: Of each, what is different from this process: a GPU of its own.
+        reason: Why there are so many.
+    """
+
+    environments: list[dict[str, str]]
+    reason: str
+
+    def __str__(self) -> str:
+        count = len(self.environments)
+        return f"{count} worker{'' if count == 1 else 's'}: {self.reason}"
+
+
+def workers(count: int) -> Workers:
+    """Return the worker processes that training runs in: each with a GPU of its own, or a core's worth of work.
 
     Args:
-        workers: Number of workers; 0 for one per GPU, or one per core where there is no GPU. More workers than GPUs
-            share them in turn.
+        count: Number of workers; 0 for one per GPU, or one per core where there is no GPU. More workers than GPUs share
+            them in turn.
     """
     visible = gpus.visible()
-    if not visible:
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        return [{} for _ in range(workers or cores)]
-    return [{"CUDA_VISIBLE_DEVICES": visible[slot % len(visible)]} for slot in range(workers or len(visible))]
+    if visible.gpus:
+        reason = f"runtime.workers={count}" if count else f"one per GPU, for {visible.reason}"
+        names = [visible.gpus[slot % len(visible.gpus)] for slot in range(count or len(visible.gpus))]
+        return Workers([{gpus.VARIABLE: name} for name in names], reason)
+    limit = cores.usable()
+    reason = f"runtime.workers={count}" if count else f"one per core, for {visible.reason}, and {limit.reason}"
+    return Workers([{} for _ in range(count or limit.usable)], reason)
+
+
+def worker_environments(count: int) -> list[dict[str, str]]:
+    """Return the environment of each worker process, and print their number with its reason; see `workers`."""
+    chosen = workers(count)
+    print(chosen, file=sys.stderr, flush=True)
+    return chosen.environments

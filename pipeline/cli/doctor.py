@@ -170,19 +170,29 @@ def _gpus() -> list[Check]:
 
     listing = gpus.listed("name", "memory.total")
     if not listing.driver:
+        chosen = os.environ.get(gpus.VARIABLE, "")
+        if not gpus.visible().gpus and chosen not in ("", "-1"):
+            found = f"none, and {gpus.VARIABLE}={chosen}: training runs on the CPU"
+            return [Check("GPU", "warn", found, f"unset {gpus.VARIABLE}, or go to the machine that it is meant for")]
         return [Check("GPU", "ok", "none: training runs on the CPU")]
     if listing.problem:
         return [Check("GPU", "warn", f"nvidia-smi: {listing.problem}", "check the driver")]
     found = "; ".join(listing.gpus)
+    visible = gpus.visible()
+    if not visible.gpus and gpus.VARIABLE in os.environ:
+        return [Check("GPU", "warn", f"{found}; hidden by {visible.reason}", f"unset {gpus.VARIABLE} to use them")]
     usable = _version("nvidia-cudnn-cu12") or _version("jax-cuda12-plugin") or _version("torch")
     return [Check("GPU", "ok", found) if usable else Check("GPU", "warn", found, "make install SET=gpu")]
 
 
 def _machine() -> list[Check]:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    from pipeline.backend import cores
+
+    limit = cores.usable()
+    advice = "" if limit.quota is None else "raise the CPU limit of the container for more workers"
     memory, disk = psutil.virtual_memory().available / 1e9, shutil.disk_usage(Path.cwd()).free / 1e9
     return [
-        Check("cores", "ok", f"{cores} of {os.cpu_count()} usable"),
+        Check("cores", "ok", f"{limit.usable} of {os.cpu_count()} usable: {limit.reason}", advice),
         _enough("memory", memory, _MEMORY_GB, "set runtime.workers to 1"),
         _enough("disk", disk, _DISK_GB, "free some, or `dvc gc --workspace`"),
     ]
@@ -255,13 +265,30 @@ def _tracking() -> list[Check]:
     """Check that runs and models have a place to go, and that a server, if one is named, can be used."""
     from pipeline.tracking import server
 
-    if server.tracking_uri() == server.DEFAULT_URI:
-        return [Check("tracking", "ok", f"{server.DEFAULT_URI} in the project's folder (make ui)")]
-    reason = server.unavailable()
-    if reason is None:
-        return [Check("tracking", "ok", server.shown_uri())]
-    advice = "start the server, or unset MLFLOW_TRACKING_URI to keep runs in the project's folder"
-    return [Check("tracking", "missing", f"{server.shown_uri()}: {reason}", advice)]
+    examined = server.examine(_datasets(), write=False)
+    shown = server.shown_uri()
+    if examined.fault:
+        advice = examined.fault.next_step
+        if examined.fault.away:
+            advice = "start the server, or unset MLFLOW_TRACKING_URI to keep runs in the project's folder"
+        return [Check("tracking", "missing", f"{shown}: {examined.fault.found}", advice)]
+    if examined.outdated:
+        found = f"{shown}: a database of an older MLflow (revision {examined.outdated})"
+        return [Check("tracking", "warn", found, "the next run copies and upgrades it; end what uses it before")]
+    place = " in the project's folder (make ui)" if shown == server.DEFAULT_URI else ""
+    return [Check("tracking", "ok", f"{shown}{place}")]
+
+
+def _datasets() -> list[str]:
+    """Return the datasets of params.yaml, which are the names of experiments; none where they cannot be read."""
+    from pipeline.core import params
+    from pipeline.core.errors import ParamsError
+
+    try:
+        found = params.section("datasets")
+    except ParamsError:
+        return []
+    return [name for name in found if isinstance(name, str)] if isinstance(found, list) else []
 
 
 def _remote() -> list[Check]:

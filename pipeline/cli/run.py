@@ -53,7 +53,7 @@ def _run(folder: Path, settings: list[str]) -> int:
         from pipeline.retraining import ingest
 
         ingest.run(folder, print)
-    preflight.check_champions(params, folder, print)
+    preflight.check_tracking(params, folder, print)
     code = dvc.reproduce(folder)
     if code != 0:
         console.print(f"stopped (exit code {code}): finished stages are kept; the same command continues from there")

@@ -127,6 +127,14 @@ def _keep_access(partial: Path, found: os.stat_result) -> None:
     partial.chmod(stat.S_IMODE(found.st_mode))
 
 
+def unwritable(folder: Path) -> str | None:
+    """Return why this user can neither write to a folder nor create it; None if it can."""
+    existing = next(each for each in (folder.absolute(), *folder.absolute().parents) if each.exists())
+    if not existing.is_dir():
+        return f"{existing}, which is no folder"
+    return None if os.access(existing, os.W_OK | os.X_OK) else f"{existing}, to which this user may not write"
+
+
 def _fsync(path: Path) -> None:
     with path.open("rb") as file:
         os.fsync(file.fileno())

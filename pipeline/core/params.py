@@ -16,6 +16,7 @@ from pydantic_core import PydanticCustomError
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
+from pipeline.core.conflicts import conflict
 from pipeline.core.errors import ParamsError, nearest, shown
 
 PARAMS_FILE = Path("params.yaml")
@@ -93,10 +94,7 @@ def read_again(path: Path = PARAMS_FILE) -> dict[str, Any]:
 
 def not_yaml(path: Path, text: str, error: Exception) -> ParamsError:
     """Return the error of a file that YAML cannot parse; a merge conflict is named as such."""
-    marks = ("<<<<<<<", "=======", ">>>>>>>")
-    conflict = next((number for number, line in enumerate(text.splitlines(), 1) if line.startswith(marks)), None)
-    if conflict is not None:
-        found = f"a merge conflict in line {conflict}"
+    if found := conflict(text):
         return ParamsError(f"{path} is not valid YAML", found=found, next_step="resolve it")
     return ParamsError(f"{path} is not valid YAML", found=str(error))
 

@@ -1,8 +1,11 @@
 """Accepted batches: immutable files named by their digest, and the manifest that lists them.
 
-A dataset's manifest is a JSON Lines file that git tracks and `prepare` depends on. Each additional batch makes a new
-version of the data, and an older commit of the manifest restores the older version. A file that the manifest does not
-list is ignored, so a batch is written to its file first and to the manifest second.
+A dataset's manifest is a folder that git tracks and `prepare` depends on, with a JSON file for each batch. So two
+branches that accept a batch each merge without a conflict, and a batch is removed by removing its file. Each batch
+makes a new version of the data, and an older commit of the folder restores the older version. A batch that the manifest
+does not list is ignored, so a batch is written to its file first and to the manifest second.
+
+Earlier releases listed all batches in one JSON Lines file; `convert` makes the folder of it.
 """
 
 from __future__ import annotations
@@ -12,21 +15,28 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pydantic
 
+from pipeline.core import pydantic_errors
+from pipeline.core.conflicts import conflict
 from pipeline.core.errors import DataError
 from pipeline.core.files import new_file, rewrite_text
 from pipeline.core.params import Settings
 from pipeline.datasets.arrays import ClassName, Images, Labelled, Labels, RawImages, Sha256, image_digests
 from pipeline.datasets.npz import read_npz
 
+PLACEHOLDER = ".gitkeep"  # empty: git tracks no folder without a file, and DVC needs the folder
+_REPLACE = "restore it, or remove it and put the batch into incoming again"
+
 
 class ManifestEntry(Settings):
-    """A line of a manifest: the original name of a batch and its contents."""
+    """A batch in a manifest: its original name and its contents."""
 
     digest: Sha256  # of `Labelled`: pixels and labels, independent of the file
     batch: str
     images: int
     classes: tuple[ClassName, ...]  # the names of labels 0, 1, … in the batch
+    order: int = 0  # batches join the train split in ascending order, equal ones by their digests
 
 
 @dataclass(frozen=True)
@@ -39,31 +49,128 @@ class Grown:
     held_back: int
 
 
-def read_manifest(path: Path) -> list[ManifestEntry]:
-    """Return the entries of a manifest, oldest first.
+def entry_file(manifest: Path, digest: str) -> Path:
+    """Return the file of a batch in a manifest."""
+    return manifest / f"{digest}.json"
 
-    A missing manifest has no entries, and a batch that is listed twice counts once.
+
+def read_manifest(manifest: Path) -> list[ManifestEntry]:
+    """Return the entries of a manifest, in the order in which their batches join the train split.
+
+    A missing manifest has no entries. Only files named ``*.json`` count.
 
     Raises:
-        DataError: A line does not have the format that `append` writes.
+        DataError: A file is not what `append` writes, or a manifest of an earlier release is not converted.
     """
-    try:
-        content = path.read_bytes()
-    except FileNotFoundError:
+    if (earlier := earlier_file(manifest)).exists() and _listed(earlier):
+        raise DataError(
+            f"{earlier} is a manifest of an earlier release",
+            expected=f"the folder {manifest}",
+            next_step="pipeline ingest, which converts it",
+        )
+    return _entries(manifest)
+
+
+def _entries(manifest: Path) -> list[ManifestEntry]:
+    if not manifest.is_dir():
         return []
-    try:  # lines end with \n alone: a name may hold what `str.splitlines` also takes for an end
-        lines = [ManifestEntry.model_validate_json(line) for line in content.decode().split("\n") if line.strip()]
+    files = sorted(file for file in manifest.glob("*.json") if not file.name.startswith("."))
+    return sorted(map(_entry, files), key=lambda entry: (entry.order, entry.digest))
+
+
+def _entry(file: Path) -> ManifestEntry:
+    try:
+        text = file.read_bytes().decode()
+    except (OSError, ValueError) as error:
+        raise DataError(f"{file} cannot be read", expected="JSON", found=error, next_step=_REPLACE) from None
+    if found := conflict(text):
+        raise DataError(
+            f"{file} is damaged",
+            expected="a batch that two branches have accepted to be listed once",
+            found=found,
+            next_step=f"git checkout --ours {file}, then git add {file}: either side is right",
+        )
+    entry = _parsed(text, file, _REPLACE)
+    if entry.digest != file.stem:
+        raise DataError(
+            f"{file} is another batch's",
+            expected=f"a file named {entry.digest}.json",
+            next_step="rename it, or remove it",
+        )
+    return entry
+
+
+def _parsed(text: str, file: Path, next_step: str) -> ManifestEntry:
+    try:
+        return ManifestEntry.model_validate_json(text)
+    except pydantic.ValidationError as error:
+        found = pydantic_errors.summary(error)
+        raise DataError(f"{file} is damaged", expected="a batch as JSON", found=found, next_step=next_step) from None
+
+
+def append(manifest: Path, entry: ManifestEntry) -> None:
+    """Add a batch to a manifest, atomically, behind all others."""
+    order = 1 + max((known.order for known in _entries(manifest)), default=0)
+    _write(manifest, entry.model_copy(update={"order": order}))
+
+
+def _write(manifest: Path, entry: ManifestEntry) -> None:
+    content = json.dumps(entry.model_dump(), indent=2, ensure_ascii=False) + "\n"
+    rewrite_text(entry_file(manifest, entry.digest), content)
+
+
+def earlier_file(manifest: Path) -> Path:
+    """Return where an earlier release kept a manifest: one file of JSON lines beside the folder."""
+    return manifest.with_name(f"{manifest.name}.jsonl")
+
+
+def convert(manifest: Path) -> int | None:
+    """Make the folder of a manifest's earlier file, and remove that file.
+
+    A batch that the folder lists already keeps its place. A kill loses nothing: the next call goes on.
+
+    Returns:
+        The number of batches in the file; None if there is none.
+
+    Raises:
+        DataError: The file is damaged, or git has left a merge conflict in it.
+    """
+    earlier = earlier_file(manifest)
+    if not earlier.exists():
+        return None
+    entries = _listed(earlier)
+    known = {entry.digest for entry in _entries(manifest)}
+    for entry in entries:
+        if entry.digest not in known:
+            append(manifest, entry)
+    earlier.unlink()
+    return len(entries)
+
+
+def _listed(earlier: Path) -> list[ManifestEntry]:
+    """Return the batches of an earlier release's file, each once, oldest first."""
+    try:
+        text = earlier.read_bytes().decode()
     except ValueError as error:
         raise DataError(
-            f"{path} is damaged", expected="JSON lines", found=str(error), next_step=f"git checkout {path}"
+            f"{earlier} is damaged", expected="JSON lines", found=error, next_step=f"git checkout {earlier}"
         ) from None
-    return list({line.digest: line for line in reversed(lines)}.values())[::-1]
+    if found := conflict(text):
+        raise DataError(
+            f"{earlier} is damaged",
+            expected="one batch in each line",
+            found=found,
+            next_step="remove the lines of the conflict's marks, and those of batches that shall not count",
+        )
+    lines = [line for line in text.split("\n") if line.strip()]  # `str.splitlines` would also split within a name
+    entries = [_parsed(line, earlier, f"git checkout {earlier}") for line in lines]
+    return list({entry.digest: entry for entry in reversed(entries)}.values())[::-1]
 
 
-def append(path: Path, line: ManifestEntry) -> None:
-    """Append an entry to a manifest, atomically."""
-    lines = [*read_manifest(path), line]
-    rewrite_text(path, "".join(json.dumps(each.model_dump(), ensure_ascii=False) + "\n" for each in lines))
+def make(manifest: Path) -> None:
+    """Make the folder of a manifest without batches."""
+    manifest.mkdir(parents=True, exist_ok=True)
+    (manifest / PLACEHOLDER).touch()
 
 
 def store(folder: Path, data: Labelled) -> str:
@@ -74,38 +181,44 @@ def store(folder: Path, data: Labelled) -> str:
     return digest
 
 
-def load(folder: Path, line: ManifestEntry, class_names: tuple[str, ...]) -> Labelled:
+def load(folder: Path, entry: ManifestEntry, listed: Path, class_names: tuple[str, ...]) -> Labelled:
     """Return an accepted batch, with labels mapped to the current class numbers of the dataset.
+
+    Args:
+        folder: The folder of accepted batches.
+        entry: The batch.
+        listed: Its file in the manifest.
+        class_names: The classes of the dataset.
 
     Raises:
         DataError: The file is missing, does not match the manifest, or has a class that the dataset no longer has.
     """
-    path = folder / f"{line.digest}.npz"
+    path = folder / f"{entry.digest}.npz"
     if not path.exists():
         raise DataError(
-            f"{path} is missing, but the manifest lists it (batch {line.batch})",
-            expected=f"{line.images:,} images",
+            f"{path} is missing, but the manifest lists it (batch {entry.batch})",
+            expected=f"{entry.images:,} images",
             found="no file",
-            next_step=f"dvc pull {path}.dvc, or remove its line from the manifest",
+            next_step=f"dvc pull {path}.dvc, or remove {listed}",
         )
     data = read_npz(path)
-    if (found := data.digest()) != line.digest:
+    if (found := data.digest()) != entry.digest:
         raise DataError(
-            f"{path} does not match the manifest (batch {line.batch})",
-            expected=f"digest {line.digest}",
+            f"{path} does not match the manifest (batch {entry.batch})",
+            expected=f"digest {entry.digest}",
             found=found,
-            next_step="restore it, or remove its line from the manifest and put the batch into incoming again",
+            next_step=f"restore it, or remove it and {listed}, and put the batch into incoming again",
         )
-    if len(data) and not 0 <= data.labels.min() <= data.labels.max() < len(line.classes):
+    if len(data) and not 0 <= data.labels.min() <= data.labels.max() < len(entry.classes):
         expected, label = (
-            f"below {len(line.classes)}",
-            data.labels[(data.labels < 0) | (data.labels >= len(line.classes))][0],
+            f"below {len(entry.classes)}",
+            data.labels[(data.labels < 0) | (data.labels >= len(entry.classes))][0],
         )
         raise DataError(f"{path} has a label without a class in the manifest", expected=expected, found=label)
-    removed = sorted({line.classes[label] for label in np.unique(data.labels)} - set(class_names))
+    removed = sorted({entry.classes[label] for label in np.unique(data.labels)} - set(class_names))
     if removed:
         raise DataError(f"{path} has an unknown class", expected=", ".join(class_names), found=removed[0])
-    numbers = [class_names.index(name) if name in class_names else -1 for name in line.classes]
+    numbers = [class_names.index(name) if name in class_names else -1 for name in entry.classes]
     return Labelled(data.images, np.array(numbers, np.int64)[data.labels])
 
 
@@ -117,22 +230,24 @@ def grow(raw: RawImages, manifest: Path, folder: Path) -> Grown:
     Raises:
         DataError: A batch is missing, damaged, or has images of another shape; see `load`.
     """
-    lines = read_manifest(manifest)
-    held_out = set(image_digests(raw.test.images)) if lines else set()
+    entries = read_manifest(manifest)
+    held_out = set(image_digests(raw.test.images)) if entries else set()
     images: list[Images] = [raw.train.images]
     labels: list[Labels] = [raw.train.labels]
     held_back = 0
-    for line in lines:
-        data = load(folder, line, raw.class_names)
+    for entry in entries:
+        data = load(folder, entry, entry_file(manifest, entry.digest), raw.class_names)
         if data.images.shape[1:] != raw.train.images.shape[1:]:
             expected, found = raw.train.images.shape[1:], data.images.shape[1:]
-            raise DataError(f"{manifest}: batch {line.batch} has another shape", expected=expected, found=found)
+            raise DataError(f"{manifest}: batch {entry.batch} has another shape", expected=expected, found=found)
         kept = np.array([digest not in held_out for digest in image_digests(data.images)])
         held_back += int((~kept).sum())
         images.append(data.images[kept])
         labels.append(data.labels[kept])
-    if not lines:
+    if not entries:
         return Grown(raw, (), 0, 0)
     train = Labelled(np.concatenate(images), np.concatenate(labels))
     added = len(train) - len(raw.train)
-    return Grown(RawImages(train, raw.test, raw.class_names), tuple(line.digest for line in lines), added, held_back)
+    return Grown(
+        RawImages(train, raw.test, raw.class_names), tuple(entry.digest for entry in entries), added, held_back
+    )

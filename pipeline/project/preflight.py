@@ -1,4 +1,4 @@
-"""Checks the champions in the registry before a search begins, which may take hours."""
+"""Checks the tracking server, and the champions in its registry, before a search begins, which may take hours."""
 
 from __future__ import annotations
 
@@ -7,8 +7,29 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from pipeline.core import typed_paths
 from pipeline.core.errors import TrackingError
+from pipeline.tracking import database, server
+
+
+def check_tracking(content: Mapping[str, Any], project: Path, say: Callable[[str], None]) -> None:
+    """Check that runs can be logged, and the champions of the models that will be registered.
+
+    A server that is away is reported in a line: it may be back when the first search needs it.
+
+    Args:
+        content: Params, checked.
+        project: The folder in which stages run.
+        say: Prints a line.
+
+    Raises:
+        TrackingError: The tracking server cannot be used, whenever it is asked.
+        ForeignModelError: See `check_champions`.
+    """
+    with contextlib.chdir(project):
+        found = server.examine(content["datasets"]).fault
+    if found and not found.away:
+        raise server.unusable(found)
+    check_champions(content, project, say)
 
 
 def check_champions(content: Mapping[str, Any], project: Path, say: Callable[[str], None]) -> None:
@@ -55,7 +76,5 @@ def registered_names(content: Mapping[str, Any]) -> list[str]:
 
 def _database_may_exist() -> bool:
     """Return False where runs go to a local database that has not been created."""
-    from pipeline.tracking.runs import tracking_uri
-
-    store = typed_paths.local_path(tracking_uri())
-    return store is None or store.exists()
+    file = database.sqlite_file(server.tracking_uri())
+    return file is None or file.exists()

@@ -12,7 +12,9 @@ import json
 import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from itertools import pairwise
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ from pipeline.core import params
 from pipeline.datasets import manifest
 
 LOCK = Path("dvc.lock")
+_TEMPORARY = ".*.partial"  # as .dvcignore has it
 
 
 @dataclass(frozen=True)
@@ -58,9 +61,9 @@ def _prepared(root: Path, locked: dict[str, Any]) -> str | None:
     """Compare the batches in the prepared data with those of the manifest, if DVC has recorded this manifest."""
     meta, path = root / _option(locked, "--output") / "meta.json", root / _option(locked, "--manifest")
     recorded = next((dep.get("md5") for dep in locked.get("deps", ()) if root / dep["path"] == path), None)
-    if not meta.exists() or not path.is_file():
+    if not meta.exists() or not path.is_dir():
         return None
-    if recorded != hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest():  # DVC runs the stage by itself
+    if recorded != folder_hash(path):  # DVC runs the stage by itself
         return None
     listed = [entry.digest for entry in manifest.read_manifest(path)]
     if listed != (used := json.loads(meta.read_text(encoding="utf-8")).get("batches", [])):
@@ -75,10 +78,24 @@ def _searched(root: Path, locked: dict[str, Any]) -> str | None:
     generation = settings.get("search", {}).get("generation")
     if not best.exists() or generation is None:
         return None
-    study = str(json.loads(best.read_text(encoding="utf-8")).get("study", ""))
+    try:
+        study = str(json.loads(best.read_text(encoding="utf-8")).get("study", ""))
+    except ValueError:  # as after a merge that left a conflict in it: DVC runs the stage by itself
+        return None
     if f"-g{generation}-" not in study:
         return f"{best} is of study {study}, and the generation recorded is {generation}"
     return None
+
+
+def folder_hash(folder: Path) -> str:
+    """Return the hash that DVC records for a folder of files: of the list of their names and hashes."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and not fnmatch(path.name, _TEMPORARY))
+    listed = [{"md5": _md5(file.read_bytes()), "relpath": file.relative_to(folder).as_posix()} for file in files]
+    return f"{_md5(json.dumps(sorted(listed, key=itemgetter('relpath'))).encode())}.dir"
+
+
+def _md5(content: bytes) -> str:
+    return hashlib.md5(content, usedforsecurity=False).hexdigest()
 
 
 def _option(locked: dict[str, Any], name: str) -> str:

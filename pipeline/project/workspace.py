@@ -10,6 +10,7 @@ import filecmp
 import json
 import shutil
 from collections.abc import Iterable, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +19,14 @@ from ruamel.yaml import YAML
 from pipeline.core import params
 from pipeline.core.errors import ParamsError, PipelineError
 from pipeline.core.files import rewrite_text, write_text
-from pipeline.datasets import packing
+from pipeline.datasets import manifest, packing
 from pipeline.project import check, dvc, dvc_lock, lock, params_edit
 from pipeline.project.own_code import MARKER
 from pipeline.registry import pretrained
 from pipeline.tracking import provenance
 
-MANIFESTS = Path("reports/ingest")  # of accepted batches: one file per dataset, which `prepare` depends on
+MANIFESTS = Path("reports/ingest")  # of accepted batches: one folder per dataset, which `prepare` depends on
+_EARLIER = f"{MANIFESTS}/${{item.dataset}}.jsonl"  # what the graph of an earlier release depends on
 _DVC_CONFIG = "[core]\n    no_scm = true\n    analytics = false\n"
 
 
@@ -121,7 +123,10 @@ def settle(folder: Path) -> dict[str, Any]:
             rewrite_text(file, text)
     else:
         content = check.check(file)
-    make_manifests(folder, content)
+    with (
+        dvc_lock.writing(folder, folder / MANIFESTS, log=lock.to_stderr) if _unmade(folder, content) else nullcontext()
+    ):
+        make_manifests(folder, content)
     return content
 
 
@@ -138,11 +143,32 @@ def _checked(text: str, folder: Path) -> dict[str, Any]:
 
 
 def make_manifests(folder: Path, content: Mapping[str, Any]) -> None:
-    """Write a manifest of one blank line for each dataset without any: DVC needs the file, and warns if it is empty."""
-    for dataset in content["datasets"]:
-        manifest = folder / MANIFESTS / f"{dataset}.jsonl"
-        if not manifest.exists():
-            write_text(manifest, "\n")
+    """Make the manifest of each dataset without any, on which DVC depends, and convert those of earlier releases.
+
+    Raises:
+        PipelineError: The folder's graph is of a release that reads the earlier manifests.
+    """
+    unmade = _unmade(folder, content)
+    graph = folder / "dvc.yaml"
+    if unmade and graph.exists() and _EARLIER in graph.read_text(encoding="utf-8"):
+        raise PipelineError(
+            f"{folder.resolve()} is a workspace of an earlier release",
+            expected=f"a dvc.yaml that depends on {MANIFESTS}/${{item.dataset}}",
+            found=_EARLIER,
+            next_step="call `pipeline run` with its folder and settings, which brings it up to date",
+        )
+    for dataset in unmade:
+        path = folder / MANIFESTS / dataset
+        if converted := manifest.convert(path):
+            batches = "1 batch" if converted == 1 else f"{converted:,} batches"
+            lock.to_stderr(f"note: {manifest.earlier_file(path)} has become the folder {path}: {batches}; commit both")
+        manifest.make(path)
+
+
+def _unmade(folder: Path, content: Mapping[str, Any]) -> list[str]:
+    """Return the datasets whose manifests are missing, or are those of an earlier release."""
+    paths = {dataset: folder / MANIFESTS / dataset for dataset in content["datasets"]}
+    return [name for name, path in paths.items() if not path.is_dir() or manifest.earlier_file(path).exists()]
 
 
 def _copy_code(root: Path, folder: Path) -> None:

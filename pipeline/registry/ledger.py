@@ -27,6 +27,7 @@ from dataclasses import dataclass
 import pydantic
 
 from pipeline.artifacts.register import Decision
+from pipeline.core import pydantic_errors
 from pipeline.core.errors import TrackingError
 from pipeline.registry.versions import RegisteredModel, Registry
 from pipeline.tracking.runs import Tracker, load_mlflow
@@ -90,10 +91,11 @@ class Ledger:
         try:
             return Decision.model_validate_json(stored[f"{_DECISION}{number}"])
         except (KeyError, pydantic.ValidationError) as error:
+            found = pydantic_errors.summary(error) if isinstance(error, pydantic.ValidationError) else "none"
             raise TrackingError(
                 f"{self.name}: decision {number} cannot be read",
                 expected=f"parameter {_DECISION}{number} of run {self.run_id}",
-                found=" ".join(str(error).split())[:200],
+                found=found,
                 next_step="a newer release of this project may have written it",
             ) from None
 

@@ -1,7 +1,7 @@
 """Ingest of data that DVC does not see: pins own images, and accepts or rejects incoming batches.
 
 A batch in ``data/incoming/<dataset>/`` is claimed by a rename, read, and checked by itself and against the dataset. It
-is accepted, with a line in the manifest, or moved to quarantine, with a report of the reasons. Its result is always
+is accepted, with a file in the manifest, or moved to quarantine, with a report of the reasons. Its result is always
 written before it is moved. So ingest can be killed anywhere and called again: the batch is still there, or its digest
 is known. Names that begin with a dot are ignored, because they are still being copied.
 
@@ -208,8 +208,8 @@ class _Intake:
         except Exception as error:  # noqa: BLE001 - of any kind: the batch is untrusted
             return _Checked(None, _fault(path, error))
         digest = batch.digest()
-        lines = accepted.read_manifest(self._places.manifest)
-        earlier = next((line.batch for line in lines if line.digest == digest), None)
+        entries = accepted.read_manifest(self._places.manifest)
+        earlier = next((entry.batch for entry in entries if entry.digest == digest), None)
         if earlier is not None:
             return _Checked(batch, BatchDecision(()), earlier)
         grown = accepted.grow(self._original, self._places.manifest, self._places.accepted).raw
@@ -219,13 +219,13 @@ class _Intake:
             return _Checked(batch, _fault(path, error))
 
     def _accept(self, path: Path, batch: Labelled, warnings: tuple[str, ...]) -> IngestSummary:
-        """Write the file, then the line that makes it count, and only then remove the batch."""
+        """Write the file, then the entry that makes it count, and only then remove the batch."""
         digest = accepted.store(self._places.accepted, batch)
-        line = ManifestEntry(
+        entry = ManifestEntry(
             digest=digest, batch=printable(path.name), images=len(batch), classes=self._original.class_names
         )
         with dvc_lock.writing(self._places.root, self._places.manifest, log=self._say_line):  # no stage reads it
-            accepted.append(self._places.manifest, line)
+            accepted.append(self._places.manifest, entry)
         warned = f", with warnings ({', '.join(warnings)})" if warnings else ""
         self._say(f"{path.name} accepted{warned}: {len(batch):,} images, digest {digest[:12]}")
         self._remove(path)

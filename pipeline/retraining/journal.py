@@ -13,6 +13,7 @@ import pydantic
 
 from pipeline.artifacts import base as artifacts
 from pipeline.artifacts.register import Decision, Report
+from pipeline.core import pydantic_errors
 from pipeline.core.errors import DataError, PipelineError
 from pipeline.core.files import write_json
 
@@ -43,8 +44,9 @@ class Journal(pydantic.BaseModel):
         except FileNotFoundError:
             return cls()
         except ValueError as error:
+            found = pydantic_errors.summary(error) if isinstance(error, pydantic.ValidationError) else str(error)
             raise PipelineError(
-                f"{FILE} is damaged", expected="JSON of an earlier retraining", found=str(error), next_step="remove it"
+                f"{FILE} is damaged", expected="JSON of an earlier retraining", found=found, next_step="remove it"
             ) from None
 
     def save(self) -> None:

@@ -49,8 +49,8 @@ class Places:
 
     @property
     def manifest(self) -> Path:
-        """The manifest of accepted batches."""
-        return self.root / workspace.MANIFESTS / f"{self.dataset}.jsonl"
+        """The manifest of accepted batches: a folder."""
+        return self.root / workspace.MANIFESTS / self.dataset
 
     @property
     def validated(self) -> Path:

@@ -92,7 +92,7 @@ def _run(started: float, journal: Journal, *, force: bool) -> tuple[RetrainSumma
     journal.begin(content["datasets"])
     generation = _force(journal) if force else int(content["search"]["generation"])
     before = _registrations()
-    preflight.check_champions(content, Path.cwd(), lock.to_stderr)
+    preflight.check_tracking(content, Path.cwd(), lock.to_stderr)
     code = dvc.reproduce(Path.cwd(), quiet=True)
     seconds = round(time.monotonic() - started, 1)
     if code != 0:

@@ -42,7 +42,7 @@ def _files(root: Path, content: dict[str, Any]) -> list[Path]:
     files: list[Path] = []
     for dataset in content["datasets"]:
         places = Places(root, dataset)
-        files += [places.accepted / f"{line.digest}.npz" for line in manifest.read_manifest(places.manifest)]
+        files += [places.accepted / f"{entry.digest}.npz" for entry in manifest.read_manifest(places.manifest)]
         section = content.get("download", {}).get(dataset, {})
         if "path" in section:
             files += [root / "data" / "own" / dataset / pin["name"] for pin in section.get("files") or ()]

@@ -28,7 +28,9 @@ def main() -> None:
     family.require_fit(min(load_splits(arguments.data).image_shape[:2]))
     definition = _definition(arguments, family, settings, backend.backend)
     folders = search.Folders(arguments.data, arguments.features, arguments.studies)
-    finished = search.run(definition, settings, family, folders, configure.worker_environments(backend.workers))
+    local = settings.engine != "ray"  # Ray places workers by itself
+    environments = configure.worker_environments(backend.workers) if local else []
+    finished = search.run(definition, settings, family, folders, environments)
     result, mirror = finished.result, finished.mirror
     search.tidy(definition, arguments.studies, settings.keep_studies, mirror.tracker)
     files = search.save(result, finished.study, definition, arguments.output)

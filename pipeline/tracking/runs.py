@@ -14,9 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from pipeline.core import typed_paths
 from pipeline.core.errors import TrackingError
-from pipeline.tracking import server
+from pipeline.tracking import database, server
 from pipeline.tracking.errors import release_session, translated
 from pipeline.tracking.server import DEFAULT_URI, load_mlflow, shown_uri, tracking_uri
 
@@ -127,7 +126,9 @@ class Tracker(Connection):
         found = self.client.get_experiment_by_name(name)
         if found is None:
             tags = {"mlflow.experimentKind": "custom_model_development"}  # the UI shows what matters for training
-            return str(self.client.create_experiment(name, artifact_location=_artifacts_beside_database(), tags=tags))
+            created = self.client.create_experiment(name, artifact_location=_artifacts_beside_database(), tags=tags)
+            found = self.client.get_experiment(created)
+        server.require_artifacts(found.artifact_location)
         if found.lifecycle_stage == "deleted":
             raise TrackingError(
                 f"the experiment {name} was deleted",
@@ -285,11 +286,8 @@ def _artifacts_beside_database() -> str | None:
 
     The place is absolute, so that models load from any working directory.
     """
-    uri = tracking_uri()
-    database = typed_paths.local_path(uri)
-    if database is None or not uri.lower().startswith("sqlite"):
-        return None
-    return (database.resolve().parent / "mlartifacts").as_uri()
+    file = database.sqlite_file(tracking_uri())
+    return None if file is None else (file.resolve().parent / "mlartifacts").as_uri()
 
 
 def _epoch_metrics(epoch: LoggedEpoch) -> list[Metric]:

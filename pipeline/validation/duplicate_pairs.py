@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.core.conflicts import conflict_in
 from pipeline.core.errors import DataError
 from pipeline.core.files import write_text
 
@@ -94,7 +95,7 @@ def load(path: Path, split: str, size: int) -> Pairs:
         raise DataError(
             f"{path} is not a table of pairs",
             expected=f"rows of {', '.join(HEADER)}",
-            found=error,
+            found=conflict_in(path) or error,
             next_step="dvc repro validate",
         ) from None
     table = np.array(inside, dtype=np.float64).reshape(-1, 3)
