@@ -68,9 +68,10 @@ class Package:
 def log(tracker: Tracker, run_id: str, trained: TrainedModel, settings: Mapping[str, Any]) -> str:
     """Write a finished training to its MLflow run and return the id of the logged model.
 
-    A run that has a model already is not changed: the same training gives the same model.
+    A run that has a model already is not changed: the same training gives the same model. One that somebody has deleted
+    in MLflow is logged again.
     """
-    if known := tracker.tag_of(run_id, _MODEL_ID):
+    if (known := tracker.tag_of(run_id, _MODEL_ID)) and tracker.has_model(known):
         return known
     _log_training(tracker, run_id, trained.result, settings)
     data = trained.data

@@ -17,6 +17,7 @@ from pipeline.models.base import BaseFamily
 from pipeline.search import run as search
 from pipeline.search.settings import SearchSettings
 from pipeline.search.study_definition import Definition
+from pipeline.tracking.runs import ended_runs
 
 
 def main() -> None:
@@ -28,11 +29,12 @@ def main() -> None:
     family.require_fit(min(load_splits(arguments.data).image_shape[:2]))
     definition = _definition(arguments, family, settings, backend.backend)
     folders = search.Folders(arguments.data, arguments.features, arguments.studies)
-    finished = search.run(definition, settings, family, folders, configure.worker_environments(backend.workers))
-    result, mirror = finished.result, finished.mirror
-    search.tidy(definition, arguments.studies, settings.keep_studies, mirror.tracker)
-    files = search.save(result, finished.study, definition, arguments.output)
-    mirror.close(result.best, result.counts, result.epochs, files)
+    with ended_runs():
+        finished = search.run(definition, settings, family, folders, configure.worker_environments(backend.workers))
+        result, mirror = finished.result, finished.mirror
+        search.tidy(definition, arguments.studies, settings.keep_studies, mirror.tracker)
+        files = search.save(result, finished.study, definition, arguments.output)
+        mirror.close(result.best, result.counts, result.epochs, files)
     counts = ", ".join(f"{count} {state}" for state, count in result.counts.items() if count)
     print(
         f"{arguments.dataset} {arguments.family}: best {family.objective} {result.best.value:.4f} (trial"
