@@ -75,6 +75,7 @@ def base(families: tuple[str, ...]) -> dict[str, Any]:
     """Return the project's own params for two datasets that need no download."""
     content = params.read(FILE)
     content["download"] = {name: content["download"][name] for name in ("digits", "shapes")}
+    content["search"]["budget"] = {name: content["search"]["budget"][name] for name in ("default", "digits")}
     return {**content, "datasets": ["digits"], "families": list(families)}
 
 
@@ -113,6 +114,9 @@ def hostile(content: Mapping[str, Any], chance: random.Random) -> list[str]:
 def _change(content: Mapping[str, Any], chance: random.Random) -> str:
     if chance.random() < 0.5:
         return _dimension(chance.choice(content["families"]), chance)
+    if chance.random() < 0.3:  # numbers of which libraries take some only
+        path = chance.choice([path for path in places(content) if path[-1] in ("seed", "minutes", "epoch_minutes")])
+        return f"{'.'.join(path)}={chance.choice(NUMBERS + EXTREMES)}"
     section = chance.choice(sorted(content))
     path = chance.choice([path for path in places(content) if path[0] == section])
     if chance.random() < 0.1:

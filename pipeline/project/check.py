@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.core import names, params
 from pipeline.core.errors import ParamsError, nearest, shown
-from pipeline.models.base import BaseFamily
 
 if TYPE_CHECKING:
+    from pipeline.models.base import BaseFamily
     from pipeline.search.settings import SearchSettings
 
 _OWN = ("datasets", "families")
@@ -118,7 +118,7 @@ def _check_search(family: BaseFamily, dataset: str, side: int | None, search: Se
         search: Section `search`.
         path: The params file.
     """
-    from pipeline.models import loading
+    from pipeline.models import base, loading
     from pipeline.search import enqueued
 
     entries = (f"{dataset}-{family.name}", dataset, "default")
@@ -130,7 +130,7 @@ def _check_search(family: BaseFamily, dataset: str, side: int | None, search: Se
     if search.sampler == "grid":
         # A model to begin with is resolved after this check, and `suggest` needs it; the space does not depend on it.
         plain = hasattr(family.settings, "init_from")
-        enqueued.grid(partial(BaseFamily.suggest, family) if plain else family.suggest, search.grid_points)
+        enqueued.grid(partial(base.BaseFamily.suggest, family) if plain else family.suggest, search.grid_points)
     if side is None:
         return
     family.require_fit(side)
