@@ -93,6 +93,23 @@ def few_digits(prepared_digits: Path, tmp_path_factory: pytest.TempPathFactory) 
     return folder
 
 
+@pytest.fixture(scope="session")
+def tiny_digits(few_digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The first of them, 64 and 32: for tests of whether a step is trained."""
+    data, folder = load_splits(few_digits), tmp_path_factory.mktemp("tiny") / "digits"
+    train, val = data.train.take(np.arange(64)), data.val.take(np.arange(32))
+    save_splits(folder, Splits(train, val, data.class_names, "tiny"))
+    return folder
+
+
+@pytest.fixture
+def eager(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let Keras train without graphs, which take a second for each network."""
+    from pipeline.backend import compile_options
+
+    monkeypatch.setattr(compile_options, "options", lambda: {"run_eagerly": True})
+
+
 @pytest.fixture
 def serve() -> Iterator[http_server.Serve]:
     """Start real HTTP servers that act by script; see `http_server`."""

@@ -358,6 +358,36 @@ def test_a_new_test_split_scores_the_champion_anew(demo: Demo) -> None:
     np.testing.assert_array_equal(np.load(kept)["predicted"], stored["predicted"][:100])
 
 
+@pytest.mark.slow
+def test_a_run_in_mlflows_trash_is_one_line_whose_advice_works(demo: Demo) -> None:
+    """Restored, or logged again without a new search or training."""
+    family = demo.json("register/digits.json")["classify"]["family"]
+    run_id = demo.json(f"train/digits/{family}/summary.json")["run"]
+    evaluate = [*DVC, "repro", "--single-item", "--force", f"evaluate@digits-{family}"]
+    uri = {"MLFLOW_TRACKING_URI": f"sqlite:///{demo.folder / 'mlflow.db'}"}
+
+    def advised() -> tuple[str, ...]:
+        demo.client.delete_run(run_id)
+        done = demo.command(evaluate)
+        assert done.returncode != 0
+        assert "Traceback" not in done.stderr + done.stdout
+        line = next(line for line in done.stderr.splitlines() if "was deleted in MLflow" in line)
+        return tuple(re.findall(r"`([^`]+)`", line))
+
+    restore, log_again, then = advised()
+    assert demo.command([sys.executable, "-m", *restore.split()], **uri).returncode == 0
+    assert demo.command(evaluate).returncode == 0
+    advised()
+    epochs = {path: path.read_text() for path in (demo.folder / "data").rglob("epochs.log")}
+    for command in (log_again, then):
+        done = demo.command([sys.executable, "-m", *command.split()])
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert "Running stage 'search" not in done.stdout
+    assert {path: path.read_text() for path in (demo.folder / "data").rglob("epochs.log")} == epochs
+    assert demo.json(f"evaluate/digits/{family}/summary.json")["run"] != run_id
+    assert demo.repro() == set()
+
+
 def test_dvc_shows_metrics_and_plots(demo: Demo) -> None:
     metrics = demo.command([*DVC, "metrics", "show", "--json"])
     shown = json.loads(metrics.stdout)[""]["data"]

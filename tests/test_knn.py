@@ -60,6 +60,16 @@ def test_the_number_of_neighbours_is_cross_validated_on_training_images_alone(da
     assert epoch["val_accuracy"] > 0.9
 
 
+def test_folds_and_neighbours_are_at_most_as_many_as_there_are_images(data: Splits, tmp_path: Path) -> None:
+    family = loading.load("knn", {"neighbours": [40], "folds": 1000, "fold_images": 60, "images": {"l2": 20}})
+    fitted = family.fit({"metric": "l2"}, data, Span(0, 1, 1), seed=0, state=None, on_epoch=lambda _: None)
+    assert fitted.history[0]["neighbours"] == 20
+    assert len(fitted.answer(data.val.images[:3])) == 3  # type: ignore[arg-type]
+    fitted.export(tmp_path)
+    with np.load(tmp_path / "model.npz", allow_pickle=False) as stored:
+        assert int(stored["votes"]) == len(stored["images"]) == 20
+
+
 def test_only_as_many_images_are_kept_as_params_allow(data: Splits, tmp_path: Path) -> None:
     family = loading.load("knn", {"images": {"l1": 50}, "fold_images": 50})
     family.fit({"metric": "l1"}, data, Span(0, 1, 1), seed=0, state=None, on_epoch=lambda _: None).export(tmp_path)

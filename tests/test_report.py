@@ -193,6 +193,14 @@ def test_a_generator_stands_in_a_leaderboard_of_its_own_with_its_floor_and_its_p
     assert "Losses" not in read.text, "which this training does not report"
 
 
+def test_a_seed_without_a_model_is_named_with_its_reason(reports: Path):
+    file = reports / "train" / "pets" / "cnn" / "summary.json"
+    write_json(file, {**json.loads(file.read_text()), "failed": {"4": "the loss diverged, found <nan>"}})
+    text = Read(page(reports)).text
+    assert re.search(r"best of 1 seed, mean 90\.0+.%; 1 more failed", text)
+    assert text.count("Seed 4 has no model: the loss diverged, found <nan>.") == 1
+
+
 def test_a_trial_without_a_value_stands_on_the_axis(reports: Path):
     read = Read(page(reports))
     assert len(read.classes("mark", "failed")) == 4, "one in the chart and one in the key of each family"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,11 +11,18 @@ from typing import Any
 
 import pytest
 
+from pipeline.artifacts.base import read_json
+from pipeline.artifacts.train import Summary
 from pipeline.backend import configure
-from pipeline.executors.base import Done, Event, Progress
+from pipeline.core.errors import EngineError
+from pipeline.datasets.arrays import load_splits
+from pipeline.executors.base import ENDS, Broken, Done, Event, Failed, Progress, answer
+from pipeline.models import loading
 from pipeline.models.base import Span
 from pipeline.models.training.seeds import Seeds
 from pipeline.models.training.task import TrainingTask, exported_model, run
+from pipeline.registry.packaging import TrainedModel
+from pipeline.stages import train as stage
 from tests.test_models import POINTS
 
 SEEDS = (3, 4)
@@ -25,7 +34,7 @@ class Killed(Exception):
 
 
 class Here:
-    """Runs tasks in this process, as many as it is allowed to."""
+    """Runs tasks in this process, as many as it is allowed to; what they raise is an event, as from a worker."""
 
     slots = 1
 
@@ -41,9 +50,12 @@ class Here:
             raise Killed
         self._left -= 1
         messages: list[Any] = []
-        result = run(task, messages.append)
+        outcome, result = answer(run, task, messages.append)
         yield from (Progress(key, message) for message in messages)
-        yield Done(key, result, "here")
+        yield self.event(ENDS[outcome](key, result, "here"), task)
+
+    def event(self, event: Event, task: TrainingTask) -> Event:
+        return event
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -51,18 +63,33 @@ def keras_backend() -> None:
     configure.configure("tensorflow", threads=1)
 
 
-def seeds(data: Path, folder: Path) -> Seeds:
+DIVERGING = {**POINTS["mlp"], "learning_rate": 1e38, "batch_norm": False}
+
+
+def seeds(
+    data: Path, folder: Path, family: str, those: tuple[int, ...], diverging: tuple[int, ...], epochs: int
+) -> Seeds:
     rungs = {
-        seed: TrainingTask("mlp", {}, POINTS["mlp"], data, seed, Span(0, EPOCHS, EPOCHS), folder / f"seed-{seed}",
-                   folder / "epochs.log", export=True)
-        for seed in SEEDS
+        seed: TrainingTask(*(("mlp", {}, DIVERGING) if seed in diverging else (family, {}, POINTS[family])), data, seed,
+                           Span(0, epochs, epochs), folder / f"seed-{seed}", folder / "epochs.log", export=True)
+        for seed in those
     }  # fmt: skip
     return Seeds(rungs, "val_accuracy")
 
 
-def train(data: Path, folder: Path, tasks: int = 99) -> Any:
+def train(
+    data: Path,
+    folder: Path,
+    tasks: int = 99,
+    *,
+    family: str = "mlp",
+    those: tuple[int, ...] = SEEDS,
+    diverging: tuple[int, ...] = (),
+    epochs: int = EPOCHS,
+    on: type[Here] = Here,
+) -> Any:
     folder.mkdir(exist_ok=True)
-    executor, training = Here(tasks), seeds(data, folder)
+    executor, training = on(tasks), seeds(data, folder, family, those, diverging, epochs)
     training.start(executor)  # type: ignore[arg-type]
     return training.finish(executor)  # type: ignore[arg-type]
 
@@ -96,3 +123,67 @@ def test_a_training_whose_model_is_gone_is_done_again(few_digits: Path, whole: A
     again = train(few_digits, copy)
     assert again.values == whole.values
     assert exported_model(again.task).is_dir()
+
+
+def knn(data: Path, folder: Path, tasks: int = 99, **others: Any) -> Any:
+    """Train nearest neighbours, which takes no time, except for the seeds that diverge."""
+    return train(data, folder, tasks, family="knn", **others)
+
+
+@pytest.mark.usefixtures("eager")
+def test_a_seed_that_diverges_is_left_out_and_is_not_tried_again(tiny_digits: Path, tmp_path: Path) -> None:
+    found = knn(tiny_digits, tmp_path / "t", diverging=(3,))
+    assert found.values == {4: knn(tiny_digits, tmp_path / "healthy").values[4]}
+    assert list(found.failed) == [3]
+    assert re.match(r"the loss diverged in epoch 1: found loss (nan|inf)", found.failed[3])
+    assert exported_model(found.task).is_dir()
+    assert knn(tiny_digits, tmp_path / "t", tasks=0, diverging=(3,)) == found  # what was logged stays what it is
+    assert list(knn(tiny_digits, tmp_path / "t", those=(3, 4, 5), diverging=(3, 5)).failed) == [3, 5]
+
+
+@pytest.mark.usefixtures("eager")
+def test_a_seed_that_is_lost_on_the_way_is_left_out(tiny_digits: Path, tmp_path: Path) -> None:
+    class Dying(Here):
+        def event(self, event: Event, task: TrainingTask) -> Event:
+            lost = task.seed == 4 and task.span.start > 0
+            return Failed(event.key, "3 workers died on it", "here") if lost else event
+
+    class Incomparable(Here):
+        def event(self, event: Event, task: TrainingTask) -> Event:
+            if task.seed == 3 and isinstance(event, Done):
+                event.result.epochs[-1].values["val_other"] = math.nan
+            return event
+
+    found = train(tiny_digits, tmp_path / "dying", epochs=2, on=Dying)
+    assert (list(found.values), found.failed) == ([3], {4: "3 workers died on it"})
+    found = knn(tiny_digits, tmp_path / "incomparable", on=Incomparable)
+    assert (list(found.values), found.failed) == ([4], {3: "val_other is nan after epoch 1"})
+
+
+@pytest.mark.usefixtures("eager")
+def test_a_training_fails_only_with_all_of_its_seeds_and_another_seed_is_a_new_one(
+    tiny_digits: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(EngineError, match=r"with every seed: .*seed 3: the loss .*seed 4: .*next: set another "):
+        knn(tiny_digits, tmp_path / "t", diverging=SEEDS)
+    assert list(knn(tiny_digits, tmp_path / "t", those=(5,)).values) == [5]
+
+
+def test_a_machine_that_cannot_train_is_held_against_no_seed(tiny_digits: Path, tmp_path: Path) -> None:
+    class Full(Here):
+        def event(self, event: Event, task: TrainingTask) -> Event:
+            return Broken(event.key, "no space left", "here") if task.seed == 4 else event
+
+    with pytest.raises(EngineError, match=r"seed 4 cannot continue: .*found no space left; .*run the same command"):
+        knn(tiny_digits, tmp_path / "t", on=Full)
+    assert list(knn(tiny_digits, tmp_path / "t").values) == [3, 4]
+
+
+@pytest.mark.usefixtures("eager")
+def test_the_summary_names_a_seed_without_a_model(tiny_digits: Path, tmp_path: Path) -> None:
+    data, family = load_splits(tiny_digits), loading.load("knn", {})
+    trained = TrainedModel(knn(tiny_digits, tmp_path / "t", diverging=(3,)), family, data, "tensorflow")
+    stage.save(trained, stage.LoggedModel("run", "model"), tmp_path / "model", tmp_path / "report")
+    summary = read_json(tmp_path / "report" / "summary.json", Summary, "train")
+    assert summary.failed == {"3": trained.result.failed[3]}
+    assert set(summary.seeds) == {"4"}

@@ -12,12 +12,15 @@ import pandas as pd
 import pytest
 
 from pipeline.backend import configure
-from pipeline.datasets.arrays import Splits, TestSplit, load_splits
+from pipeline.datasets.arrays import Labelled, Splits, TestSplit, load_splits
 from pipeline.evaluation import base as scores
 from pipeline.evaluation import feature_network
 from pipeline.models import loading
 from pipeline.models.base import Spec
+from pipeline.models.families.knn.family import Neighbours
 from pipeline.registry import packaging
+from pipeline.tracking.runs import load_mlflow
+from tests.test_models import POINTS
 
 NAMES = tuple("0123456789")
 POINT = {"architecture": "dcgan", "width": 16, "latent": 32, "conditional": True}
@@ -119,3 +122,45 @@ def test_training_images_given_back_are_called_memorised(tmp_path: Path, data: S
     assert scored.figures["memorised"] == 1.0
     assert scored.figures["covered"] == 10
     assert scored.figures["nearest"] < 0.1 < scored.figures["nearest_real"]
+
+
+def loaded(family: str, folder: Path, data: Splits) -> tuple[Any, Any]:
+    """Return an untrained model as MLflow loads it, with its signature, and an input for it."""
+    folder.mkdir()
+    if family == "knn":
+        known = Labelled(np.asarray(data.val.images[:9]), np.asarray(data.val.labels[:9]))
+        file = folder / "model.npz"
+        Neighbours([], 0, known, "l2", 3, 10).export(folder)
+    else:
+        file = folder / "model.keras"
+        points = {"mlp": POINTS["mlp"], "gan": POINT, "seq2seq": COMPLETER}
+        loading.load(family, {}).build(points[family], Spec((28, 28, 1), 10)).save(file)  # type: ignore[attr-defined]
+    kind = loading.load(family, {})
+    interface = scores.load(kind.task).interface(np.asarray(data.val.images[:4]))
+    load_mlflow().pyfunc.save_model(
+        folder / "saved",
+        python_model=str(packaging.serving_code(kind)),
+        artifacts={"model": str(file)},
+        model_config={"class_names": list(NAMES), "backend": "tensorflow"},
+        signature=packaging.signature(interface),
+        pip_requirements=[],
+    )
+    return load_mlflow().pyfunc.load_model(str(folder / "saved")), interface.example
+
+
+@pytest.mark.parametrize("family", ["mlp", "knn", "gan", "seq2seq"])
+def test_a_model_that_gets_no_rows_returns_none_with_all_columns(family: str, tmp_path: Path, data: Splits) -> None:
+    model, example = loaded(family, tmp_path / "model", data)
+    some, none = model.predict(example), model.predict(example[:0])
+    assert len(some) == 4
+    assert len(none) == 0
+    if isinstance(some, pd.DataFrame):
+        assert list(none.columns) == ["label", "class_name", "probabilities"]
+        assert list(none.dtypes) == list(some.dtypes)
+    else:
+        assert (none.dtype, none.shape[1:]) == (some.dtype, some.shape[1:])
+
+
+def test_every_serving_module_is_tried_without_rows() -> None:
+    modules = {path.stem for path in (Path(__file__).parents[1] / "pipeline" / "serving").glob("[a-z]*.py")}
+    assert {loading.load(family, {}).serving for family in ("mlp", "knn", "gan", "seq2seq")} == modules

@@ -43,14 +43,16 @@ class Summary(Artifact):
     Attributes:
         run: Id of the MLflow run.
         value: The objective of the kept model on validation data.
-        mean: The mean over all seeds.
-        seeds: The objective by seed.
+        mean: The mean over the seeds that trained.
+        seeds: The objective by seed, of those that trained.
+        failed: Why the others have no model, by seed.
     """
 
     run: str
     value: float
     mean: float
     seeds: dict[str, float]
+    failed: dict[str, str] = {}
     parameters: int
     epochs: int
     seconds: float

@@ -34,7 +34,7 @@ class RuntimeSettings(params.Settings):
     """
 
     backend: Backend
-    workers: int = pydantic.Field(ge=0)
+    workers: int = pydantic.Field(ge=0, le=1024)
 
 
 def load_settings() -> RuntimeSettings:
@@ -61,6 +61,7 @@ def check_backend(backend: Backend) -> None:
         raise ParamsError(
             f"runtime.backend is {backend}, which is not installed",
             expected="an installed backend",
+            found="none",
             next_step="`pipeline doctor` lists what is installed and how to install the rest",
         )
 

@@ -1,24 +1,40 @@
-"""Reads params.yaml as the stages will, so that mistakes are reported before anything runs."""
+"""Reads params.yaml as the stages will, so that mistakes are reported before anything runs.
+
+What passes this check can be built, and trains its first step, on the machine where it was checked.
+"""
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pipeline.core import names, params
-from pipeline.core.errors import ParamsError, nearest
+from pipeline.core.errors import ParamsError, nearest, shown
+
+if TYPE_CHECKING:
+    from pipeline.models.base import BaseFamily
+    from pipeline.search.settings import SearchSettings
 
 _OWN = ("datasets", "families")
+_NEEDS_PACKAGE = (  # setting, its value, the package, how to install it, what to set instead
+    ("sampler", "gp", "torch", "`pipeline doctor` lists how to install it", "tpe"),
+    ("engine", "ray", "ray", 'make install SET="cpu ray" (or "gpu ray")', "local"),
+)
 
 
 def check(path: Path = params.PARAMS_FILE) -> dict[str, Any]:
-    """Check every section of a params file against its owner's settings and return the file's content.
+    """Check a params file as a whole and return its content: what passes can be built and trained on this machine.
 
     Raises:
         ParamsError: The first thing that is wrong.
     """
+    from pipeline.backend import configure
     from pipeline.models import loading
+    from pipeline.search.settings import SearchSettings
+    from pipeline.validation.suites import ValidateSettings
 
     content = params.read(path)
     check_names(content, path)
@@ -30,9 +46,17 @@ def check(path: Path = params.PARAMS_FILE) -> dict[str, Any]:
     for name in sorted({*_OWN, *owners, "download"} - set(content)):
         raise ParamsError(f"{path}: section {name} is missing", expected="a value", found="nothing")
     sides = _check_datasets(content, path)
-    _check_families(content, sides, path)
+    families = _check_families(content, path)
     for name, settings in owners.items():
         params.parse(name, content[name], settings, path)
+    configure.check_backend(params.parse("runtime", content["runtime"], configure.RuntimeSettings, path).backend)
+    search = params.parse("search", content["search"], SearchSettings, path)
+    _check_packages(search, path)
+    validate = params.parse("validate", content["validate"], ValidateSettings, path)
+    for dataset in content["datasets"]:
+        validate.distance_of(dataset)
+        for name in families:
+            _check_search(loading.load(name, content[name], dataset), dataset, sides[dataset], search, path)
     return content
 
 
@@ -53,18 +77,73 @@ def _check_datasets(content: Mapping[str, Any], path: Path) -> dict[str, int | N
     return sides
 
 
-def _check_families(content: Mapping[str, Any], sides: Mapping[str, int | None], path: Path) -> None:
-    """Check the families, and their search spaces against the images of each dataset."""
+def _check_families(content: Mapping[str, Any], path: Path) -> list[str]:
+    """Check the sections of all families, also of those that do not compete, and return the names of those that do."""
     from pipeline.models import loading
+    from pipeline.registry import pretrained
 
-    for name in _names(content, "families", path):
-        if name in loading.family_names() and name not in content:
+    chosen, known = _names(content, "families", path), loading.family_names()
+    for name in chosen:
+        if name in known and name not in content:
             raise ParamsError(f"{path}: section {name} is missing", expected="the family's settings", found="nothing")
-        for dataset in content["datasets"]:
-            family = loading.load(name, content.get(name, {}), dataset)
-            side = sides[dataset]
-            if side is not None:
-                family.require_fit(side)
+    for name in [*chosen, *sorted(known.intersection(content).difference(chosen))]:
+        if not isinstance(section := content.get(name, {}), Mapping):
+            expected = "a mapping of settings, such as {space: {}}"
+            raise ParamsError(f"{path}: {name} is wrong", expected=expected, found=shown(section))
+        settings = loading.load(name, section).settings
+        if name in chosen and hasattr(settings, "init_from"):
+            pretrained.parse(settings.init_from, f"{path}: {name}.init_from")
+    return chosen
+
+
+def _check_packages(search: SearchSettings, path: Path) -> None:
+    """Check that the packages which a setting needs are installed."""
+    for setting, value, package, install, instead in _NEEDS_PACKAGE:
+        if getattr(search, setting) == value and importlib.util.find_spec(package) is None:
+            raise ParamsError(
+                f"{path}: search.{setting} is {value}",
+                expected=f"an installed {package}",
+                found="none",
+                next_step=f"{install}; or set search.{setting} to {instead}",
+            )
+
+
+def _check_search(family: BaseFamily, dataset: str, side: int | None, search: SearchSettings, path: Path) -> None:
+    """Check that a family can be searched on a dataset: there is a budget, and every point can be built.
+
+    Args:
+        family: The family, with the search space of the dataset.
+        dataset: Name of the dataset.
+        side: The shorter side of its images; None if it is not known before they are read.
+        search: Section `search`.
+        path: The params file.
+    """
+    from pipeline.models import base, loading
+    from pipeline.search import enqueued
+
+    entries = (f"{dataset}-{family.name}", dataset, "default")
+    if not set(entries) & set(search.budget):
+        found = ", ".join(search.budget) or "no entry"
+        raise ParamsError(
+            f"{path}: search.budget", expected=f"an entry {', '.join(entries[:-1])} or default", found=found
+        )
+    if search.sampler == "grid":
+        # A model to begin with is resolved after this check, and `suggest` needs it; the space does not depend on it.
+        plain = hasattr(family.settings, "init_from")
+        enqueued.grid(partial(base.BaseFamily.suggest, family) if plain else family.suggest, search.grid_points)
+    if side is None:
+        return
+    family.require_fit(side)
+    for preset, point in family.presets_for(dataset).items() if search.presets else ():
+        try:
+            loading.load(family.name, {"space": point}).require_fit(side)
+        except ParamsError as error:
+            raise ParamsError(
+                f"{path}: {family.name}.presets: {preset} cannot be built for {dataset}",
+                expected="reference models for images of this size",
+                found=str(error).partition("; next:")[0],
+                next_step=f"name others in {family.name}.presets, or none: []",
+            ) from None
 
 
 def check_names(content: Mapping[str, Any], path: Path = params.PARAMS_FILE) -> None:

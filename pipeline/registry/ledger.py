@@ -30,7 +30,7 @@ from pipeline.artifacts.register import Decision
 from pipeline.core import pydantic_errors
 from pipeline.core.errors import TrackingError
 from pipeline.registry.versions import RegisteredModel, Registry
-from pipeline.tracking.runs import Tracker, load_mlflow
+from pipeline.tracking.runs import Tracker, ended_runs, load_mlflow
 
 LEDGER = "pipeline.ledger"  # tag of a registered model: the id of its ledger run
 _LEDGER_OF = "pipeline.ledger_of"  # tag of a ledger run: the name of its model
@@ -131,7 +131,5 @@ def _unused_run(tracker: Tracker, name: str) -> str:
             if run.info.status == "RUNNING":  # the call was killed before it ended the run
                 tracker.finish(run.info.run_id)
             return str(run.info.run_id)
-    tags = {"stage": "register", _LEDGER_OF: name}
-    run = tracker.client.create_run(tracker.experiment_id, tags=tags, run_name=f"ledger of {name}")
-    tracker.finish(run.info.run_id)
-    return str(run.info.run_id)
+    with ended_runs():
+        return tracker.create(f"ledger of {name}", {"stage": "register", _LEDGER_OF: name}, _LEDGER_OF)

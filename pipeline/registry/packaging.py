@@ -68,9 +68,10 @@ class Package:
 def log(tracker: Tracker, run_id: str, trained: TrainedModel, settings: Mapping[str, Any]) -> str:
     """Write a finished training to its MLflow run and return the id of the logged model.
 
-    A run that has a model already is not changed: the same training gives the same model.
+    A run that has a model already is not changed: the same training gives the same model. One that somebody has deleted
+    in MLflow is logged again.
     """
-    if known := tracker.tag_of(run_id, _MODEL_ID):
+    if (known := tracker.tag_of(run_id, _MODEL_ID)) and tracker.has_model(known):
         return known
     _log_training(tracker, run_id, trained.result, settings)
     data = trained.data
@@ -96,7 +97,7 @@ def _model_logged_before(tracker: Tracker, run_id: str) -> str | None:
 
 
 def _log_training(tracker: Tracker, run_id: str, result: SeedsResult, settings: Mapping[str, Any]) -> None:
-    """Log hyperparameters, settings, epochs, pictures and the values of all seeds."""
+    """Log hyperparameters, settings, epochs, pictures, the values of all seeds, and why some have none."""
     tracker.log_params(run_id, {**result.task.hyperparameters, "seed": result.task.seed})
     tracker.tag(run_id, {"dvc.params": json.dumps(settings), "parameters": str(result.trained.parameters)})
     logged = max((run.epoch for run in tracker.runs(f"attributes.run_id = '{run_id}'").values()), default=0)
@@ -105,6 +106,8 @@ def _log_training(tracker: Tracker, run_id: str, result: SeedsResult, settings: 
     tracker.log_pictures(run_id, pictures, len(result.trained.epochs))
     for seed, value in result.values.items():
         tracker.log_metrics(run_id, {f"seed_{seed}_value": value})
+    if result.failed:
+        tracker.tag(run_id, {f"seed_{seed}_failed": reason for seed, reason in result.failed.items()})
 
 
 def package(trained: TrainedModel) -> Package:

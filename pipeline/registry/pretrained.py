@@ -48,15 +48,24 @@ def pins(content: Mapping[str, Any], project: Path) -> list[str]:
     return settings
 
 
+def parse(named: str, where: str) -> re.Match[str]:
+    """Return the parts of a registered model's address: name, alias and version.
+
+    Raises:
+        ParamsError: It is no such address; `where` names the setting.
+    """
+    match = _NAMED.fullmatch(named)
+    if match is None:
+        raise ParamsError(where, expected="models:/<name>@<alias> or models:/<name>/<version>", found=repr(named))
+    return match
+
+
 def _resolve(family: str, named: str) -> dict[str, str]:
     from pipeline.registry import champions, loading
     from pipeline.registry.versions import CHAMPION, Registry
     from pipeline.tracking.runs import Connection
 
-    match = _NAMED.fullmatch(named)
-    if match is None:
-        expected = "models:/<name>@<alias> or models:/<name>/<version>"
-        raise ParamsError(f"{family}.init_from", expected=expected, found=repr(named))
+    match = parse(named, f"{family}.init_from")
     registry = Registry(Connection())
     if match["alias"] == CHAMPION:
         champions.standing(registry, match["name"])  # brings the alias up to date

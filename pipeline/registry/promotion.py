@@ -75,7 +75,7 @@ def register(
         ForeignModelError: The registered model or its champion is not of this project.
         TrackingError: The registry cannot be used, or the champion has no predictions for the test split.
     """
-    tracker.require_run(candidate.run_id)
+    tracker.require_model(candidate.run_id, candidate.model_id, candidate.family)
     registry = Registry(tracker)
     champions.standing(registry, name)  # raises before anything is written to a model of others
     ledger = ledgers.ensure(tracker, registry, name)

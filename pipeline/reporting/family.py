@@ -44,6 +44,7 @@ def family_section(found: OfFamily, names: list[str]) -> dict[str, Any]:
         "summary": (
             f"{trained.parameters:,} parameters, {plural(trained.epochs, 'epoch')} in {duration(trained.seconds)};"
             f" {task.sentence(found.scored)}"
+            + "".join(f" Seed {seed} has no model: {reason}." for seed, reason in trained.failed.items())
         ),
         "run": trained.run,
         "curves": _curves(found),

@@ -47,15 +47,17 @@ class Classifier(PythonModel):
         expected = tuple(self._model.input_shape[1:])
         if images.dtype != np.uint8 or images.shape[1:] != expected:
             raise ValueError(f"images: expected uint8 of shape (N, {expected}), found {images.dtype} {images.shape}")
-        logits = self._model.predict(images, batch_size=_BATCH, verbose=0).astype(np.float64)
+        logits = np.zeros((0, self._model.output_shape[-1]))
+        if len(images):  # Keras fails without any
+            logits = self._model.predict(images, batch_size=_BATCH, verbose=0).astype(np.float64)
         exponents = np.exp(logits - logits.max(axis=1, keepdims=True))
         probabilities = exponents / exponents.sum(axis=1, keepdims=True)
         labels = probabilities.argmax(axis=1)
         return pd.DataFrame(
             {
                 "label": labels.astype(np.int64),
-                "class_name": [self._class_names[label] for label in labels],
-                "probabilities": probabilities.tolist(),
+                "class_name": pd.Series([self._class_names[label] for label in labels], dtype=str),
+                "probabilities": pd.Series(probabilities.tolist(), dtype=object),
             }
         )
 

@@ -45,7 +45,9 @@ class Completer(PythonModel):
         expected = tuple(self._model.input_shape[1:])
         if upper.dtype != np.uint8 or upper.shape[1:] != expected:
             raise ValueError(f"images: expected uint8 of shape (N, {expected}), found {upper.dtype} {upper.shape}")
-        lower = self._model.predict(upper, batch_size=_BATCH, verbose=0)
+        lower = np.zeros((0, *self._model.output_shape[1:]))
+        if len(upper):  # Keras fails without any
+            lower = self._model.predict(upper, batch_size=_BATCH, verbose=0)
         return np.concatenate([upper, np.rint(np.clip(lower, 0, 1) * 255).astype(np.uint8)], axis=1)
 
 

@@ -53,9 +53,9 @@ class Generator(PythonModel):
         labels = model_input["label"].fillna(-1) if "label" in model_input else pd.Series(-1, model_input.index)
         rows = zip(numbers, model_input["seed"], labels, strict=True)
         requested = [self._inputs(int(number), int(seed), int(label)) for number, seed, label in rows]
-        inputs = [np.concatenate(parts) for parts in zip(*requested, strict=True)]
-        if not len(inputs[0]):
+        if not numbers.sum():
             return np.zeros((0, *self._model.output_shape[1:]), np.uint8)
+        inputs = [np.concatenate(parts) for parts in zip(*requested, strict=True)]
         images = self._model.predict(inputs if len(inputs) > 1 else inputs[0], batch_size=_BATCH, verbose=0)
         return np.rint(np.asarray(images, np.float32) * 255).astype(np.uint8)
 

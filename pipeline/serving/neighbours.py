@@ -46,7 +46,9 @@ class Neighbours(PythonModel):
         images = np.asarray(model_input)
         if images.dtype != np.uint8 or images.shape[1:] != self._shape:
             raise ValueError(f"images: expected uint8 of shape (N, {self._shape}), found {images.dtype} {images.shape}")
-        nearest = self._index.kneighbors(images.reshape(len(images), -1).astype(np.float32), return_distance=False)
+        nearest = np.zeros((0, self._votes), np.int64)
+        if len(images):  # scikit-learn fails without any
+            nearest = self._index.kneighbors(images.reshape(len(images), -1).astype(np.float32), return_distance=False)
         classes = len(self._class_names)
         votes = np.stack([(self._labels[nearest] == label).sum(axis=1) for label in range(classes)], axis=1)
         probabilities = (votes + 1 / classes) / (self._votes + 1)
@@ -54,8 +56,8 @@ class Neighbours(PythonModel):
         return pd.DataFrame(
             {
                 "label": labels.astype(np.int64),
-                "class_name": [self._class_names[label] for label in labels],
-                "probabilities": probabilities.tolist(),
+                "class_name": pd.Series([self._class_names[label] for label in labels], dtype=str),
+                "probabilities": pd.Series(probabilities.tolist(), dtype=object),
             }
         )
 

@@ -38,7 +38,7 @@ class EvaluateSettings(params.Settings):
         confidence: Coverage of the interval around the accuracy.
     """
 
-    confidence: float = pydantic.Field(gt=0, lt=1)
+    confidence: float = pydantic.Field(gt=0, le=0.999_999)  # at 1, the interval is infinite
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,7 @@ def main() -> None:
     task, run_id = scores.load(trained.task), trained.run_id
     registered = task.registered_name(arguments.dataset, params.load("register", RegisterSettings).prefix)
     tracker = Tracker(arguments.dataset)
-    tracker.require_run(run_id)
+    tracker.require_model(run_id, trained.model_id, arguments.family)
     champions.standing(Registry(tracker), registered)  # a foreign champion ends the stage before anything is loaded
     scorer = Scorer(task, split, arguments.features, settings.confidence)
     scored, key = scorer.score(loading.load_model(f"models:/{trained.model_id}")), scorer.key()

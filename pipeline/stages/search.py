@@ -17,6 +17,7 @@ from pipeline.models.base import BaseFamily
 from pipeline.search import run as search
 from pipeline.search.settings import SearchSettings
 from pipeline.search.study_definition import Definition
+from pipeline.tracking.runs import ended_runs
 
 
 def main() -> None:
@@ -30,11 +31,12 @@ def main() -> None:
     folders = search.Folders(arguments.data, arguments.features, arguments.studies)
     local = settings.engine != "ray"  # Ray places workers by itself
     environments = configure.worker_environments(backend.workers) if local else []
-    finished = search.run(definition, settings, family, folders, environments)
-    result, mirror = finished.result, finished.mirror
-    search.tidy(definition, arguments.studies, settings.keep_studies, mirror.tracker)
-    files = search.save(result, finished.study, definition, arguments.output)
-    mirror.close(result.best, result.counts, result.epochs, files)
+    with ended_runs():
+        finished = search.run(definition, settings, family, folders, environments)
+        result, mirror = finished.result, finished.mirror
+        search.tidy(definition, arguments.studies, settings.keep_studies, mirror.tracker)
+        files = search.save(result, finished.study, definition, arguments.output)
+        mirror.close(result.best, result.counts, result.epochs, files)
     counts = ", ".join(f"{count} {state}" for state, count in result.counts.items() if count)
     print(
         f"{arguments.dataset} {arguments.family}: best {family.objective} {result.best.value:.4f} (trial"

@@ -86,6 +86,7 @@ def save(trained: TrainedModel, logged: LoggedModel, model: Path, report: Path) 
         value=result.value,
         mean=statistics.mean(result.values.values()),
         seeds={str(seed): value for seed, value in result.values.items()},
+        failed={str(seed): reason for seed, reason in result.failed.items()},
         parameters=result.trained.parameters,
         epochs=len(epochs),
         seconds=round(sum(epoch.seconds for epoch in result.trained.epochs), 1),
@@ -116,6 +117,8 @@ def main() -> None:
             logged = LoggedModel(run_id, _log(tracker, run_id, trained, sections))
             save(trained, logged, arguments.model, arguments.report)
     print(f"{arguments.dataset} {family.name}: {family.objective} {result.value:.4f}, seeds {result.values}")
+    for seed, reason in result.failed.items():
+        print(f"{arguments.dataset} {family.name}: seed {seed} has no model: {reason}")
 
 
 def _log(tracker: Tracker, run_id: str, trained: TrainedModel, settings: Mapping[str, Any]) -> str:

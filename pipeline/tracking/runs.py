@@ -1,14 +1,14 @@
 """Runs in MLflow: their metrics, inputs and files. With registry.py the only writer to MLflow.
 
 Whatever is written here can be written again after a crash: a run is found by its key before one is created, and an
-epoch that was logged is not logged twice.
+epoch that was logged is not logged twice. What opens a run does so inside of `ended_runs`.
 """
 
 from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,11 +22,23 @@ from pipeline.tracking.server import DEFAULT_URI, load_mlflow, shown_uri, tracki
 if TYPE_CHECKING:
     from mlflow.entities import Metric
 
-__all__ = ["DEFAULT_URI", "Connection", "Run", "Tracker", "load_mlflow", "log_dataset", "shown_uri", "tracking_uri"]
+__all__ = [
+    "DEFAULT_URI",
+    "Connection",
+    "Run",
+    "Tracker",
+    "ended_runs",
+    "load_mlflow",
+    "log_dataset",
+    "shown_uri",
+    "tracking_uri",
+]
 
 KEY = "pipeline.key"  # tag: what a run stands for, unique within its experiment
 PARENT = "mlflow.parentRunId"
 _METRICS_PER_CALL = 1000  # MLflow's limit for one batch
+_OPEN = "RUNNING"
+_SIGN_OF_LIFE_S = 3.0  # what a server may take to answer while a user who pressed Ctrl-C waits
 
 
 @dataclass(frozen=True)
@@ -42,6 +54,66 @@ class Run:
     run_id: str
     status: str
     epoch: int
+
+
+@dataclass
+class _Opened:
+    """A run that this process has set to RUNNING, or is about to.
+
+    Attributes:
+        tracker: The tracker that opened it.
+        run_id: Its id; None until the server has answered.
+        found_by: The MLflow filter that finds a run whose creation was answered by an error.
+        ended: Whether it has ended.
+    """
+
+    tracker: Tracker
+    run_id: str | None = None
+    found_by: str = ""
+    ended: bool = False
+
+    def end(self, status: str) -> None:
+        """Set the status of the run where it is RUNNING."""
+        if self.ended:
+            return
+        if self.run_id is not None:
+            self.tracker.finish(self.run_id, status)
+            return
+        for run in self.tracker.runs(f"{self.found_by} and attributes.status = '{_OPEN}'").values():
+            self.tracker.finish(run.run_id, status)
+
+
+_blocks: list[list[_Opened]] = []  # the runs opened in each `ended_runs` block of this process, the innermost last
+
+
+@contextmanager
+def ended_runs() -> Iterator[None]:
+    """End every run that is opened in the block and still RUNNING at its end.
+
+    Runs end FINISHED where the block ends, KILLED where it is interrupted, and FAILED where it raises. The first error
+    is reported: one of MLflow at this point is not, and a server that is away is not waited for. The next call resumes
+    runs that could not be ended.
+    """
+    opened: list[_Opened] = []
+    _blocks.append(opened)
+    try:
+        yield
+        for run in opened:
+            run.end("FINISHED")
+    except BaseException as error:
+        release_session(error)
+        _end_all([run for run in opened if not run.ended], interrupted=isinstance(error, KeyboardInterrupt))
+        raise
+    finally:
+        _blocks.remove(opened)
+
+
+def _end_all(opened: list[_Opened], *, interrupted: bool) -> None:
+    """End some runs after an error, unless the server is away."""
+    if opened and server.unavailable(_SIGN_OF_LIFE_S if interrupted else server.ANSWER_S) is None:
+        for run in opened:
+            with suppress(Exception):  # the disk may be full, or the database locked
+                run.end("KILLED" if interrupted else "FAILED")
 
 
 class LoggedEpoch(Protocol):
@@ -161,32 +233,35 @@ class Tracker(Connection):
         """
         known = self.runs(f"tags.`{KEY}` = '{key}'").get(key)
         if known is None:
-            start_ms = None if started is None else int(started * 1000)
-            run = self.client.create_run(
-                self.experiment_id, start_time=start_ms, tags={**tags, KEY: key}, run_name=name
-            )
-            return Run(run.info.run_id, "RUNNING", 0)
+            return Run(self.create(name, {**tags, KEY: key}, KEY, started), _OPEN, 0)
         self.resume(known.run_id)
-        return Run(known.run_id, "RUNNING", known.epoch)
+        return Run(known.run_id, _OPEN, known.epoch)
+
+    def create(self, name: str, tags: Mapping[str, str], known_by: str, started: float | None = None) -> str:
+        """Create a run, which is RUNNING, and return its id.
+
+        Args:
+            name: How the UI calls it.
+            tags: Its tags.
+            known_by: The tag that identifies it.
+            started: Start time in seconds since the epoch; None for now.
+        """
+        opened = _open(_Opened(self, found_by=f"tags.`{known_by}` = '{tags[known_by]}'"))
+        start_ms = None if started is None else int(started * 1000)
+        run = self.client.create_run(self.experiment_id, start_time=start_ms, tags=dict(tags), run_name=name)
+        opened.run_id = str(run.info.run_id)
+        return opened.run_id
 
     @contextmanager
     def running(self, key: str, name: str, tags: Mapping[str, str]) -> Iterator[str]:
         """Yield the id of the run with a key; it ends FINISHED, FAILED or KILLED as the block does."""
-        run = self.start(key, name, tags=tags)
-        try:
-            yield run.run_id
-        except BaseException as error:
-            release_session(error)
-            # Report the first error, and do not wait for a server that is away: the next call resumes the run.
-            with suppress(TrackingError):
-                if server.unavailable() is None:
-                    self.finish(run.run_id, "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
-            raise
-        self.finish(run.run_id)
+        with ended_runs():
+            yield self.start(key, name, tags=tags).run_id
 
     def resume(self, run_id: str) -> None:
         """Set the run's status to RUNNING."""
-        self.client.update_run(run_id, status="RUNNING")
+        _open(_Opened(self, run_id))
+        self.client.update_run(run_id, status=_OPEN)
 
     def log_params(self, run_id: str, params: Mapping[str, Any]) -> None:
         """Log parameters; the same ones again do no harm."""
@@ -226,6 +301,9 @@ class Tracker(Connection):
     def finish(self, run_id: str, status: str = "FINISHED", ended: float | None = None) -> None:
         """End a run; `ended` in seconds since the epoch, None for now."""
         self.client.set_terminated(run_id, status, None if ended is None else int(ended * 1000))
+        for opened in _blocks:
+            for run in opened:
+                run.ended = run.ended or run.run_id == run_id
 
     def log_artifacts(self, run_id: str, files: Sequence[Path], folder: str | None = None) -> None:
         """Store files with a run."""
@@ -251,23 +329,59 @@ class Tracker(Connection):
         into.mkdir(parents=True, exist_ok=True)
         return Path(self.client.download_artifacts(run_id, path, str(into)))
 
-    def require_run(self, run_id: str) -> None:
-        """Check that a run is here.
+    def require_model(self, run_id: str, model_id: str, family: str) -> None:
+        """Check that a trained model and its run are here, and that nobody has deleted them.
+
+        Args:
+            run_id: The run that trained the model.
+            model_id: The logged model.
+            family: The family of the model.
 
         Raises:
-            TrackingError: It is not: DVC has kept outputs that were logged to another server. Or nobody answers.
+            TrackingError: They are not: they are in MLflow's trash, or DVC has kept outputs that were logged to another
+                server. Or nobody answers.
         """
+        retrain = f"`dvc repro --single-item --force train@{self.experiment}-{family}`, then `dvc repro`"
+        deleted = self._deleted(run_id)
+        if deleted:
+            raise TrackingError(
+                f"run {run_id} was deleted in MLflow",
+                expected="the run that trained the model",
+                found="it in the trash",
+                next_step=f"`mlflow runs restore --run-id {run_id}`, or log the model again: {retrain}",
+            )
+        if deleted is None or not self.has_model(model_id):
+            what = f"run {run_id}" if deleted is None else f"model {model_id} of run {run_id}"
+            raise TrackingError(
+                f"{what} is not on the tracking server",
+                expected=f"the run that trained the model, and what it logged, at {shown_uri()}",
+                found="none of that id",
+                next_step=f"point MLFLOW_TRACKING_URI at the server it was trained with, or log it again: {retrain}",
+            )
+
+    def has_model(self, model_id: str) -> bool:
+        """Return whether a logged model is here and was not deleted."""
+        return self._found(lambda: self.client.get_logged_model(model_id)) is not None
+
+    def _deleted(self, run_id: str) -> bool | None:
+        """Return whether a run is in MLflow's trash; None where there is no such run."""
+        run = self._found(lambda: self.client.get_run(run_id))
+        return None if run is None else bool(run.info.lifecycle_stage != "active")
+
+    def _found(self, read: Callable[[], Any]) -> Any:
         try:
-            self.client.get_run(run_id)
+            return read()
         except TrackingError as error:
             if getattr(error, "error_code", "") != "RESOURCE_DOES_NOT_EXIST":
                 raise
-            raise TrackingError(
-                f"run {run_id} is not on the tracking server",
-                expected=f"the run that trained the model, at {shown_uri()}",
-                found="no such run",
-                next_step="point MLFLOW_TRACKING_URI at the server it was trained with, or `dvc repro --force train`",
-            ) from None
+            return None
+
+
+def _open(run: _Opened) -> _Opened:
+    """Note that a run is about to be RUNNING, for the innermost `ended_runs` block."""
+    if _blocks:
+        _blocks[-1].append(run)
+    return run
 
 
 def log_dataset(tracker: Tracker, run_id: str, name: str, digest: str, images: Any, labels: Any, context: str) -> None:

@@ -2,18 +2,21 @@
 
 A piece is a task, which leaves a checkpoint; the metrics of its epochs are written when it is done. All of it stays in
 the study's folder, so code that changes without changing what is trained makes the stage run, and trains nothing.
+
+A seed whose training fails, because its loss diverged for instance, is reported, and the best of the others is kept.
 """
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from pipeline.core.errors import EngineError
 from pipeline.core.files import write_json
-from pipeline.executors.base import Done, Executor, Progress
+from pipeline.executors.base import Done, Executor, Failed, Progress
 from pipeline.models.base import Span
 from pipeline.models.epoch_metrics import EpochMetrics
 from pipeline.models.training.task import TaskResult, TrainingTask, exported_model
@@ -30,12 +33,14 @@ class SeedsResult:
         trained: The result of all of its epochs.
         values: The objective after the last epoch, by seed.
         value: That of the kept model.
+        failed: Why the other seeds have no model, by seed.
     """
 
     task: TrainingTask
     trained: TaskResult
     values: dict[int, float]
     value: float
+    failed: dict[int, str] = field(default_factory=dict)
 
 
 class Seeds:
@@ -49,6 +54,7 @@ class Seeds:
     def __init__(self, tasks: Mapping[int, TrainingTask], objective: str) -> None:
         self._tasks, self._objective = tasks, objective
         self._known = {seed: _read(_written(task)) for seed, task in tasks.items()}
+        self._failed = self._read_failed()
 
     def start(self, executor: Executor) -> None:
         """Submit the remaining training."""
@@ -56,10 +62,10 @@ class Seeds:
             self._submit_next(executor, seed)
 
     def finish(self, executor: Executor) -> SeedsResult:
-        """Wait until every seed is trained, and return the best on validation.
+        """Wait until every seed is trained or has failed, and return the best on validation.
 
         Raises:
-            EngineError: A seed could not be trained.
+            EngineError: No seed could be trained, or this machine cannot train.
         """
         while any(self._next(seed) for seed in self._tasks):
             for event in executor.wait(timeout_s=1.0):
@@ -68,17 +74,36 @@ class Seeds:
                 elif isinstance(event, Done):
                     self._keep(event.key, event.result)
                     self._submit_next(executor, event.key)
+                elif isinstance(event, Failed):
+                    self._fail(event.key, event.reason)
                 else:
-                    raise EngineError(f"training with seed {event.key} failed", found=event.reason)
-        trained = {seed: known for seed, known in self._known.items() if known is not None}
+                    raise EngineError(
+                        f"training with seed {event.key} cannot continue",
+                        expected="a machine that can train",
+                        found=event.reason,
+                        done="finished pieces are kept",
+                        next_step="fix the cause and run the same command again",
+                    )
+        trained = {seed: known for seed, known in self._known.items() if known is not None and seed not in self._failed}
+        if not trained:
+            raise EngineError(
+                "training failed with every seed",
+                expected="a model of at least one of them",
+                found="; ".join(f"seed {seed}: {reason}" for seed, reason in sorted(self._failed.items())),
+                next_step="set another train.seed in params.yaml",
+            )
+        if self._failed:
+            self._write_failed()
         values = {seed: trained[seed].epochs[-1][self._objective] for seed in sorted(trained)}
         best = max(values, key=lambda seed: (values[seed], -last_loss(trained[seed])))
-        return SeedsResult(self._last(best), trained[best], values, values[best])
+        return SeedsResult(self._last(best), trained[best], values, values[best], dict(sorted(self._failed.items())))
 
     def _next(self, seed: int) -> TrainingTask | None:
         """Return the next piece of a seed's training; None when all is done."""
         task, known = self._tasks[seed], self._known[seed]
         done = known.epochs if known else []
+        if seed in self._failed:
+            return None
         if len(done) == task.span.total or (done and done[-1].stopped):
             return None
         stop = next(end for end in _ends(task.span.total) if end > len(done))
@@ -95,15 +120,43 @@ class Seeds:
         piece = self._next(seed)
         if piece is not None:
             executor.submit(seed, piece)
-        elif not exported_model(self._last(seed)).is_dir():  # the folder was cleaned up
+        elif seed not in self._failed and not exported_model(self._last(seed)).is_dir():  # the folder was cleaned up
             self._known[seed] = None
             self._submit_next(executor, seed)
 
     def _keep(self, seed: int, piece: TaskResult) -> None:
         known = self._known[seed]
         whole = replace(piece, epochs=[*(known.epochs if known else []), *piece.epochs])
+        for epoch in piece.epochs:  # the images of a generator may be comparable with nothing, whatever its loss is
+            if wrong := [name for name, value in epoch.values.items() if not math.isfinite(value)]:
+                self._fail(seed, f"{wrong[0]} is {epoch[wrong[0]]} after epoch {epoch.epoch}")
+                return
         write_json(_written(self._tasks[seed]), whole.plain())
         self._known[seed] = whole
+
+    def _fail(self, seed: int, reason: str) -> None:
+        """Do without a seed."""
+        self._failed[seed] = reason
+        print(f"seed {seed}: failed: {reason}", flush=True)
+
+    @property
+    def _outcome(self) -> Path:
+        """The file that says which of these seeds have failed, once that is settled."""
+        return next(iter(self._tasks.values())).folder.parent / "failed.json"
+
+    def _write_failed(self) -> None:
+        """Write which seeds have failed, so that the next call keeps the same model; it may have been logged."""
+        failed = {str(seed): reason for seed, reason in sorted(self._failed.items())}
+        write_json(self._outcome, {"seeds": sorted(self._tasks), "failed": failed})
+
+    def _read_failed(self) -> dict[int, str]:
+        """Return the seeds that are known to have failed beside the same others; they are not tried again."""
+        try:
+            found = json.loads(self._outcome.read_text(encoding="utf-8"))
+            failed = {int(seed): str(reason) for seed, reason in found["failed"].items()}
+            return failed if found["seeds"] == sorted(self._tasks) else {}
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            return {}  # missing or damaged: try all of them
 
     def _print(self, seed: int, epoch: EpochMetrics) -> None:
         print(

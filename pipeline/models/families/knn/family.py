@@ -10,7 +10,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -26,6 +26,8 @@ Floats = npt.NDArray[np.float32]
 Votes = npt.NDArray[np.int32]
 
 _METRICS = {"l1": "manhattan", "l2": "euclidean"}
+_MANY = 1_000_000  # of neighbours or folds: more is a mistake
+_Count = Annotated[int, pydantic.Field(ge=1, le=_MANY)]
 
 
 class NeighboursSettings(FamilySettings):
@@ -39,10 +41,10 @@ class NeighboursSettings(FamilySettings):
             pair of pixels, L2 a matrix product: measured on one busy core, 0.5 and 6 billion of them a second.
     """
 
-    neighbours: Annotated[tuple[pydantic.PositiveInt, ...], pydantic.Field(min_length=1)] = (1, 3, 5, 7, 10, 20, 50)
-    folds: int = pydantic.Field(default=5, ge=2)
+    neighbours: Annotated[tuple[_Count, ...], pydantic.Field(min_length=1)] = (1, 3, 5, 7, 10, 20, 50)
+    folds: int = pydantic.Field(default=5, ge=2, le=_MANY)
     fold_images: int = pydantic.Field(default=5_000, ge=10)
-    images: Mapping[str, Annotated[int, pydantic.Field(ge=0)]] = {"l1": 10_000, "l2": 0}
+    images: Mapping[Literal["l1", "l2"], Annotated[int, pydantic.Field(ge=0)]] = {"l1": 10_000, "l2": 0}
 
 
 @dataclass(frozen=True)
@@ -99,15 +101,18 @@ class Family(BaseFamily):
         started = time.monotonic()
         metric = word(hyperparameters, "metric")
         order = np.random.default_rng(seed).permutation(len(data.train))
-        folds = np.array_split(order[: self.settings.fold_images], self.settings.folds)
+        used = order[: self.settings.fold_images]
+        folds = np.array_split(used, min(self.settings.folds, len(used)))
         scores = self._cross_validate(data.train, folds, metric, len(data.class_names))
-        k = max(scores, key=lambda number: (scores[number].accuracy, -number))
-        known = data.train.take(np.sort(order[: self.settings.images.get(metric, 0) or None]))
+        chosen = max(scores, key=lambda number: (scores[number].accuracy, -number))
+        most = {str(name): count for name, count in self.settings.images.items()}.get(metric, 0)
+        known = data.train.take(np.sort(order[: most or None]))
+        k = min(chosen, len(known))  # fewer images may be kept than cross-validation has used
         val = data.val.take(np.arange(len(data.val)))
         scored = score(votes(known, val.images, metric, [k], len(data.class_names))[k], val.labels)
         values = {
-            "loss": scores[k].loss,
-            "accuracy": scores[k].accuracy,
+            "loss": scores[chosen].loss,
+            "accuracy": scores[chosen].accuracy,
             "val_loss": scored.loss,
             "val_accuracy": scored.accuracy,
             "neighbours": float(k),
