@@ -1,7 +1,7 @@
 """Stage search: find a family's best hyperparameters on a dataset's validation split.
 
-This process alone owns the study and writes to MLflow; workers only train. The next run of the stage resumes a search
-that was killed.
+This process alone decides and writes to MLflow; workers only train. The next run of the stage resumes a search that was
+killed.
 """
 
 from __future__ import annotations
@@ -11,9 +11,10 @@ from pathlib import Path
 
 from pipeline.backend import configure
 from pipeline.core import names, params, process
-from pipeline.datasets.arrays import load_splits
+from pipeline.datasets.arrays import Splits, load_splits
 from pipeline.models import loading
 from pipeline.models.base import BaseFamily
+from pipeline.search import lengths
 from pipeline.search import run as search
 from pipeline.search.settings import SearchSettings
 from pipeline.search.study_definition import Definition
@@ -25,8 +26,9 @@ def main() -> None:
     backend = configure.load_settings()
     settings = params.load("search", SearchSettings)
     family = loading.load(arguments.family, dataset=arguments.dataset)
-    family.require_fit(min(load_splits(arguments.data).image_shape[:2]))
-    definition = _definition(arguments, family, settings, backend.backend)
+    data = load_splits(arguments.data)
+    family.require_fit(min(data.image_shape[:2]))
+    definition = _definition(arguments, family, settings, backend.backend, data)
     folders = search.Folders(arguments.data, arguments.features, arguments.studies)
     finished = search.run(definition, settings, family, folders, configure.worker_environments(backend.workers))
     result, mirror = finished.result, finished.mirror
@@ -52,17 +54,22 @@ def _parse() -> argparse.Namespace:
 
 
 def _definition(
-    arguments: argparse.Namespace, family: BaseFamily, settings: SearchSettings, backend: configure.Backend
+    arguments: argparse.Namespace,
+    family: BaseFamily,
+    settings: SearchSettings,
+    backend: configure.Backend,
+    data: Splits,
 ) -> Definition:
     """Return everything that decides the result of the search."""
+    steps = lengths.steps_per_epoch(family, len(data.train))
     return Definition(
         dataset=arguments.dataset,
         family=arguments.family,
-        data=load_splits(arguments.data).digest,
+        data=data.digest,
         code=loading.training_digest(family),
         settings=family.settings.model_dump(mode="json"),
         search=settings.defining(),
-        trial_epochs=settings.budget_for(arguments.dataset, arguments.family).trial_epochs,
+        trial_epochs=settings.budget_for(arguments.dataset, arguments.family, steps).trial_epochs,
         backend=backend,
     )
 
