@@ -55,7 +55,7 @@ def rung(folder: Path, data: Path, number: int, point: dict[str, Any], start: in
 def searched(folder: Path, data: Path) -> float:
     """Return the duration of a search with the trials, in seconds."""
     os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{folder / 'mlflow.db'}"
-    budget = {"trials": len(TRIALS), "epochs": 10_000, "minutes": 600, "trial_epochs": TRIAL_EPOCHS}
+    budget = {"trials": len(TRIALS), "epochs": 10_000, "trial_epochs": TRIAL_EPOCHS}
     section = params.section("search", Path(__file__).parents[1] / "params.yaml") | {
         "pruner": "none",
         "budget": {"default": budget},

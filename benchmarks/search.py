@@ -224,7 +224,7 @@ def kill_group(process: subprocess.Popen[bytes]) -> None:
 
 def ours(data: Path, seed: int, folder: Path) -> tuple[list[str], Path, dict[str, str]]:
     """Return the command, folder and environment of the search stage, in its own workspace."""
-    budget = {"trials": 100_000, "epochs": 1_000_000, "minutes": 1000, "trial_epochs": TRIAL_EPOCHS}
+    budget = {"trials": 100_000, "epochs": 1_000_000, "trial_epochs": TRIAL_EPOCHS}
     settings = [f"search.seed={seed}", f"search.budget={json.dumps({'default': budget})}", "search.presets=false"]
     settings += [f"{FAMILY}={json.dumps(SETTINGS)}"]  # not narrowed for MNIST: the others use the family's space
     workspace.prepare(folder / "ours", [*settings, f"families=[{FAMILY}]"])

@@ -29,13 +29,13 @@ from pipeline.project import dvc, params_edit, workspace
 from pipeline.search.study import rungs
 
 TRIALS, TRIAL_EPOCHS = 4, 3
-ENDLESS = "search.budget.digits={trials: 100_000, epochs: 1_000_000, minutes: 100_000, trial_epochs: 3}"
+ENDLESS = "search.budget.digits={trials: 100_000, epochs: 1_000_000, trial_epochs: 3}"
 LONG_S = 240  # for what takes seconds on a quiet machine
 SETTINGS = [
     "datasets=[digits]",
     "families=[mlp]",
     "runtime.workers=2",
-    f"search.budget.digits={{trials: {TRIALS}, epochs: 100, minutes: 10, trial_epochs: {TRIAL_EPOCHS}}}",
+    f"search.budget.digits={{trials: {TRIALS}, epochs: 100, trial_epochs: {TRIAL_EPOCHS}}}",
 ]
 COMMAND = (
     "-m pipeline.stages.search --dataset digits --family {family} --data {data} --features data/features"
@@ -92,7 +92,7 @@ class Project:
 
     def end_after_the_trials_begun(self) -> str:
         """Set the budget of an endless search to the trials that there are; return the setting."""
-        self.budget = max(TRIALS, len(self.trials()))
+        self.budget = max(TRIALS, len(list(self.study_folder.glob("results/trial-*"))))
         setting = ENDLESS.replace("100_000", str(self.budget), 1)
         self.set(setting)
         return setting
@@ -163,7 +163,8 @@ def assert_complete(project: Project, *, lost_epochs: int) -> None:
     assert parents[0].data.metrics["best_value"] == best["value"]
     table = pd.read_csv(project.folder / project.reports / "trials.csv")
     assert table["epochs"].tolist() == list(ends.values())
-    assert not (project.study_folder / "checkpoints").exists()
+    kept = {int(path.name.removeprefix("trial-")) for path in (project.study_folder / "checkpoints").glob("*")}
+    assert kept <= {trial.number for trial in trials if trial.state.name == "PRUNED"}  # a larger budget goes on there
 
 
 def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str]) -> None:
@@ -281,16 +282,19 @@ def test_a_search_in_which_every_trial_fails_gives_the_reason(project: Project) 
     space = (
         "mlp.space={learning_rate: 100.0, weight_decay: 1.0, batch_norm: false}"  # each step multiplies weights by -99
     )
-    project.set(space, "search.presets=false", "search.budget.digits.trials=2")
+    project.set(space, "search.budget.digits.trials=2")
     process = project.start()
     _, errors = process.communicate(timeout=LONG_S)
     assert process.returncode == 1
-    assert re.search(r"error: digits-mlp-g1-\w+: every trial failed.*2 failed, most with: the loss diverged", errors)
+    found = (
+        r"error: digits-mlp-g1-\w+: every trial failed, and so did the centre .*2 failed, most with: the loss diverged"
+    )
+    assert re.search(found, errors)
     assert "Traceback" not in errors
     children = [run for run in project.runs() if "mlflow.parentRunId" in run.data.tags]
     assert [run.info.status for run in children] == ["FAILED", "FAILED"]
-    assert all("diverged" in run.data.tags["reason"] for run in children)
     assert not [run for run in project.runs() if run.info.status == "RUNNING"]
+    assert not list(project.study_folder.glob("results/*/epoch-*"))  # it may be the machine: no failure was recorded
 
 
 @pytest.mark.slow
@@ -300,7 +304,7 @@ def test_failures_and_limits_end_trials_and_each_run_gives_the_reason(project: P
     (odd / "__init__.py").touch()
     shutil.copy(Path(__file__).with_name("odd_family.py"), odd / "family.py")
     project.family = "odd"
-    project.set("odd={space: {}}", "search.budget.digits.trials=7", "search.pruner=none")
+    project.set("odd={space: {}}", "search.budget.digits.trials=7", "search.pruner=none", "search.presets=true")
     project.set("search.constraints={parameters: 200_000, latency_ms: 60_000}")
     project.finish()
 

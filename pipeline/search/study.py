@@ -19,7 +19,7 @@ from pipeline.models.epoch_metrics import EpochMetrics
 from pipeline.models.values import Hyperparameters
 from pipeline.search import enqueued, lengths, samplers
 from pipeline.search.asha import Halving
-from pipeline.search.leader import leader
+from pipeline.search.leader import leader, unbeaten
 from pipeline.search.settings import SearchSettings
 from pipeline.search.study_definition import Definition
 from pipeline.search.study_store import STUDY_FILE
@@ -197,14 +197,13 @@ class Study:
 
     def leader(self, trials: Sequence[FrozenTrial] | None = None) -> FrozenTrial | None:
         """Return the trial that would win if the search ended now; see `pipeline.search.leader`."""
-        return leader(self.contenders(trials), self.total, self.objective)
+        return leader(self.contenders(trials), self.rungs[0], self.total, self.objective)
 
     def lost(self, trial: optuna.Trial) -> bool:
-        """Return whether a trial is a reference model that does not lead; it gets no further rung."""
+        """Return whether a trial is a reference model that another trial has beaten; it gets no further rung."""
         if not preset(trial) or not history(trial):
             return False
-        first = self.leader()
-        return first is None or first.number != trial.number
+        return trial.number not in {t.number for t in unbeaten(self.contenders(), self.total, self.objective)}
 
     def whole(self) -> int:
         """Return the expected number of epochs of a whole trial: the most that a complete trial has trained."""
