@@ -224,6 +224,29 @@ def test_a_search_survives_kills_of_a_worker_and_of_itself(project: Project) -> 
 
 
 @pytest.mark.slow
+def test_one_two_and_three_workers_write_the_same_files_whatever_is_killed(
+    tmp_path: Path, prepared_digits: Path
+) -> None:
+    def searched(workers: int, kills: int) -> list[bytes]:
+        folder = tmp_path / str(workers)
+        workspace.prepare(folder, [*SETTINGS, f"runtime.workers={workers}"])
+        project = Project(folder, prepared_digits)
+        project.set("search.budget.digits={trials: 7, epochs: 60, trial_epochs: 18}")  # two rungs
+        for kill in range(kills):
+            process = project.start()
+            wait_for(lambda known=10 * kill: len(project.ledger()) > known, process)  # type: ignore[misc]
+            process.kill()
+            process.communicate()
+        project.finish()
+        return [(folder / "reports/search" / name).read_bytes() for name in ("best.json", "trials.csv")]
+
+    alone = searched(1, kills=0)
+    assert len(alone[1].splitlines()) == 8
+    assert searched(2, kills=0) == alone
+    assert searched(3, kills=3) == alone
+
+
+@pytest.mark.slow
 @pytest.mark.timeout(3600)
 def test_a_run_survives_ten_kills_after_counted_epochs(tmp_path: Path, prepared_digits: Path) -> None:
     """Kill -9 of a worker, or at once of the search, the DVC above it and the command above that."""

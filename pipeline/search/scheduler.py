@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 _MOST_WAITING = 12  # waiting trials, the best of them: each keeps a checkpoint, so this bounds disk use
 _PRESETS = 10  # reference models get at most one in this many epochs of the budget (chosen)
+_STANDSTILL_S = 60.0  # between two looks at the workers: usually there is one a second
 _PROBE = -1  # key of the task that finds out whether this machine can train at all
 _BY_DEADLINE = "the deadline of the search was met"
 
@@ -123,7 +124,7 @@ class TrialScheduler:
         self._unproven: dict[int, str] = {}  # failures before anything has trained: the machine may be their cause
         self._trained = False  # whether any rung of the study has been trained
         self._now = clock
-        self._started = self._spent_until = clock()
+        self._started = self._spent_until = self._ticked_at = clock()
         self._deadline_s = deadline_s
         self.cut = False  # whether the deadline ended the search
 
@@ -139,6 +140,7 @@ class TrialScheduler:
         self._record = record = self._open()
         for known in self._study.trials:
             record.mirror(known)
+        self._ticked_at = self._now()
         while self._flying:
             termination.check()
             for event in self._executor.wait(timeout_s=1.0):
@@ -380,4 +382,9 @@ class TrialScheduler:
         self._spent_until = now
 
     def _tick(self) -> None:
+        now = self._now()
+        if now - self._ticked_at > _STANDSTILL_S:  # stopped by Ctrl-Z or `docker pause`: nobody's time
+            self._started += now - self._ticked_at
+            self._spent_until += now - self._ticked_at
+        self._ticked_at = now
         self._progress.update(self._study, self._budget, len(self._waiting), len(self._submitted))
