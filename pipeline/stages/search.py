@@ -10,6 +10,7 @@ import argparse
 from pathlib import Path
 
 from pipeline.backend import configure
+from pipeline.backend.mixed_precision import device_class
 from pipeline.core import names, params, process
 from pipeline.datasets.arrays import Splits, load_splits
 from pipeline.models import loading
@@ -71,6 +72,7 @@ def _definition(
         search=settings.defining(),
         trial_epochs=settings.budget_for(arguments.dataset, arguments.family, steps).trial_epochs,
         backend=backend,
+        device=device_class(),
     )
 
 
