@@ -17,8 +17,9 @@ from pipeline.core import params
 from pipeline.executors.base import Done, Event, Failed
 from pipeline.models.base import BaseFamily, FamilySettings
 from pipeline.models.epoch_metrics import EpochMetrics
-from pipeline.models.space import Choice, Hyperparameters, Range, Space
+from pipeline.models.space import Choice, Range, Space
 from pipeline.models.training.task import TaskResult
+from pipeline.models.values import Hyperparameters
 from pipeline.search.rung_results import RungResult, RungResults
 from pipeline.search.scheduler import TrialScheduler
 from pipeline.search.settings import Budget, SearchSettings
@@ -60,7 +61,7 @@ class InMemory(RungResults):
         assert (number, stop) not in self.kept, "a rung was trained twice"
         self.kept[number, stop] = result
 
-    elapsed_s = 0.0  # type: ignore[assignment]
+    elapsed_s = 0.0
 
 
 def curve(point: Hyperparameters, epoch: int) -> float:
