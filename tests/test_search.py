@@ -231,7 +231,7 @@ def test_one_two_and_three_workers_write_the_same_files_whatever_is_killed(
         folder = tmp_path / str(workers)
         workspace.prepare(folder, [*SETTINGS, f"runtime.workers={workers}"])
         project = Project(folder, prepared_digits)
-        project.set("search.budget.digits={trials: 7, epochs: 60, trial_epochs: 18}")  # two rungs
+        project.set("search.budget.digits={trials: 7, epochs: 150, trial_epochs: 18}")  # two rungs
         for kill in range(kills):
             process = project.start()
             wait_for(lambda known=10 * kill: len(project.ledger()) > known, process)  # type: ignore[misc]
@@ -326,6 +326,7 @@ def test_failures_and_limits_end_trials_and_each_run_gives_the_reason(project: P
     shutil.copy(Path(__file__).with_name("odd_family.py"), odd / "family.py")
     project.family = "odd"
     project.set("odd={space: {}}", "search.budget.digits.trials=7", "search.pruner=none", "search.presets=true")
+    project.set("search.budget.digits.epochs=200")  # a tenth is for reference models
     project.set("search.constraints={parameters: 200_000, latency_ms: 60_000}")
     project.finish()
 
@@ -337,7 +338,7 @@ def test_failures_and_limits_end_trials_and_each_run_gives_the_reason(project: P
     assert "out of memory" in enormous.user_attrs["reason"]
     assert large.user_attrs["reason"] == "parameters 408,586 over the limit 200,000"
     assert large.state.name == "PRUNED"
-    assert len(large.user_attrs["history"]) == 1  # its first rung
+    assert len(large.user_attrs["history"]) == TRIAL_EPOCHS  # its first rung, which is all of it on data so small
     assert good.state.name == "COMPLETE" or good.user_attrs["reason"].startswith("a preset that does not lead after 1 ")
     assert max(large.constraints.values()) > 0 >= max(good.constraints.values())
     assert set(good.constraints) == {"parameters", "latency_ms"}

@@ -299,7 +299,9 @@ class Study:
         complete = [trial for trial in self.trials if trial.state.name == "COMPLETE"]
         if len(complete) < _ENOUGH or len({trial.value for trial in complete}) == 1:
             return {}
-        return optuna.importance.get_param_importances(self._study)
+        found = optuna.importance.get_param_importances(self._study)
+        # Optuna walks through sets, whose order differs from process to process.
+        return dict(sorted(((name, round(share, 6)) for name, share in found.items()), key=lambda item: item[::-1]))
 
     def table(self) -> pd.DataFrame:
         """Return one row per trial; see `trials.table`."""
