@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 _FIRST_STEPS = 90  # of a first rung, at least (chosen)
 _WHOLE_STEPS = 600  # of a whole trial, at least, where params name no budget for the dataset (chosen)
+_WHOLE_TRIALS = 4  # whole trials' worth of epochs in a lengthened budget, at most (chosen)
 _DEFAULT_BATCH = 64  # for families without the dimension
 
 
@@ -38,12 +39,14 @@ def first_rung(steps: int) -> int:
 
 
 def lengthened(budget: Budget, steps: int) -> Budget:
-    """Return a budget whose trials have enough steps; its epochs grow by the same factor.
+    """Return a budget whose trials have enough steps. Its epochs grow as well, up to a bound.
 
     Args:
         budget: A budget that was not made for the dataset.
         steps: Optimizer steps of an epoch.
     """
-    whole = max(budget.trial_epochs, math.ceil(_WHOLE_STEPS / steps))
-    epochs = math.ceil(budget.epochs * whole / budget.trial_epochs)
+    whole = math.ceil(_WHOLE_STEPS / steps)
+    if whole <= budget.trial_epochs:
+        return budget
+    epochs = min(math.ceil(budget.epochs * whole / budget.trial_epochs), max(budget.epochs, _WHOLE_TRIALS * whole))
     return budget.model_copy(update={"trial_epochs": whole, "epochs": epochs})
