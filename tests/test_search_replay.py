@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 import pytest
 
 from pipeline.core import params
+from pipeline.core.errors import EngineError
 from pipeline.executors.base import Done, Event, Failed
 from pipeline.models.base import BaseFamily, FamilySettings
 from pipeline.models.epoch_metrics import EpochMetrics
@@ -79,9 +80,12 @@ class Machine:
     kill: float = 0.0
     running: dict[int, Any] = field(default_factory=dict)
     trained: int = 0
+    now: float = 0.0  # seconds: an epoch takes one
+    ends: dict[int, float] = field(default_factory=dict)
 
     def submit(self, key: int, task: Any) -> None:
         self.running[key] = task
+        self.ends[key] = self.now + task.span.stop - task.span.start
         assert len(self.running) <= self.slots
 
     def wait(self, timeout_s: float) -> Iterator[Event]:
@@ -100,6 +104,16 @@ class Machine:
         yield Done(key, TaskResult(epochs, 10), f"worker-{self.chance.random()}")
 
 
+class Timed(Machine):
+    """The same, on a clock on which rungs end in their order."""
+
+    def wait(self, timeout_s: float) -> Iterator[Event]:
+        key = min(self.running, key=lambda key: self.ends[key])
+        self.now = self.ends[key]
+        self.chance = SimpleNamespace(random=lambda: 1.0, choice=lambda _: key)  # type: ignore[assignment]
+        yield from super().wait(timeout_s)
+
+
 def fails(point: Hyperparameters) -> bool:
     return float(point["rate"]) > 8e-3
 
@@ -109,7 +123,14 @@ def settings(**search: Any) -> SearchSettings:
     return params.parse("search", {**section, **search}, SearchSettings)
 
 
-def searched(folder: Path, found: SearchSettings, budget: Budget, results: RungResults, machine: Machine) -> Study:
+def searched(
+    folder: Path,
+    found: SearchSettings,
+    budget: Budget,
+    results: RungResults,
+    machine: Machine,
+    deadline_s: float | None = None,
+) -> Study:
     """Search until the budget is used, starting again after each kill; return the study."""
     family = Family("fake", FamilySettings())
     definition = Definition("d", "fake", "d", "c", {}, found.defining(), budget.trial_epochs, "tensorflow")
@@ -124,12 +145,13 @@ def searched(folder: Path, found: SearchSettings, budget: Budget, results: RungR
         machine.running.clear()
         scheduler = TrialScheduler(
             study, budget, found.slots, lambda point: float(point["width"]), results, machine,  # type: ignore[arg-type]
-            lambda: record, task, lambda number: None, progress,
+            lambda: record, task, lambda number: None, progress, deadline_s, lambda: machine.now,
         )  # fmt: skip
         try:
             scheduler.run()
         except Killed:
             continue
+        assert scheduler.cut == (deadline_s is not None)
         return study
 
 
@@ -189,3 +211,29 @@ def test_the_budget_is_never_exceeded_and_the_winner_is_complete(tmp_path: Path)
         assert machine.trained <= budget.epochs
         assert study.trials[study.require_best().number].state.name == "COMPLETE"
         assert study.status().counts["running"] == 0
+
+
+@pytest.mark.parametrize("workers", [1, 2, 5])
+def test_a_deadline_stops_all_but_the_leader_which_trains_to_its_end_in_time(workers: int, tmp_path: Path) -> None:
+    for seed in range(10):
+        found = settings(sampler="random", seed=seed)
+        machine = Timed(workers, random.Random(seed))
+        budget = Budget(trials=1000, epochs=10_000, trial_epochs=9)
+        study = searched(tmp_path, found, budget, InMemory(), machine, deadline_s=60.0)
+        assert study.trials[study.require_best().number].state.name == "COMPLETE"
+        assert 50 <= machine.now <= 1.05 * 60
+        assert study.status().counts["running"] == 0
+
+
+def test_where_nothing_can_be_trained_no_failure_is_recorded_and_the_next_call_tries_again(tmp_path: Path) -> None:
+    class Broken(Machine):
+        def wait(self, timeout_s: float) -> Iterator[Event]:
+            key, _ = self.running.popitem()
+            yield Failed(key, "out of memory", "worker")
+
+    results, found, budget = InMemory(), settings(sampler="tpe"), Budget(trials=4, epochs=36, trial_epochs=9)
+    with pytest.raises(EngineError, match=r"so did the centre.*found \d failed, most with: out of memory"):
+        searched(tmp_path, found, budget, results, Broken(2, random.Random(0)))
+    assert not [key for key in results.kept if isinstance(key, tuple)]
+    alone = table(searched(tmp_path, found, budget, InMemory(), Machine(1, random.Random(0))))
+    assert table(searched(tmp_path, found, budget, results, Machine(2, random.Random(0)))) == alone

@@ -71,7 +71,8 @@ class TrialScheduler:
     promoted when a slot is free; trials that are never promoted are pruned at the end.
 
     The search must end with a leader that has trained all its epochs. So a rung starts only if its trial, should it
-    become the leader, can train all its epochs within the budget. The leader's own rungs always start.
+    become the leader, can train all its epochs within the budget. So does the leader's own, which else waits until
+    nothing is in training that could overtake it.
 
     Args:
         study: A new study, without trials.
@@ -121,7 +122,9 @@ class TrialScheduler:
         tenth = budget.epochs // _PRESETS // study.rungs[0]
         self._presets = min(study.presets, tenth, budget.trials - 1)  # they come last, and count towards the budget
         self._submitted: dict[int, TrainingTask] = {}
-        self._unproven: dict[int, str] = {}  # failures before anything has trained: the machine may be their cause
+        self._unproven: dict[
+            int, tuple[int, str]
+        ] = {}  # rungs, by their last epoch, that failed before anything has trained: the machine may be their cause
         self._trained = False  # whether any rung of the study has been trained
         self._now = clock
         self._started = self._spent_until = self._ticked_at = clock()
@@ -197,7 +200,8 @@ class TrialScheduler:
         leader = self._study.leader()
         first = self._study.rungs[0]
         number: int | None
-        if leader is not None and leader.number in self._waiting and (len(history(leader)) > first or not may_start):
+        leads = leader is not None and leader.number in self._waiting and self._fits(self._waiting[leader.number])
+        if leader is not None and leads and (len(history(leader)) > first or not may_start):
             number = leader.number
         elif self.cut:
             return None
@@ -235,8 +239,8 @@ class TrialScheduler:
     def _fits(self, trial: optuna.Trial | None) -> bool:
         """Return whether the next rung of a trial, or the first rung of a new one, may start; see the class."""
         study, leader = self._study, self._study.leader()
-        if trial is not None and leader is not None and trial.number == leader.number:
-            return True
+        if not self._flying and trial is not None and leader is not None and trial.number == leader.number:
+            return True  # nobody can overtake it: what it needs was reserved
         start, stop = (0, study.rungs[0]) if trial is None else study.next_rung(trial) or (study.total, study.total)
         whole = study.whole()
         ends = [stop, *(flight.stop for flight in self._flying.values())]
@@ -259,6 +263,9 @@ class TrialScheduler:
             self._mirror(trial.number)
         elif history(trial) and (reason := self._stops(trial)):
             self._end(trial, "pruned", reason)
+        elif history(trial) and not self._fits(trial):
+            self._waiting[trial.number] = trial  # the leader: a rung in training may overtake it, and then needs the rest
+            self._mirror(trial.number)
         else:
             start, stop = rung
             end = self._logical_time + (stop - start) * self._cost(hyperparameters(trial))
@@ -310,12 +317,12 @@ class TrialScheduler:
         task = self._submitted.pop(event.key)
         if isinstance(event, Done):
             self._trained = True
-            for number, reason in self._unproven.items():
-                self._results.put(number, self._flying[number].stop, RungResult(failed=reason))
+            for number, (stop, reason) in self._unproven.items():
+                self._results.put(number, stop, RungResult(failed=reason))
             self._unproven.clear()
             self._keep(event, task, record)
         elif isinstance(event, Failed):
-            self._fail(event)
+            self._fail(event, task)
         else:
             raise EngineError(
                 f"trial {event.key} cannot continue",
@@ -337,14 +344,14 @@ class TrialScheduler:
         self._progress.task_done(epochs, result.checkpoint_bytes)
         self._spend()
 
-    def _fail(self, event: Failed) -> None:
+    def _fail(self, event: Failed, task: TrainingTask) -> None:
         """Record a failure as a result if this machine can train; find out whether it can.
 
         Raises:
             EngineError: Nothing has been trained, not even the centre of the space.
         """
         if event.key == _PROBE:
-            reasons = Counter(self._unproven.values())
+            reasons = Counter(reason for _, reason in self._unproven.values())
             reason, _ = reasons.most_common(1)[0]
             raise EngineError(
                 f"{self._study.folder.name}: every trial failed, and so did the centre of the search space",
@@ -355,9 +362,9 @@ class TrialScheduler:
                 " then run the same command again",
             )
         if self._trained:
-            self._results.put(event.key, self._flying[event.key].stop, RungResult(failed=event.reason))
+            self._results.put(event.key, task.span.stop, RungResult(failed=event.reason))
         else:
-            self._unproven[event.key] = event.reason
+            self._unproven[event.key] = (task.span.stop, event.reason)
 
     # ---------------------------------------------------------------- time
 
@@ -366,8 +373,12 @@ class TrialScheduler:
         if self.cut or self._deadline_s is None:
             return
         leader = self._study.leader()
-        left = 0.0 if leader is None else (self._study.total - len(history(leader))) * self._progress.epoch_s
-        if leader is None or self._now() - self._started + left < self._deadline_s:
+        if leader is None:
+            return
+        # Each rung in training may make its trial the leader, which then trains to its end.
+        starts = [len(history(leader)), *(flight.start for flight in self._flying.values())]
+        epochs = self._study.total - min(starts)
+        if self._now() - self._started + epochs * self._progress.epoch_s < self._deadline_s:
             return
         self.cut = True
         for number, flight in list(self._flying.items()):
@@ -375,6 +386,7 @@ class TrialScheduler:
                 del self._flying[number]
                 self._end(flight.trial, "pruned", _BY_DEADLINE, discard=False)
         self._fill()
+        self._replay()  # results that waited for those rungs on the clock count now
 
     def _spend(self) -> None:
         now = self._now()
