@@ -116,7 +116,7 @@ def run(
                 make_task,
                 lambda number: shutil.rmtree(results.checkpoints(number), ignore_errors=True),
                 progress,
-                None if settings.deadline_minutes is None else 60 * settings.deadline_minutes,
+                60 * settings.deadline_minutes or None,
             )
             with _ending_runs(scheduler):
                 mirror = scheduler.run()

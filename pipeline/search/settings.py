@@ -92,7 +92,7 @@ class SearchSettings(params.Settings):
     generation: int = pydantic.Field(ge=1, le=_MANY)
     constraints: Constraints
     slots: int = pydantic.Field(ge=1, le=1024)
-    deadline_minutes: float | None = pydantic.Field(gt=0, le=_MANY)
+    deadline_minutes: float = pydantic.Field(ge=0, le=_MANY)
     budget: dict[str, Budget]
     engine: Annotated[Engine, _one_of(get_args(Engine))]
     ray: Cluster

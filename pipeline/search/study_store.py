@@ -46,7 +46,7 @@ def locked(folder: Path, wait_s: float = _LOCK_S) -> Iterator[None]:
 
 def begun(folder: Path) -> bool:
     """Return whether a folder contains a study, without importing Optuna."""
-    return (folder / rung_results.FOLDER).exists()
+    return (folder / rung_results.FOLDER).exists() or (folder / STUDY_FILE).exists()
 
 
 def identify(folder: Path) -> str:
