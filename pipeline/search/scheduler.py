@@ -264,7 +264,7 @@ class TrialScheduler:
         elif history(trial) and (reason := self._stops(trial)):
             self._end(trial, "pruned", reason)
         elif history(trial) and not self._fits(trial):
-            self._waiting[trial.number] = trial  # the leader: a rung in training may overtake it, and then needs the rest
+            self._waiting[trial.number] = trial  # the leader: one in training may overtake it and need the rest
             self._mirror(trial.number)
         else:
             start, stop = rung
