@@ -34,11 +34,11 @@ from pipeline.models.loading import load
 from pipeline.models.training.task import TrainingTask, run, work
 from pipeline.search.mlflow_mirror import MlflowMirror
 from pipeline.search.progress import Expected, SearchProgress
+from pipeline.search.rung_results import RungResults
 from pipeline.search.scheduler import TrialScheduler
 from pipeline.search.settings import SearchSettings
 from pipeline.search.study import Study
 from pipeline.search.study_definition import Definition
-from pipeline.search.trials import hyperparameters
 from pipeline.tracking.runs import Tracker
 
 WORKERS, TRIAL_EPOCHS = 2, 3
@@ -55,20 +55,22 @@ def rung(folder: Path, data: Path, number: int, point: dict[str, Any], start: in
 def searched(folder: Path, data: Path) -> float:
     """Return the duration of a search with the trials, in seconds."""
     os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{folder / 'mlflow.db'}"
-    budget = {"trials": len(TRIALS), "epochs": 10_000, "minutes": 600, "trial_epochs": TRIAL_EPOCHS}
+    budget = {"trials": len(TRIALS), "epochs": 10_000, "trial_epochs": TRIAL_EPOCHS}
     section = params.section("search", Path(__file__).parents[1] / "params.yaml") | {
         "pruner": "none",
+        "presets": True,
         "budget": {"default": budget},
     }
     settings = params.parse("search", section, SearchSettings)
     family = load("cnn", {})
     family.presets_for = lambda dataset: {str(n): point for n, point in enumerate(TRIALS)}  # type: ignore[method-assign]
     definition = Definition("bench", "cnn", "", "", {}, settings.defining(), TRIAL_EPOCHS, "tensorflow")
-    study = Study(folder / "study", definition, settings, family)
+    study = Study(folder / "study", definition, settings, family, steps=1000)
+    results = RungResults(folder / "study")
     record = MlflowMirror(Tracker("bench"), definition.name, "cnn", {"stage": "search"})
 
-    def task(trial: Any, start: int, stop: int) -> TrainingTask:
-        return rung(folder, data, trial.number, hyperparameters(trial), start, stop)
+    def task(number: int, point: dict[str, Any], start: int, stop: int) -> TrainingTask:
+        return rung(folder, data, number, point, start, stop)
 
     def discard(number: int) -> None:
         shutil.rmtree(folder / f"trial-{number}", ignore_errors=True)
@@ -78,7 +80,9 @@ def searched(folder: Path, data: Path) -> float:
         limits = settings.budget["default"]
         progress = SearchProgress("overhead", Expected(limits, len(TRIALS) * TRIAL_EPOCHS, WORKERS, None))
         started = time.monotonic()
-        TrialScheduler(study, limits, executor, lambda: record, task, discard, progress).run()
+        TrialScheduler(
+            study, limits, settings.slots, lambda _: 1.0, results, executor, lambda: record, task, discard, progress
+        ).run()
         taken = time.monotonic() - started
     assert study.status().counts["complete"] == len(TRIALS), study.status()
     return taken

@@ -224,7 +224,7 @@ def kill_group(process: subprocess.Popen[bytes]) -> None:
 
 def ours(data: Path, seed: int, folder: Path) -> tuple[list[str], Path, dict[str, str]]:
     """Return the command, folder and environment of the search stage, in its own workspace."""
-    budget = {"trials": 100_000, "epochs": 1_000_000, "minutes": 1000, "trial_epochs": TRIAL_EPOCHS}
+    budget = {"trials": 100_000, "epochs": 1_000_000, "trial_epochs": TRIAL_EPOCHS}
     settings = [f"search.seed={seed}", f"search.budget={json.dumps({'default': budget})}", "search.presets=false"]
     settings += [f"{FAMILY}={json.dumps(SETTINGS)}"]  # not narrowed for MNIST: the others use the family's space
     workspace.prepare(folder / "ours", [*settings, f"families=[{FAMILY}]"])
@@ -247,13 +247,10 @@ def ours(data: Path, seed: int, folder: Path) -> tuple[list[str], Path, dict[str
 
 def our_epochs(folder: Path, began: float) -> tuple[list[Epoch], int]:
     """Return the epochs of our study and the number of its trials."""
-    import optuna
-
-    [database] = (folder / "ours").glob("data/studies/*/study.db")
-    storage = f"sqlite:///{database}"
-    [name] = optuna.study.get_all_study_names(storage)
-    trials = optuna.load_study(study_name=name, storage=storage).trials
-    history = [epoch for trial in trials for epoch in trial.user_attrs.get("history", [])]
+    [results] = (folder / "ours").glob("data/studies/*/results")
+    trials = list(results.iterdir())
+    rungs = [json.loads(path.read_text(encoding="utf-8")) for path in results.glob("*/epoch-*.json")]
+    history = [epoch for rung in rungs for epoch in rung["epochs"]]
     return sorted((epoch["at"] - began, epoch["val_accuracy"]) for epoch in history), len(trials)
 
 

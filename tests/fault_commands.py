@@ -29,7 +29,7 @@ SETTINGS = (
     "runtime.workers=2",
     "train.seeds=1",
     "download.tiny={format: shapes, train: 60, test: 30, seed: 0, classes: [disc, bar]}",
-    "search.budget.default={trials: 2, epochs: 8, minutes: 10, trial_epochs: 2}",
+    "search.budget.default={trials: 2, epochs: 8, trial_epochs: 2}",
 )
 ARGUMENTS = {
     "validate": "--raw data/raw/tiny --report reports/validate/tiny.json --details reports/validate/tiny --docs docs",
@@ -165,7 +165,7 @@ def validated(root: Path) -> None:
     duplicate_pairs.save(root / "reports/validate/tiny/near_duplicates.csv", duplicate_pairs.NONE, lengths)
 
 
-ADDED = "search.budget.default={trials: 2, epochs: 20, minutes: 100, trial_epochs: 3}"
+ADDED = "search.budget.default={trials: 2, epochs: 20, trial_epochs: 3}"
 LIGHT = (
     Command("prepare", stage("prepare"), validated),
     Command("features", stage("features")),

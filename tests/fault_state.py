@@ -18,7 +18,7 @@ MOMENT = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00")
 DRAWN = ("reports/search/*.png",)  # plots of a search: some show when its trials began and ended
 WORKING = (
     "mlflow.db*", "mlartifacts/*", "*/study.db*",  # compared by what they hold
-    ".pipeline.lock.json", "*/lock", "*.lock", "*/epochs.log", "*/cost.json", "tmp/*",  # locks and costs
+    ".pipeline.lock.json", "*/lock", "*.lock", "*/epochs.log", "*/cost.json", "*/elapsed.json", "tmp/*",  # costs
 )  # fmt: skip
 TEMPORARY = re.compile(r"\.partial\b|\.tmp\b|\.proposed\b|(^|/)tmp[^/]*$")
 STATES = ("mlflow.user", "mlflow.source", "mlflow.log-model")  # beginnings of MLflow's own tags

@@ -68,8 +68,8 @@ def test_a_value_that_json_cannot_hold_is_never_written() -> None:
 
 
 def test_rows_keep_the_columns_that_no_field_declares(tmp_path: Path) -> None:
-    lines = ["trial,state,value,epochs,seconds,reason,preset,units,rate", "0,complete,0.5,3,1.5,,R1,64,0.1",
-             "1,failed,,0,0.5,worker died,,,0.2", "2,pruned,inf,1,0.5,,,8,"]  # fmt: skip
+    lines = ["trial,state,value,epochs,reason,preset,units,rate", "0,complete,0.5,3,,R1,64,0.1",
+             "1,failed,,0,worker died,,,0.2", "2,pruned,inf,1,,,8,"]  # fmt: skip
     (tmp_path / "trials.csv").write_text("\n".join(lines) + "\n")
     first, second, third = base.read_rows(tmp_path / "trials.csv", search.Trial, "search")
     assert (first.value, first.preset, first.hyperparameters) == (0.5, "R1", {"units": "64", "rate": "0.1"})

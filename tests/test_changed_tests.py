@@ -22,7 +22,7 @@ from tests.import_graph import ROOT, graph, path_of
             "cifar near_duplicates validate",
         ),
         ("pipeline/registry/promotion.py", "register end_to_end", "gan study"),
-        ("pipeline/search/scheduler.py", "study search ray", "gan download"),
+        ("pipeline/search/scheduler.py", "search_replay search ray", "gan download"),
         ("tests/test_search.py", "search ray", "study"),
         ("tests/executor_tasks.py", "executors ray", "study"),
         ("docs/data.md", "packaging", "study end_to_end"),

@@ -11,15 +11,13 @@ from pipeline.search.study import rungs
 
 
 def test_the_cost_of_a_search_follows_from_its_budget_and_its_first_rung() -> None:
-    budget = Budget(trials=9, epochs=999, minutes=5, trial_epochs=9)
+    budget = Budget(trials=9, epochs=999, trial_epochs=9)
     settings = params.load("search", SearchSettings, Path(__file__).parents[1] / "params.yaml")
     epochs = cost_estimate.expected_epochs(budget, settings, rungs(9, 3))
     assert epochs == 9 * 1 + 3 * 2 + 1 * 6  # halving keeps a third of the trials at each rung
     unknown = cost_estimate.describe(budget, epochs, 2, None)
-    assert (
-        unknown == "at most 9 trials, 999 epochs and 5 min on 2 workers; a time estimate follows after the first rung"
-    )
+    assert unknown == "at most 9 trials and 999 epochs on 2 workers; a time estimate follows after the first rung"
     known = cost_estimate.describe(budget, epochs, 2, cost_estimate.Measured(2.0, 1_500_000))
     assert "about 21 epochs of 2.0 s each are expected: 21 s, 6.0 MB of checkpoints" in known
-    slow = cost_estimate.describe(budget, epochs, 2, cost_estimate.Measured(600.0, 0))
-    assert "expected: 5.0 min" in slow  # time is a limit, too
+    slow = cost_estimate.describe(budget, epochs, 2, cost_estimate.Measured(60.0, 0))
+    assert "expected: 10.5 min" in slow

@@ -33,7 +33,7 @@ from pipeline.registry.versions import Registry
 SETTINGS = [
     "datasets=[digits]",
     "families=[mlp,cnn]",
-    "search.budget.digits={trials: 2, epochs: 20, minutes: 5, trial_epochs: 2}",
+    "search.budget.digits={trials: 2, epochs: 20, trial_epochs: 2}",
     "train.seeds=1",
     "cnn.space={architecture: [plain], plain_filters: 8, plain_kernel: 3, plain_units: 64}",
 ]

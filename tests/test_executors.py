@@ -15,6 +15,7 @@ from typing import Any
 import psutil
 import pytest
 
+from pipeline.executors import local
 from pipeline.executors.base import Broken, Done, Event, Failed, Progress, Work
 from pipeline.executors.local import LocalExecutor
 from pipeline.models.base import Span
@@ -91,6 +92,23 @@ def test_a_hanging_task_is_killed_and_tried_again_and_a_slow_one_that_sends_mess
     assert isinstance(ended[2], Done)
     assert isinstance(ended[3], Failed)
     assert re.search(r"3 workers died on it, the last killed after \d+ s without a sign of life", ended[3].reason)
+
+
+def test_time_in_which_everything_stood_still_is_no_silence_of_a_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(Path(__file__).parent))
+    stopped_s = 0.0
+    monkeypatch.setattr(local.time, "monotonic", lambda real=time.monotonic: real() + stopped_s)
+    with LocalExecutor(WORK, [{}], silence_s=1000) as executor:
+        executor.submit(1, {"hang": True})
+        list(executor.wait(1))
+        before = {child.pid for child in psutil.Process().children(recursive=True)}
+        stopped_s = 1500.0  # as after Ctrl-Z
+        assert list(executor.wait(0.1)) == []
+        assert {child.pid for child in psutil.Process().children(recursive=True)} == before
+        for _ in range(300):  # a worker that is silent while this process looks is killed
+            stopped_s += 4.0
+            list(executor.wait(0.01))
+        assert {child.pid for child in psutil.Process().children(recursive=True)} != before
 
 
 def test_a_worker_that_has_grown_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:

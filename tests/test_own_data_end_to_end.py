@@ -72,7 +72,7 @@ def run(home: Path) -> subprocess.CompletedProcess[str]:
         "datasets=[pets]",
         "families=[mlp]",
         f"download.pets={{format: folder, path: {home / 'pets'}, size: [24, 20], channels: 3}}",
-        "search.budget.pets={trials: 1, epochs: 5, minutes: 5, trial_epochs: 5}",
+        "search.budget.pets={trials: 1, epochs: 5, trial_epochs: 5}",
         "search.reduction=5",
         "runtime.workers=1",
         "train.seeds=1",

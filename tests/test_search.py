@@ -29,13 +29,13 @@ from pipeline.project import dvc, params_edit, workspace
 from pipeline.search.study import rungs
 
 TRIALS, TRIAL_EPOCHS = 4, 3
-ENDLESS = "search.budget.digits={trials: 100_000, epochs: 1_000_000, minutes: 100_000, trial_epochs: 3}"
+ENDLESS = "search.budget.digits={trials: 100_000, epochs: 1_000_000, trial_epochs: 3}"
 LONG_S = 240  # for what takes seconds on a quiet machine
 SETTINGS = [
     "datasets=[digits]",
     "families=[mlp]",
     "runtime.workers=2",
-    f"search.budget.digits={{trials: {TRIALS}, epochs: 100, minutes: 10, trial_epochs: {TRIAL_EPOCHS}}}",
+    f"search.budget.digits={{trials: {TRIALS}, epochs: 100, trial_epochs: {TRIAL_EPOCHS}}}",
 ]
 COMMAND = (
     "-m pipeline.stages.search --dataset digits --family {family} --data {data} --features data/features"
@@ -92,7 +92,7 @@ class Project:
 
     def end_after_the_trials_begun(self) -> str:
         """Set the budget of an endless search to the trials that there are; return the setting."""
-        self.budget = max(TRIALS, len(self.trials()))
+        self.budget = max(TRIALS, len(list(self.study_folder.glob("results/trial-*"))))
         setting = ENDLESS.replace("100_000", str(self.budget), 1)
         self.set(setting)
         return setting
@@ -163,7 +163,8 @@ def assert_complete(project: Project, *, lost_epochs: int) -> None:
     assert parents[0].data.metrics["best_value"] == best["value"]
     table = pd.read_csv(project.folder / project.reports / "trials.csv")
     assert table["epochs"].tolist() == list(ends.values())
-    assert not (project.study_folder / "checkpoints").exists()
+    kept = {int(path.name.removeprefix("trial-")) for path in (project.study_folder / "checkpoints").glob("*")}
+    assert kept <= {trial.number for trial in trials if trial.state.name == "PRUNED"}  # a larger budget goes on there
 
 
 def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str]) -> None:
@@ -220,6 +221,29 @@ def test_a_search_survives_kills_of_a_worker_and_of_itself(project: Project) -> 
     assert project.ledger() == epochs
     assert {path: path.read_bytes() for path in before} == before
     assert_complete(project, lost_epochs=(1 + 2 + 2) * longest)
+
+
+@pytest.mark.slow
+def test_one_two_and_three_workers_write_the_same_files_whatever_is_killed(
+    tmp_path: Path, prepared_digits: Path
+) -> None:
+    def searched(workers: int, kills: int) -> list[bytes]:
+        folder = tmp_path / str(workers)
+        workspace.prepare(folder, [*SETTINGS, f"runtime.workers={workers}"])
+        project = Project(folder, prepared_digits)
+        project.set("search.budget.digits={trials: 7, epochs: 150, trial_epochs: 18}")  # two rungs
+        for kill in range(kills):
+            process = project.start()
+            wait_for(lambda known=10 * kill: len(project.ledger()) > known, process)  # type: ignore[misc]
+            process.kill()
+            process.communicate()
+        project.finish()
+        return [(folder / "reports/search" / name).read_bytes() for name in ("best.json", "trials.csv")]
+
+    alone = searched(1, kills=0)
+    assert len(alone[1].splitlines()) == 8
+    assert searched(2, kills=0) == alone
+    assert searched(3, kills=3) == alone
 
 
 @pytest.mark.slow
@@ -281,16 +305,17 @@ def test_a_search_in_which_every_trial_fails_gives_the_reason(project: Project) 
     space = (
         "mlp.space={learning_rate: 100.0, weight_decay: 1.0, batch_norm: false}"  # each step multiplies weights by -99
     )
-    project.set(space, "search.presets=false", "search.budget.digits.trials=2")
+    project.set(space, "search.budget.digits.trials=2")
     process = project.start()
     _, errors = process.communicate(timeout=LONG_S)
     assert process.returncode == 1
-    assert re.search(r"error: digits-mlp-g1-\w+: every trial failed.*2 failed, most with: the loss diverged", errors)
+    found = r"error: digits-mlp-g1-\w+: every trial failed, and so did .*2 failed, most with: the loss diverged"
+    assert re.search(found, errors)
     assert "Traceback" not in errors
     children = [run for run in project.runs() if "mlflow.parentRunId" in run.data.tags]
     assert [run.info.status for run in children] == ["FAILED", "FAILED"]
-    assert all("diverged" in run.data.tags["reason"] for run in children)
     assert not [run for run in project.runs() if run.info.status == "RUNNING"]
+    assert not list(project.study_folder.glob("results/*/epoch-*"))  # it may be the machine: no failure was recorded
 
 
 @pytest.mark.slow
@@ -300,7 +325,8 @@ def test_failures_and_limits_end_trials_and_each_run_gives_the_reason(project: P
     (odd / "__init__.py").touch()
     shutil.copy(Path(__file__).with_name("odd_family.py"), odd / "family.py")
     project.family = "odd"
-    project.set("odd={space: {}}", "search.budget.digits.trials=7", "search.pruner=none")
+    project.set("odd={space: {}}", "search.budget.digits.trials=7", "search.pruner=none", "search.presets=true")
+    project.set("search.budget.digits.epochs=200")  # a tenth is for reference models
     project.set("search.constraints={parameters: 200_000, latency_ms: 60_000}")
     project.finish()
 
@@ -312,7 +338,7 @@ def test_failures_and_limits_end_trials_and_each_run_gives_the_reason(project: P
     assert "out of memory" in enormous.user_attrs["reason"]
     assert large.user_attrs["reason"] == "parameters 408,586 over the limit 200,000"
     assert large.state.name == "PRUNED"
-    assert len(large.user_attrs["history"]) == 1  # its first rung
+    assert len(large.user_attrs["history"]) == TRIAL_EPOCHS  # its first rung, which is all of it on data so small
     assert good.state.name == "COMPLETE" or good.user_attrs["reason"].startswith("a preset that does not lead after 1 ")
     assert max(large.constraints.values()) > 0 >= max(good.constraints.values())
     assert set(good.constraints) == {"parameters", "latency_ms"}

@@ -5,13 +5,10 @@ from __future__ import annotations
 import importlib.util
 import math
 import os
-import re
-import shutil
 import statistics
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, ClassVar, Literal
 
 import optuna
@@ -19,20 +16,16 @@ import pytest
 
 from pipeline.core import params
 from pipeline.core.errors import EngineError, ParamsError
-from pipeline.executors.base import Done, Event
 from pipeline.models.base import BaseFamily, FamilySettings
 from pipeline.models.epoch_metrics import EpochMetrics
 from pipeline.models.space import Choice, Hyperparameters, Range, Space, Trial
-from pipeline.models.training.task import TaskResult
 from pipeline.search import enqueued, study_store
-from pipeline.search.progress import Expected, SearchProgress
-from pipeline.search.scheduler import TrialScheduler
 from pipeline.search.settings import Budget, SearchSettings
 from pipeline.search.study import Study
 from pipeline.search.study_definition import Definition
-from pipeline.search.trials import history, hyperparameters, preset
+from pipeline.search.trials import hyperparameters
 
-BUDGET = {"default": {"trials": 9, "epochs": 99, "minutes": 1, "trial_epochs": 3}}
+BUDGET = {"default": {"trials": 9, "epochs": 99, "trial_epochs": 3}}
 
 
 class Family(BaseFamily):
@@ -68,11 +61,11 @@ def searched(**search: Any) -> SearchSettings:
     return params.parse("search", {**section, **search}, SearchSettings)
 
 
-def opened(folder: Path, trial_epochs: int = 3, **search: Any) -> Study:
-    """Open a study, or open it again."""
-    settings = searched(budget=BUDGET, **search)
+def opened(folder: Path, trial_epochs: int = 3, *, presets: bool = True, **search: Any) -> Study:
+    """Return a study without trials."""
+    settings = searched(budget=BUDGET, presets=presets, **search)
     definition = Definition("digits", "fake", "d", "c", {}, settings.defining(), trial_epochs, "tensorflow")
-    return Study(folder, definition, settings, Family("fake", FamilySettings()))
+    return Study(folder, definition, settings, Family("fake", FamilySettings()), steps=1000)
 
 
 def epoch(number: int, value: float, seconds: float = 1.0, *, stopped: bool = False) -> EpochMetrics:
@@ -83,7 +76,7 @@ def end(study: Study, trial: optuna.Trial, value: float | None = None) -> Hyperp
     """Train a trial to its end, and return its hyperparameters."""
     found = hyperparameters(trial)
     value = 1 - abs(float(found["rate"]) - 3e-3) if value is None else value
-    study.record(trial, [epoch(number, value) for number in (1, 2, 3)])
+    study.record(trial, [epoch(number, value) for number in (1, 2, 3)], {})
     study.tell(trial, "complete")
     return found
 
@@ -99,13 +92,12 @@ SAMPLERS = ["tpe", "random", "qmc", pytest.param("gp", marks=pytest.mark.skipif(
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
-def test_a_study_opened_anew_before_every_trial_proposes_no_point_twice(sampler: str, tmp_path: Path) -> None:
-    found = []
-    for _ in range(9):
-        study = opened(tmp_path, sampler=sampler)
-        found.append(end(study, ask(study)))
+def test_a_sampler_proposes_no_point_twice_and_a_replay_the_same_points(sampler: str, tmp_path: Path) -> None:
+    study, again = opened(tmp_path, sampler=sampler), opened(tmp_path, sampler=sampler)
+    found = [end(study, ask(study)) for _ in range(9)]
     assert len({point["rate"] for point in found}) == 9
     assert all(("momentum" in point) == point["norm"] for point in found)
+    assert [end(again, ask(again)) for _ in range(9)] == found
 
 
 def test_a_sampler_that_learns_begins_in_the_middle_and_another_does_not(tmp_path: Path) -> None:
@@ -114,32 +106,19 @@ def test_a_sampler_that_learns_begins_in_the_middle_and_another_does_not(tmp_pat
     assert first["random"] != first["tpe"] != first["qmc"]
 
 
-def test_qmc_spreads_from_the_first_trial_on_whoever_asks(tmp_path: Path) -> None:
-    study = opened(tmp_path / "one", sampler="qmc")
+def test_qmc_spreads_from_the_first_trial_on(tmp_path: Path) -> None:
+    study = opened(tmp_path, sampler="qmc")
     whole = [end(study, ask(study)) for _ in range(8)]
-    cut = []
-    for _ in range(8):
-        again = opened(tmp_path / "cut", sampler="qmc")
-        cut.append(end(again, ask(again)))
-    assert cut == whole
     eighths = {int((float(point["rate"]) / 1e-4) ** (1 / 2) // 10 ** (1 / 8)) for point in whole}
     assert sorted(point["layers"] for point in whole).count(2) in (2, 3)  # a third of 8
     assert len(eighths) > 3
 
 
 def test_a_grid_is_walked_once_conditions_included_and_then_the_study_has_nothing_more(tmp_path: Path) -> None:
-    space = {"sampler": "grid", "grid_points": 2}
+    study = opened(tmp_path, sampler="grid", grid_points=2)
     found = []
-    for _ in range(3):  # three runs of the search, each killed in the middle of a trial
-        study = opened(tmp_path, **space)
-        for trial in study.unfinished():
-            study.suggest(trial)
-            found.append(end(study, trial))
-        found += [end(study, ask(study)) for _ in range(3)]
-        ask(study)
-    study = opened(tmp_path, **space)
-    found += [end(study, trial) for trial in study.unfinished()]
-    assert study.ask() is None
+    while (trial := study.ask()) is not None:
+        found.append(end(study, trial))
     assert study.points == len(found)
     rates, layers = (1e-4, 1e-2), (1, 3)
     with_norm = [{"rate": r, "layers": n, "norm": True, "momentum": m}
@@ -184,9 +163,9 @@ def test_a_pruner_ends_bad_trials_and_none_does_not(pruner: str, tmp_path: Path)
         judged = []
         for place in range(15):
             trial = ask(study)
-            study.record(trial, [epoch(1, 0.9 if place < 9 else 0.1)])
+            study.record(trial, [epoch(1, 0.9 if place < 9 else 0.1)], {})
             judged.append(trial.should_prune())
-            study.record(trial, [epoch(2, 0.9), epoch(3, 0.9)])
+            study.record(trial, [epoch(2, 0.9), epoch(3, 0.9)], {})
             study.tell(trial, "complete")
         return judged[9:]  # hyperband puts some of them into brackets that judge later
 
@@ -200,7 +179,7 @@ def test_halving_lets_one_in_three_go_on_the_best_and_higher_rungs_first(tmp_pat
 
     def come(value: float) -> int:
         trial = ask(study)
-        study.record(trial, [epoch(1, value)])
+        study.record(trial, [epoch(1, value)], {})
         waiting[trial.number] = trial
         return trial.number
 
@@ -209,7 +188,7 @@ def test_halving_lets_one_in_three_go_on_the_best_and_higher_rungs_first(tmp_pat
         study.halving.promote(trial)
         assert not study.halving.waits(trial)
         start, stop = study.next_rung(trial) or (0, 0)
-        study.record(trial, [epoch(n, value) for n in range(start + 1, stop + 1)])
+        study.record(trial, [epoch(n, value) for n in range(start + 1, stop + 1)], {})
         waiting[number] = trial
 
     def promotable(at_least: int = 0) -> int | None:
@@ -238,8 +217,6 @@ def test_halving_lets_one_in_three_go_on_the_best_and_higher_rungs_first(tmp_pat
     go_on(seventh, 0.97)
     assert promotable() == seventh  # the best of three
     assert study.halving.last(study.contenders(), waiting) not in (good, seventh)
-    again = opened(tmp_path, trial_epochs=9)
-    assert {trial.number for trial in again.unfinished() if again.halving.waits(trial)} == set(waiting)
 
 
 @dataclass(frozen=True)
@@ -266,13 +243,13 @@ def propose(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[list[T
         for one in tried:
             trial = study.ask_preset()
             assert trial is not None
-            study.record(trial, [epoch(number, value) for number, value in enumerate(one.values, start=1)])
+            study.record(trial, [epoch(number, value) for number, value in enumerate(one.values, start=1)], {})
             if one.state:
                 study.tell(trial, one.state)
-        unfinished = len(study.unfinished())
+        running = study.status().counts["running"]
         ask(study)  # the middle of the space, whatever is known
         rates = [math.log10(float(hyperparameters(ask(study))["rate"])) for _ in range(15)]
-        assert len(study.unfinished()) == unfinished + 16, "to learn from a trial does not end it"
+        assert study.status().counts["running"] == running + 16, "to learn from a trial does not end it"
         return statistics.median(rates)
 
     return median
@@ -322,17 +299,14 @@ def test_presets_are_trials_of_their_own_and_stay_what_they_are(sampler: Any, tm
     assert second is not None
     assert (hyperparameters(first), hyperparameters(second)) == (INSIDE, OUTSIDE)
     end(study, first)
-    again = opened(tmp_path, sampler=sampler)  # killed while the second was running
-    [left] = again.unfinished()
-    again.suggest(left)
-    assert end(again, left, 0.99999) == OUTSIDE
-    assert again.ask_preset() is None
-    best = again.require_best()
+    assert end(study, second, 0.99999) == OUTSIDE
+    assert study.ask_preset() is None
+    best = study.require_best()
     assert (best.number, best.hyperparameters) == (7, OUTSIDE)
-    known = [trial.params for trial in again.trials[6:]]
+    known = [trial.params for trial in study.trials[6:]]
     assert known == [INSIDE, {"layers": 3, "norm": True, "momentum": 0.9}]  # the sampler knows what it can hold
-    assert 1e-4 <= float(end(again, ask(again))["rate"]) <= 1e-2
-    table = again.table()
+    assert 1e-4 <= float(end(study, ask(study))["rate"]) <= 1e-2
+    table = study.table()
     assert table["preset"].tolist()[5:] == ["", "R1", "R2", ""]
     assert table["rate"].tolist()[7] == 0.1
     assert table["extra"].tolist()[7] == "kept"
@@ -346,29 +320,10 @@ def test_presets_can_be_left_out_and_then_it_is_another_study(tmp_path: Path) ->
     assert len(names) == 2
 
 
-def interrupt(*arguments: Any, **named: Any) -> Any:
-    raise KeyboardInterrupt
-
-
-@pytest.mark.usefixtures("presets")
-def test_a_kill_between_giving_a_point_and_starting_its_trial_loses_neither(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    study = opened(tmp_path)
-    with monkeypatch.context() as killed:
-        killed.setattr(optuna.Study, "ask", interrupt)
-        with pytest.raises(KeyboardInterrupt):
-            study.ask_preset()
-    again = opened(tmp_path)
-    assert again.trials == []
-    assert [hyperparameters(trial) for trial in (again.ask_preset(), again.ask_preset()) if trial] == [INSIDE, OUTSIDE]
-    assert again.status().counts["running"] == 2
-
-
 def grown(study: Study, values: list[float], state: Any = "pruned") -> int:
     """Give a study a trial with some epochs; return its number."""
     trial = ask(study)
-    study.record(trial, [epoch(number, value) for number, value in enumerate(values, start=1)])
+    study.record(trial, [epoch(number, value) for number, value in enumerate(values, start=1)], {})
     if state != "running":
         study.tell(trial, state)
     return trial.number
@@ -405,7 +360,7 @@ def test_one_short_rung_does_not_beat_what_was_trained_further(tmp_path: Path) -
     assert study.require_best().number == complete  # what was better still after three epochs ended below
     stopped = [epoch(1, 0.7), epoch(2, 0.991, stopped=True)]
     trial = ask(study)
-    study.record(trial, stopped)
+    study.record(trial, stopped, {})
     study.tell(trial, "complete")
     assert study.require_best().number == trial.number  # it stopped by itself: that is its end
     assert first != second
@@ -416,8 +371,7 @@ def test_the_best_meets_the_limits_and_a_study_without_such_a_trial_reports_the_
 
     def judged(parameters: int, value: float) -> optuna.Trial:
         trial = ask(study)
-        trial.set_user_attr("parameters", parameters)
-        study.record(trial, [epoch(number, value) for number in (1, 2, 3)])
+        study.record(trial, [epoch(number, value) for number in (1, 2, 3)], {"parameters": parameters})
         study.tell(trial, "complete")
         return trial
 
@@ -429,199 +383,9 @@ def test_the_best_meets_the_limits_and_a_study_without_such_a_trial_reports_the_
     assert study.require_best().number == within.number
 
 
-class Engine:
-    """An engine that leaves a checkpoint for every rung and trains nothing."""
-
-    slots = 2
-
-    def __init__(self, checkpoints: Path) -> None:
-        self.checkpoints = checkpoints
-        self.most = 0
-        self.queue: list[tuple[int, Any]] = []
-        self.epochs = 0
-
-    def submit(self, key: int, task: Any) -> None:
-        self.queue.append((key, task))
-        (self.checkpoints / str(key)).mkdir(parents=True, exist_ok=True)
-        self.most = max(self.most, len(list(self.checkpoints.iterdir())))
-
-    def wait(self, timeout_s: float) -> Iterator[Event]:
-        key, (start, stop) = self.queue.pop(0)
-        self.epochs += stop - start
-        value = (key * 7 % 10) / 10
-        yield Done(key, TaskResult([epoch(number, value) for number in range(start + 1, stop + 1)], 10), "fake")
-
-
-def search(study: Study, trials: int, epochs: int, checkpoints: Path) -> Engine:
-    """Search with an engine that trains nothing."""
-    engine = Engine(checkpoints)
-    budget = params.parse("b", {**BUDGET["default"], "trials": trials, "epochs": epochs}, Budget)
-    record: Any = SimpleNamespace(show=lambda *_: None, mirror=lambda trial: None)
-    task: Any = lambda trial, start, stop: (start, stop)  # noqa: E731
-
-    def discard(number: int) -> None:
-        shutil.rmtree(checkpoints / str(number), ignore_errors=True)
-
-    progress = SearchProgress("fake", Expected(budget, 9, 2, None))
-    TrialScheduler(study, budget, engine, lambda: record, task, discard, progress).run()  # type: ignore[arg-type]
-    return engine
-
-
-def test_checkpoints_of_ended_trials_go_at_once_those_that_a_kill_left_too(tmp_path: Path) -> None:
-    study, checkpoints = opened(tmp_path / "study", sampler="random"), tmp_path / "checkpoints"
-    end(study, ask(study))
-    for _ in range(2):  # a kill comes after the first trial was ended and before its checkpoints were removed
-        ask(study)
-    for number in range(3):
-        (checkpoints / str(number)).mkdir(parents=True)
-    engine = search(study, 20, 999, checkpoints)
-    assert engine.most <= 16  # 2 in training, 2 that were just trained, and the best 12 that wait
-    assert not list(checkpoints.iterdir())
-    assert len(study.trials) == 20
-    assert engine.epochs == study.epochs() - 3  # those of the trial that had ended
-
-
-@pytest.mark.parametrize(("trials", "epochs"), [(5, 99), (99, 13)])
-def test_a_budget_of_trials_or_epochs_is_met_and_not_exceeded(trials: int, epochs: int, tmp_path: Path) -> None:
-    study = opened(tmp_path / "study")
-    search(study, trials, epochs, tmp_path / "checkpoints")
-    assert study.epochs() <= epochs
-    assert len(study.trials) == trials or study.epochs() > epochs - 3  # no more whole trials fit
-    assert study.status().counts["running"] == 0
-
-
 def test_a_budget_without_room_for_one_whole_trial_is_refused() -> None:
     with pytest.raises(ParamsError, match="epochs of at least trial_epochs, 8"):
-        params.parse("b", {"trials": 9, "epochs": 7, "minutes": 1, "trial_epochs": 8}, Budget)
-
-
-class Replay:
-    """An engine on a clock of its own, whose trials learn as MNIST's have: the presets soon, the centre better.
-
-    Values of the centre were measured (`fast`, width 16, six epochs in all); those of others are made up around it and
-    around what the presets reached.
-    """
-
-    slots = 2
-    centre: ClassVar[list[float]] = [0.9927, 0.9947, 0.9960, 0.9960, 0.9967, 0.9967]
-    ends: ClassVar[dict[str, tuple[float, float]]] = {  # of presets: value at the end, seconds of an epoch
-        "R1": (0.9818, 9), "R3": (0.9898, 30), "R6": (0.9715, 5), "R7": (0.9870, 12), "R8": (0.9910, 22),
-        "R10": (0.9878, 12), "R11": (0.9883, 20),
-    }  # fmt: skip
-
-    def __init__(self, speed: float) -> None:
-        self.speed = speed
-        self.now = 0.0
-        self.busy: dict[int, tuple[float, Any]] = {}
-        self.ended: list[tuple[float, int]] = []  # when a rung ended, and of which trial
-
-    def submit(self, key: int, task: Any) -> None:
-        trial, start, stop = task.plan
-        self.busy[key] = (self.now + (stop - start) * self.seconds(trial), task.plan)
-        assert len(self.busy) <= self.slots
-
-    def seconds(self, trial: optuna.Trial) -> float:
-        return (self.ends[preset(trial)][1] if preset(trial) else 40.0) / self.speed
-
-    def value(self, trial: optuna.Trial, epoch: int) -> float:
-        if preset(trial):
-            return self.ends[preset(trial)][0] - 0.02 / epoch + 0.02 / 6
-        away = abs(math.log10(float(hyperparameters(trial)["rate"])) + 3)
-        return self.centre[epoch - 1] - 0.002 * away
-
-    def wait(self, timeout_s: float) -> Iterator[Event]:
-        key = min(self.busy, key=lambda key: self.busy[key][0])
-        self.now, (trial, start, stop) = self.busy.pop(key)
-        self.ended.append((self.now, key))
-        each = self.seconds(trial)
-        yield Done(
-            key, TaskResult([epoch(n, self.value(trial, n), each) for n in range(start + 1, stop + 1)], 10), "fake"
-        )
-
-
-class Waking(Replay):
-    """The same, but it wakes whoever waits every 20 seconds, as real engines do more often."""
-
-    def __init__(self, speed: float) -> None:
-        super().__init__(speed)
-        self.left: list[int] = []  # seconds that what is in training still took, whenever it woke
-
-    def wait(self, timeout_s: float) -> Iterator[Event]:
-        ends = [end for end, _ in self.busy.values()]
-        if min(ends) > self.now + 20:
-            self.now += 20
-            self.left.append(int(max(ends) - self.now))
-        else:
-            yield from super().wait(timeout_s)
-
-
-def replayed(
-    folder: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    speed: float,
-    minutes: float,
-    kind: type[Replay] = Replay,
-    **search: Any,
-) -> tuple[Study, Replay]:
-    """Search as MNIST's CNN is searched, on a machine of some speed."""
-    monkeypatch.setattr(Family, "known", {name: {**OUTSIDE, "rate": 0.1} for name in Replay.ends})
-    study, engine = opened(folder, trial_epochs=6, **search), kind(speed)
-    budget = Budget(trials=14, epochs=60, minutes=minutes, trial_epochs=6)
-    record: Any = SimpleNamespace(show=lambda *_: None, mirror=lambda trial: None)
-    shown = SearchProgress("fake", Expected(budget, 9, 2, None), clock=lambda: engine.now)
-    task: Any = lambda trial, start, stop: SimpleNamespace(folder=folder, plan=(trial, start, stop))  # noqa: E731
-    TrialScheduler(
-        study, budget, engine, lambda: record, task, lambda number: None, shown, clock=lambda: engine.now
-    ).run()  # type: ignore[arg-type]
-    return study, engine
-
-
-@pytest.mark.parametrize("pruner", ["halving", "median", "none"])
-@pytest.mark.parametrize("speed", [0.5, 1.0, 2.0])
-def test_a_search_ends_in_time_with_the_best_at_any_speed(
-    speed: float, pruner: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    study, engine = replayed(tmp_path, monkeypatch, speed, minutes=8.5, pruner=pruner)
-    best = study.trials[study.require_best().number]
-    assert not preset(best)
-    assert best.state.name == "COMPLETE"
-    assert best.value >= max(value for trial in study.trials if (value := trial.value) is not None)
-    assert engine.now <= 1.05 * 8.5 * 60
-    presets = [len(history(trial)) for trial in study.trials if preset(trial)]
-    assert sum(presets) <= 6
-    assert set(presets) <= {1}
-    assert all(not preset(trial) for trial in study.trials[: len(study.trials) - len(presets)])
-    if (speed, pruner) == (2.0, "halving"):
-        assert len(study.trials) == 14
-        assert len(presets) == 6
-
-
-def test_on_a_machine_too_slow_for_its_budget_only_the_leader_goes_on(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    study, engine = replayed(tmp_path, monkeypatch, speed=0.25, minutes=8.5)
-    best = study.trials[study.require_best().number]
-    assert best.state.name == "COMPLETE"
-    assert {key for now, key in engine.ended if now > 1.05 * 8.5 * 60} == {best.number}
-
-
-def test_beyond_its_budget_a_search_prints_how_long_what_it_started_will_take(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    _, engine = replayed(tmp_path, monkeypatch, speed=0.25, minutes=8.5, kind=Waking)
-    assert isinstance(engine, Waking)
-    printed = re.findall(r"finishing running trials, about (\d+):(\d\d) left", capsys.readouterr().err)
-    seconds = [int(minutes) * 60 + int(rest) for minutes, rest in printed]
-    assert len(seconds) > 10
-    assert seconds == engine.left[-len(seconds) :]
-
-
-def test_a_preset_goes_on_where_it_leads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Replay, "centre", [0.90 + place / 100 for place in range(6)])
-    study, _ = replayed(tmp_path, monkeypatch, speed=2.0, minutes=12)
-    best = study.trials[study.require_best().number]
-    assert preset(best)
-    assert best.state.name == "COMPLETE"
+        params.parse("b", {"trials": 9, "epochs": 7, "trial_epochs": 8}, Budget)
 
 
 def test_old_studies_go_but_not_those_of_registered_versions_or_others(tmp_path: Path) -> None:
@@ -643,3 +407,14 @@ def test_a_space_of_few_points_is_walked_whatever_the_sampler(tmp_path: Path, mo
     study = opened(tmp_path, sampler="tpe")
     assert {end(study, ask(study), 0.5)["norm"] for _ in range(2)} == {True, False}
     assert study.ask() is None
+
+
+@pytest.mark.parametrize("high", [2, 40])
+def test_no_point_of_a_finite_space_is_tried_twice(high: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Family, "space", {"layers": Range(low=1, high=high)})
+    monkeypatch.setattr(Family, "suggest", BaseFamily.suggest)
+    study = opened(tmp_path, sampler="tpe")
+    found = []
+    while (trial := study.ask()) is not None:
+        found.append(end(study, trial, 0.5)["layers"])
+    assert sorted(found) == list(range(1, high + 1))

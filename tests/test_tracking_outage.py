@@ -18,7 +18,7 @@ from tests.tracking_server import MlflowServer
 
 TRIALS, EPOCHS = 4, 3
 SETTINGS = ["datasets=[digits]", "families=[mlp]", "runtime.workers=2", "train.seeds=1"]
-SETTINGS += [f"search.budget.digits={{trials: {TRIALS}, epochs: 100, minutes: 10, trial_epochs: {EPOCHS}}}"]
+SETTINGS += [f"search.budget.digits={{trials: {TRIALS}, epochs: 100, trial_epochs: {EPOCHS}}}"]
 PATHS = {
     "search": "--output reports/search",
     "train": "--best reports/search/best.json --model data/models --report reports/train",

@@ -34,6 +34,7 @@ class Summary(Artifact):
         trials: Number of trials by state.
         epochs: Epochs of all trials together.
         seconds: Wall time.
+        cut_by_deadline: Whether `search.deadline_minutes` ended the search before its budget was used.
     """
 
     study: str
@@ -43,6 +44,7 @@ class Summary(Artifact):
     trials: dict[str, int]
     epochs: int
     seconds: float
+    cut_by_deadline: bool = False
 
 
 class Trial(Row):
@@ -54,7 +56,6 @@ class Trial(Row):
     state: str
     value: float | None = None
     epochs: int
-    seconds: float
     reason: str = ""
     preset: str = ""
     hyperparameters: dict[str, Scalar | None]

@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
+from pipeline.backend import gpus
+
 Precision = Literal["auto", "float32", "mixed_bfloat16"]
 
 _FLAGS = {"avx512_bf16", "amx_bf16"}
@@ -36,6 +38,16 @@ def policy(precision: Precision, *, heavy: bool) -> Iterator[None]:
         yield
     finally:
         keras.config.set_dtype_policy(before)
+
+
+def device_class() -> str:
+    """Return the class of device on which a training gives the same result, without importing Keras.
+
+    CPUs with bfloat16 units train heavy networks in another precision than others.
+    """
+    if gpus.visible():
+        return "gpu"
+    return "cpu-bfloat16" if _FLAGS & _cpu_flags() else "cpu"
 
 
 @functools.cache

@@ -30,6 +30,7 @@ from pipeline.executors.fork_server import WorkerFactory
 _RETRIES = 2
 _TASKS_PER_WORKER = 200  # then a worker is replaced, which bounds memory leaks of a framework
 _GROWTH = 1 << 30  # a worker is also replaced when it uses this many bytes more than after its first task
+_STANDSTILL_S = 5.0  # between two looks at the workers: usually there is one a second
 _START_S = 600.0  # a worker that has not started by then hangs; Keras takes 3 to 10 s, on a busy machine a minute
 
 
@@ -82,6 +83,7 @@ class LocalExecutor:
         self._factory = WorkerFactory(work, environments)
         self._queue: deque[_Queued] = deque()
         self._workers: dict[int, _Worker] = {}
+        self._awake_at = time.monotonic()
 
     def __enter__(self) -> LocalExecutor:
         return self
@@ -103,11 +105,14 @@ class LocalExecutor:
 
     def wait(self, timeout_s: float) -> Iterator[Event]:
         """Wait for events and yield them; see `Executor.wait`."""
+        self._forgive(0.0)
         self._dispatch()
         busy = {worker.pipe: worker for worker in self._workers.values() if worker.running}
         deadlines = [self._deadline(worker) for worker in busy.values()]
         wait_s = min([timeout_s, *(max(0.0, deadline - time.monotonic()) for deadline in deadlines)])
-        for pipe in connection.wait(list(busy), wait_s):
+        ready = connection.wait(list(busy), wait_s)
+        self._forgive(wait_s)
+        for pipe in ready:
             event = self._receive(busy[pipe])  # type: ignore[index]
             if event is not None:
                 yield event
@@ -142,6 +147,17 @@ class LocalExecutor:
                 worker = None
             if worker or start:
                 self._give(worker or self._start(slot))
+
+    def _forgive(self, expected_s: float) -> None:
+        """Count the silence of workers anew after a time in which this process stood still, and they perhaps too.
+
+        Ctrl-Z, a suspended batch job and `docker pause` stop all of them.
+        """
+        now = time.monotonic()
+        if now - self._awake_at > expected_s + _STANDSTILL_S:
+            for worker in self._workers.values():
+                worker.last_signal = now
+        self._awake_at = now
 
     def _needs_replacement(self, worker: _Worker) -> bool:
         """Return whether an idle worker must be replaced before it gets another task."""

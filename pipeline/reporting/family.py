@@ -12,7 +12,7 @@ from pipeline.reporting import charts
 from pipeline.reporting.load_reports import OfFamily
 from pipeline.reporting.svg import percent
 
-_COLUMNS = ("trial", "state", "value", "epochs", "seconds", "preset")  # columns of a trial, before its hyperparameters
+_COLUMNS = ("trial", "state", "value", "epochs", "preset")  # columns of a trial, before its hyperparameters
 _CONFUSED = 5  # pairs of classes that are listed
 
 
@@ -120,7 +120,6 @@ def _trial(trial: Trial, best: bool, task: tasks.Task[Any]) -> dict[str, Any]:
         (trial.state, trial.state),
         ("", "–") if trial.value is None else (str(trial.value), task.value_text(trial.value)),
         (str(trial.epochs), str(trial.epochs)),
-        (str(trial.seconds), f"{trial.seconds:.1f}"),
         (trial.preset or "", trial.preset or ""),
         *(("", "–") if value is None else (str(value), _text(value)) for value in trial.hyperparameters.values()),
         (trial.reason or "", trial.reason or ""),

@@ -53,10 +53,10 @@ def describe(budget: Budget, epochs: int, slots: int, measured: Measured | None)
         slots: Number of workers.
         measured: Measured cost of training; None if it is not known yet.
     """
-    limits = f"at most {budget.trials} trials, {budget.epochs} epochs and {budget.minutes:g} min on {slots} workers"
+    limits = f"at most {budget.trials} trials and {budget.epochs} epochs on {slots} workers"
     if measured is None:
         return f"{limits}; a time estimate follows after the first rung"
-    seconds = min(budget.minutes * 60, epochs * measured.epoch_s / slots)
+    seconds = epochs * measured.epoch_s / slots
     disk = slots * 2 * measured.checkpoint_bytes / 1e6  # a trial's last checkpoint, and the next while it is written
     return (
         f"{limits}; about {epochs} epochs of {measured.epoch_s:.1f} s each are expected: {_duration(seconds)},"

@@ -11,12 +11,12 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from pipeline.core.errors import ParamsError
-from pipeline.models.space import Trial
+from pipeline.models.space import Choice, Dimension, Trial
 from pipeline.models.values import Hyperparameters, Value
 
 Suggest = Callable[[Trial], Hyperparameters]
 
-_MOST_POINTS = 10_000
+MOST_POINTS = 10_000
 
 
 class FixedTrial:
@@ -57,8 +57,12 @@ class FixedTrial:
         return self._trial.suggest_categorical(name, choices) if known and name in self._point else value
 
 
-def grid(suggest: Suggest, resolution: int) -> list[Hyperparameters]:
-    """Return every point of a space's grid: all choices, and `resolution` numbers from every range.
+def grid(suggest: Suggest, resolution: int | None) -> list[Hyperparameters]:
+    """Return every point of a space's grid: all choices, and some numbers from every range.
+
+    Args:
+        suggest: The family's sampling function.
+        resolution: How many numbers of a range; None for all of its whole numbers.
 
     Raises:
         ParamsError: The grid has too many points.
@@ -70,14 +74,29 @@ def grid(suggest: Suggest, resolution: int) -> list[Hyperparameters]:
         suggest(walk)
         points.append(walk.point)
         path = walk.next_path()
-        if len(points) > _MOST_POINTS:
+        if len(points) > MOST_POINTS:
             raise ParamsError(
                 "search.sampler: the grid is too large",
-                expected=f"at most {_MOST_POINTS:,} points",
+                expected=f"at most {MOST_POINTS:,} points",
                 found=f"more, with search.grid_points={resolution}",
                 next_step="fix or narrow dimensions of the family's space, lower search.grid_points, or use qmc",
             )
     return points
+
+
+def finite(dimensions: Mapping[str, Dimension]) -> int | None:
+    """Return the number of points of a space of choices and whole numbers, conditions aside; None if it has no end."""
+    counts = []
+    for dimension in dimensions.values():
+        if isinstance(dimension, Choice):
+            counts.append(len(dimension.choices))
+        elif isinstance(dimension.low, int) and isinstance(dimension.high, int):
+            counts.append(dimension.high - dimension.low + 1)
+        elif dimension.low == dimension.high:
+            counts.append(1)
+        else:
+            return None
+    return math.prod(counts)
 
 
 def centre(suggest: Suggest) -> Hyperparameters:
@@ -110,7 +129,7 @@ class _Middle:
 class _Walk:
     """A trial that takes, for each dimension, the value at the index in its path; after the path's end, the first."""
 
-    def __init__(self, path: list[int], resolution: int) -> None:
+    def __init__(self, path: list[int], resolution: int | None) -> None:
         self.point: Hyperparameters = {}
         self._path = path
         self._resolution = resolution
@@ -125,9 +144,11 @@ class _Walk:
         return None
 
     def suggest_float(self, name: str, low: float, high: float, *, log: bool = False) -> float:
-        return float(self._take(name, _spread(low, high, self._resolution, log=log)))
+        return float(self._take(name, _spread(low, high, self._resolution or 1, log=log)))
 
     def suggest_int(self, name: str, low: int, high: int, *, log: bool = False) -> int:
+        if self._resolution is None:
+            return int(self._take(name, range(low, high + 1)))
         numbers = [round(number) for number in _spread(low, high, self._resolution, log=log)]
         return int(self._take(name, sorted(set(numbers))))
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pipeline.core.errors import TrackingError
 from pipeline.search.study import Best
-from pipeline.search.trials import history, hyperparameters, preset
+from pipeline.search.trials import began, ended, history, hyperparameters, preset
 from pipeline.tracking import server
 from pipeline.tracking.runs import PARENT, Run, Tracker
 
@@ -171,7 +171,7 @@ class MlflowMirror:
         self._children[key] = Run(run.run_id, wanted, max(run.epoch, len(epochs)))
 
     def _create(self, trial: FrozenTrial) -> Run:
-        started = trial.datetime_start.timestamp() if trial.datetime_start else None
+        started = began(trial)
         name = f"{self.label} trial {trial.number}" + (f" ({preset(trial)})" if preset(trial) else "")
         tags = {**self.tags, PARENT: self.parent.run_id, **({"preset": preset(trial)} if preset(trial) else {})}
         return self.tracker.start(self._key(trial.number), name, tags=tags, started=started)
@@ -180,5 +180,4 @@ class MlflowMirror:
         reason = {"reason": str(trial.user_attrs["reason"])} if "reason" in trial.user_attrs else {}
         measured = {f"trial.{name}": str(trial.user_attrs[name]) for name in _TAGGED if name in trial.user_attrs}
         self.tracker.tag(run.run_id, {"trial.state": trial.state.name.lower(), **measured, **reason})
-        ended = trial.datetime_complete.timestamp() if trial.datetime_complete else None
-        self.tracker.finish(run.run_id, status, ended)
+        self.tracker.finish(run.run_id, status, ended(trial))

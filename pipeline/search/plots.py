@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pipeline.search.plot_axes import Scale, blank, key, measure, objective_text, plain, png, titled, whole, words
-from pipeline.search.trials import history, hyperparameters
+from pipeline.search.trials import began, ended, history, hyperparameters
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -185,13 +185,13 @@ def _slices(points: Sequence[_Point], varied: Sequence[str], objective: str, bes
 def _timeline(trials: Sequence[FrozenTrial], best: int) -> Figure:
     """Draw the training time of each epoch of a trial as a bar, and waiting or interrupted time as a line."""
     figure, axes = titled("Trials over time: bars train, lines wait", 1.3 + 0.16 * len(trials))
-    began = min(t.datetime_start for t in trials if t.datetime_start).timestamp()
+    origin = min((start for trial in trials if (start := began(trial)) is not None), default=0.0)
     for trial in trials:
-        if trial.datetime_start and trial.datetime_complete:
+        start, end = began(trial), ended(trial)
+        if start is not None and end is not None:
             colour = _BEST if trial.number == best else _STATES[trial.state.name][1]
-            start, end = (moment.timestamp() - began for moment in (trial.datetime_start, trial.datetime_complete))
-            axes.plot([start, end], [trial.number] * 2, color=colour, lw=1, alpha=0.5)
-            axes.broken_barh(_trained(trial, began), (trial.number - 0.35, 0.7), color=colour)
+            axes.plot([start - origin, end - origin], [trial.number] * 2, color=colour, lw=1, alpha=0.5)
+            axes.broken_barh(_trained(trial, origin), (trial.number - 0.35, 0.7), color=colour)
     axes.invert_yaxis()
     whole(axes.yaxis)
     axes.set_ylabel("trial")
@@ -199,9 +199,9 @@ def _timeline(trials: Sequence[FrozenTrial], best: int) -> Figure:
     return figure
 
 
-def _trained(trial: FrozenTrial, began: float) -> list[tuple[float, float]]:
-    """Return the start, in seconds after `began`, and the duration of each epoch of a trial."""
-    return [(epoch.at - epoch.seconds - began, epoch.seconds) for epoch in history(trial)]
+def _trained(trial: FrozenTrial, origin: float) -> list[tuple[float, float]]:
+    """Return the start, in seconds after `origin`, and the duration of each epoch of a trial."""
+    return [(epoch.at - epoch.seconds - origin, epoch.seconds) for epoch in history(trial)]
 
 
 def _weightiest(names: Sequence[str], importances: Mapping[str, float], most: int) -> list[str]:

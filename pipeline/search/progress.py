@@ -83,44 +83,40 @@ class SearchProgress:
         known = self.measured or self._expected.measured
         return known.epoch_s if known else 0.0
 
-    def update(self, study: Study, budget: Budget, waiting: int, finishing_s: float) -> None:
+    def update(self, study: Study, budget: Budget, waiting: int, training: int) -> None:
         """Display the progress of a study. Calls are cheap: without a terminal, it prints at intervals only.
 
         Args:
             study: The study.
             budget: Limits of the search.
             waiting: Number of trials that wait at a rung.
-            finishing_s: Approximate time left of the running tasks, in seconds.
+            training: Number of rungs that workers train.
         """
         now = self._now()
         if not self._console.is_terminal and now - self._printed_at < _LINE_INTERVAL_S:
             return
         self._printed_at = now
         status = study.status()
-        share = max(
-            status.ended / budget.trials, status.epochs / budget.epochs, study.elapsed_s / (budget.minutes * 60)
-        )
+        share = min(1.0, status.epochs / max(1, self._expected.epochs))
         text = (  # the most important part comes first: a narrow terminal cuts off the rest
             f"best {'-' if status.best is None else f'{status.best.value:.4f}'},"
-            f" {_left(study.elapsed_s, share, budget, finishing_s)}, {status.ended}/{budget.trials} trials"
-            f" ({status.counts['running'] - waiting} running, {waiting} waiting, {status.counts['pruned']} pruned,"
+            f" {self._left(status.epochs)}, {status.ended}/{budget.trials} trials"
+            f" ({training} in training, {waiting} waiting, {status.counts['pruned']} pruned,"
             f" {status.counts['failed']} failed),"
             f" {status.epochs}/{budget.epochs} epochs"
         )
-        self._progress.update(self._task, completed=min(share, 1.0), state=text)
+        self._progress.update(self._task, completed=share, state=text)
         if not self._console.is_terminal:
             self._console.print(f"{self._label}: {text}", highlight=False, soft_wrap=True)
 
-
-def _left(elapsed_s: float, share: float, budget: Budget, finishing_s: float) -> str:
-    """Return the estimated time left until the nearest limit of the budget, as text."""
-    if share >= 1:
-        # 0 if no task runs, or if one takes longer than estimated
-        estimate = f", about {_clock(finishing_s)} left" if finishing_s else ""
-        return f"finishing running trials{estimate}"
-    most = budget.minutes * 60 - elapsed_s
-    guess = elapsed_s * (1 - share) / share if share > 0 else most
-    return f"about {_clock(max(0.0, min(most, guess)))} left"
+    def _left(self, epochs: int) -> str:
+        """Return the estimated time left as text."""
+        left = max(0, self._expected.epochs - epochs)
+        if left == 0:
+            return "finishing the leader"
+        if self.epoch_s == 0:
+            return "time left unknown"
+        return f"about {_clock(left * self.epoch_s / self._expected.slots)} left"
 
 
 def _clock(seconds: float) -> str:

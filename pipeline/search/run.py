@@ -1,41 +1,40 @@
 """Runs a search: opens the study, schedules its trials on an executor, and writes the result.
 
-If a search is killed, the next run resumes it from the study and the checkpoints, and brings MLflow up to date.
+If a search is killed, the next run replays the recorded results, continues from the checkpoints, and brings MLflow up
+to date.
 """
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from pipeline.artifacts import search as artifacts
 from pipeline.artifacts.base import write
 from pipeline.core.files import new_folder, write_text
+from pipeline.datasets.arrays import load_splits
 from pipeline.executors.base import Executor, Work
 from pipeline.executors.local import LocalExecutor
 from pipeline.models import base as models
 from pipeline.models.training import task
 from pipeline.models.training.task import TrainingTask
+from pipeline.models.values import Hyperparameters
 from pipeline.registry.versions import Registry
-from pipeline.search import cost_estimate, plots, study_store
+from pipeline.search import cost_estimate, lengths, plots, study_store
 from pipeline.search.mlflow_mirror import MlflowMirror
 from pipeline.search.progress import Expected, SearchProgress
-from pipeline.search.scheduler import TrialScheduler
-from pipeline.search.settings import SearchSettings
+from pipeline.search.rung_results import RungResults
+from pipeline.search.scheduler import MakeTask, TrialScheduler
+from pipeline.search.settings import Budget, SearchSettings
 from pipeline.search.study import Best, Study
 from pipeline.search.study_definition import Definition
-from pipeline.search.trials import hyperparameters
 from pipeline.tracking.errors import release_session
 from pipeline.tracking.identity import WORKSPACE, workspace_id
 from pipeline.tracking.provenance import code_tags
 from pipeline.tracking.runs import Tracker
-
-if TYPE_CHECKING:
-    import optuna
 
 
 @dataclass(frozen=True)
@@ -48,6 +47,7 @@ class SearchResult:
     epochs: int
     seconds: float
     parent_run: str
+    cut_by_deadline: bool = False
 
 
 @dataclass(frozen=True)
@@ -96,18 +96,27 @@ def run(
         key = study_store.identify(folder)
         if not study_store.begun(folder):
             executor.warm_up()  # while this process imports Optuna: a new study has work for every worker
-        study = Study(folder, definition, settings, family)
-        expected = _expected(definition, settings, study, executor.slots)
-        make_task = _task_maker(definition, settings, folders, study)
+        data = load_splits(folders.data)
+        steps = lengths.steps_per_epoch(family, len(data.train))
+        budget = settings.budget_for(definition.dataset, definition.family, steps)
+        spec = models.Spec.of(data)
+        study = Study(folder, definition, settings, family, steps)
+        results = RungResults(folder)
+        expected = _expected(definition, budget, settings, study, executor.slots)
+        make_task = _task_maker(definition, settings, folders, study, results)
         with SearchProgress(f"{definition.dataset} {definition.family}", expected) as progress:
             scheduler = TrialScheduler(
                 study,
-                settings.budget_for(definition.dataset, definition.family),
+                budget,
+                settings.slots,
+                lambda point: family.epoch_cost(point, spec),
+                results,
                 executor,
                 lambda: _mirror(definition, key, workspace_id(folders.data_root)),
                 make_task,
-                lambda number: shutil.rmtree(_checkpoints(folder, number), ignore_errors=True),
+                lambda number: shutil.rmtree(results.checkpoints(number), ignore_errors=True),
                 progress,
+                60 * settings.deadline_minutes or None,
             )
             with _ending_runs(scheduler):
                 mirror = scheduler.run()
@@ -115,16 +124,17 @@ def run(
                 mirror.catch_up()
             if progress.measured:
                 cost_estimate.remember(folder, progress.measured)
-        shutil.rmtree(folder / "checkpoints", ignore_errors=True)  # every trial has ended
+        study.save_database()
         end = study.status()
-        result = SearchResult(definition.name, best, end.counts, end.epochs, study.elapsed_s, mirror.parent.run_id)
+        result = SearchResult(
+            definition.name, best, end.counts, end.epochs, results.elapsed_s, mirror.parent.run_id, scheduler.cut
+        )
         return FinishedSearch(result, study, mirror)
 
 
-def _expected(definition: Definition, settings: SearchSettings, study: Study, slots: int) -> Expected:
+def _expected(definition: Definition, budget: Budget, settings: SearchSettings, study: Study, slots: int) -> Expected:
     """Return the expected cost of a search, as measured in this study or in the family's most recent other study."""
     siblings = study_store.idle_siblings(study.folder.parent, definition.dataset, definition.family, definition.name)
-    budget = settings.budget_for(definition.dataset, definition.family)
     if study.points is not None:
         budget = budget.model_copy(update={"trials": min(budget.trials, study.points)})
     epochs = cost_estimate.expected_epochs(budget, settings, study.rungs)
@@ -155,30 +165,25 @@ def _executor(settings: SearchSettings, work: Work, environments: list[dict[str,
 
 
 def _task_maker(
-    definition: Definition, settings: SearchSettings, folders: Folders, study: Study
-) -> Callable[[optuna.Trial, int, int], TrainingTask]:
+    definition: Definition, settings: SearchSettings, folders: Folders, study: Study, results: RungResults
+) -> MakeTask:
     """Return a function that creates the task to train a trial from one epoch to another."""
 
-    def make_task(trial: optuna.Trial, start: int, stop: int) -> TrainingTask:
+    def make_task(number: int, point: Hyperparameters, start: int, stop: int) -> TrainingTask:
         return TrainingTask(
             family=definition.family,
             settings=dict(definition.settings),
-            hyperparameters=hyperparameters(trial),
+            hyperparameters=point,
             data=folders.data,
-            seed=study.seed + trial.number,
+            seed=study.seed + max(0, number),
             span=models.Span(start, stop, definition.trial_epochs),
-            folder=_checkpoints(study.folder, trial.number),
+            folder=results.checkpoints(number),
             ledger=study.folder / "epochs.log",
             latency=settings.constraints.latency_ms is not None,
             features=folders.features,
         )
 
     return make_task
-
-
-def _checkpoints(folder: Path, number: int) -> Path:
-    """Return the folder of a trial's checkpoints."""
-    return folder / "checkpoints" / f"trial-{number:05d}"
 
 
 def _mirror(definition: Definition, key: str, workspace: str) -> MlflowMirror:
@@ -200,7 +205,8 @@ def _mirror(definition: Definition, key: str, workspace: str) -> MlflowMirror:
 def save(result: SearchResult, study: Study, definition: Definition, output: Path) -> list[Path]:
     """Write the best hyperparameters, the summary, the table of trials and the plots; return the files to log.
 
-    All values come from the study, so a rerun after the budget is used writes the same bytes.
+    All values come from the recorded results, so a rerun after the budget is used writes the same bytes. `best.json`
+    and `trials.csv` have no times: on one class of device they are the same on every machine.
     """
     best = artifacts.Best(
         family=definition.family,
@@ -217,15 +223,17 @@ def save(result: SearchResult, study: Study, definition: Definition, output: Pat
         trials={state: count for state, count in result.counts.items() if state != "running"},
         epochs=result.epochs,
         seconds=round(result.seconds, 1),
+        cut_by_deadline=result.cut_by_deadline,
     )
     write_text(output / "trials.csv", study.table().to_csv(index=False))
+    write_text(output / "timings.csv", study.timings().to_csv(index=False))
     pictures = plots.draw(study.trials, study.objective, result.best.number, study.importances())
     with new_folder(output / "plots") as folder:
         for name, content in pictures.items():
             (folder / f"{name}.png").write_bytes(content)
     write(output / "summary.json", summary)
     write(output / "best.json", best)
-    return [output / "trials.csv", output / "best.json", *sorted((output / "plots").iterdir())]
+    return [output / "trials.csv", output / "timings.csv", output / "best.json", *sorted((output / "plots").iterdir())]
 
 
 def tidy(definition: Definition, studies: Path, keep: int, tracker: Tracker) -> None:

@@ -1,59 +1,103 @@
-"""Creates Optuna's samplers and pruners by their names in params."""
+"""Proposes points with Optuna's samplers, and creates its pruners, by their names in params."""
 
 from __future__ import annotations
 
-import copy
+import hashlib
 import importlib.util
 import warnings
-from collections.abc import Callable, Container
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from pipeline.core.errors import ParamsError
 from pipeline.core.seeds import fold
+from pipeline.models.values import Hyperparameters
 from pipeline.search.enqueued import Suggest
 from pipeline.search.settings import SearchSettings
 
 if TYPE_CHECKING:
     import optuna
     from optuna.distributions import BaseDistribution
-    from optuna.trial import FrozenTrial, TrialState
+    from optuna.trial import FrozenTrial
 
 _STARTUP_TRIALS = 5  # random trials before an adaptive sampler starts to learn
 _TRIED = 64  # random trials that show which dimensions a space has
 
 
-def sampler(settings: SearchSettings, seed: int, seen: int, suggest: Suggest) -> optuna.samplers.BaseSampler:
-    """Return the sampler of a study.
+class Proposer:
+    """Proposes points: a function of the study's seed, the number of the new trial and the trials before it.
 
-    A resumed study must not repeat its first points. So random samplers get a seed that depends on the number of
-    existing trials. QMC follows one sequence, and the study stores the position in it, so its seed is constant.
+    Each proposal is made by a new sampler with a seed of its own, on a copy of the trials. So a search that is resumed,
+    or replayed by another number of workers, gets the same points.
 
     Args:
         settings: Settings of the search.
         seed: Seed of the study.
-        seen: Number of existing trials of the study.
         suggest: The family's sampling function.
 
     Raises:
         ParamsError: The sampler needs a package that is not installed.
     """
-    import optuna
 
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # the version is pinned and tested
-        return _sampler(settings, fold(seed), fold(seed + seen), suggest)
+    def __init__(self, settings: SearchSettings, seed: int, suggest: Suggest) -> None:
+        self._name = settings.sampler
+        self._seed = seed
+        self._suggest = suggest
+        self._sequence = _qmc(fold(seed), suggest) if self._name == "qmc" else None
+        if self._name == "gp":
+            require_torch()
+
+    def __call__(self, trials: Sequence[FrozenTrial], attempt: int = 0) -> Hyperparameters:
+        """Return the point of the next trial.
+
+        Args:
+            trials: All trials so far, in order; those in training count as pending.
+            attempt: 0, or a larger number for another point than the one before.
+        """
+        import optuna
+
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # the version is pinned and tested
+            if self._sequence is not None:  # it learns nothing, and its place is the number of points taken from it
+                study = self._sequence
+            else:
+                study = optuna.create_study(direction="maximize", sampler=self._sampler(len(trials), attempt))
+                study.add_trials(self._seen(trials))
+            trial = study.ask()
+            point = self._suggest(trial)
+        return {name: point[name] for name in trial.params}
+
+    def _sampler(self, number: int, attempt: int) -> optuna.samplers.BaseSampler:
+        import optuna
+
+        seed = fold(_mixed(self._seed, number, attempt))
+        if self._name == "tpe" and not attempt:
+            return optuna.samplers.TPESampler(
+                seed=seed, n_startup_trials=_STARTUP_TRIALS, multivariate=True, group=True, constant_liar=True
+            )
+        if self._name == "gp" and not attempt:
+            return optuna.samplers.GPSampler(seed=seed, n_startup_trials=_STARTUP_TRIALS, deterministic_objective=False)
+        return optuna.samplers.RandomSampler(seed=seed)
+
+    def _seen(self, trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
+        """Return the trials as a sampler reads them: comparable, and those with values outside the space left out."""
+        if self._name == "gp":  # it needs complete points
+            trials = [t for t in trials if set(t.user_attrs.get("hyperparameters", t.params)) == set(t.params)]
+        return _comparable(trials)
 
 
-def _sampler(settings: SearchSettings, seed: int, drawn: int, suggest: Suggest) -> optuna.samplers.BaseSampler:
-    import optuna
+def require_torch() -> None:
+    """Check that the package is installed that the sampler `gp` needs.
 
-    if settings.sampler in ("random", "grid"):  # a grid's points are fixed, not sampled
-        return optuna.samplers.RandomSampler(seed=drawn)
-    if settings.sampler == "qmc":
-        return _qmc(seed, drawn, suggest)
-    if settings.sampler == "gp":
-        return _gp(drawn)
-    return _tpe(drawn)
+    Raises:
+        ParamsError: It is not.
+    """
+    if importlib.util.find_spec("torch") is None:
+        raise ParamsError(
+            "search.sampler is gp, which needs PyTorch",
+            expected="an installed torch",
+            found="none",
+            next_step="`pipeline doctor` lists how to install it; or set tpe",
+        )
 
 
 def pruner(settings: SearchSettings, trial_epochs: int) -> optuna.pruners.BasePruner:
@@ -71,25 +115,14 @@ def pruner(settings: SearchSettings, trial_epochs: int) -> optuna.pruners.BasePr
     return by_name[settings.pruner]()
 
 
-def _tpe(drawn: int) -> optuna.samplers.BaseSampler:
-    import optuna
-
-    class Tree(optuna.samplers.TPESampler):
-        """TPE that also learns from unfinished trials; see `_comparable`."""
-
-        def infer_relative_search_space(self, study: Any, trial: Any) -> dict[str, BaseDistribution]:
-            return super().infer_relative_search_space(_comparable(study), trial)
-
-        def sample_relative(self, study: Any, trial: Any, search_space: Any) -> dict[str, Any]:
-            return super().sample_relative(_comparable(study), trial, search_space)
-
-        def sample_independent(self, study: Any, trial: Any, param_name: str, param_distribution: Any) -> Any:
-            return super().sample_independent(_comparable(study), trial, param_name, param_distribution)
-
-    return Tree(seed=drawn, n_startup_trials=_STARTUP_TRIALS, multivariate=True, group=True)
+def _mixed(seed: int, number: int, attempt: int) -> int:
+    """Return a seed for one proposal: neighbouring seeds and numbers share none."""
+    digest = hashlib.sha256(f"{seed} {number} {attempt}".encode()).digest()
+    return int.from_bytes(digest[:4], "big")
 
 
-def _qmc(seed: int, drawn: int, suggest: Suggest) -> optuna.samplers.BaseSampler:
+def _qmc(seed: int, suggest: Suggest) -> optuna.Study:
+    """Return a study whose trials follow a scrambled sequence, from the first one on."""
     import optuna
 
     class Sequence(optuna.samplers.QMCSampler):
@@ -100,56 +133,23 @@ def _qmc(seed: int, drawn: int, suggest: Suggest) -> optuna.samplers.BaseSampler
             return dimensions
 
     dimensions = _dimensions(suggest)
-    independent = optuna.samplers.RandomSampler(seed=drawn)
-    return Sequence(scramble=True, seed=seed, independent_sampler=independent, warn_independent_sampling=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        independent = optuna.samplers.RandomSampler(seed=seed)
+        sampler = Sequence(scramble=True, seed=seed, independent_sampler=independent, warn_independent_sampling=False)
+    return optuna.create_study(sampler=sampler)
 
 
-def _gp(drawn: int) -> optuna.samplers.BaseSampler:
-    import optuna
-
-    if importlib.util.find_spec("torch") is None:
-        raise ParamsError(
-            "search.sampler is gp, which needs PyTorch",
-            expected="an installed torch",
-            found="none",
-            next_step="`pipeline doctor` lists how to install it; or set tpe",
-        )
-
-    class Process(optuna.samplers.GPSampler):
-        """A Gaussian process that ignores presets with values outside the space: it needs complete points."""
-
-        def infer_relative_search_space(self, study: Any, trial: Any) -> dict[str, BaseDistribution]:
-            return super().infer_relative_search_space(_without_presets(study), trial)
-
-        def sample_relative(self, study: Any, trial: Any, search_space: Any) -> dict[str, Any]:
-            return super().sample_relative(_without_presets(study), trial, search_space)
-
-    return Process(seed=drawn, n_startup_trials=_STARTUP_TRIALS, deterministic_objective=False)
-
-
-def _without_presets(study: Any) -> Any:
-    """Return a view of a study without the presets that have values outside the search space."""
-
-    def whole(trials: list[FrozenTrial]) -> list[FrozenTrial]:
-        return [t for t in trials if set(t.user_attrs.get("hyperparameters", t.params)) == set(t.params)]
-
-    return _View(_comparable(study), whole)
-
-
-def _comparable(study: Any) -> Any:
-    """Return a view of a study in which trials are compared by their values after the same number of epochs.
+def _comparable(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
+    """Return trials whose values are those after the same number of epochs.
 
     Optuna's TPE ranks any complete trial above all pruned ones, and ignores waiting trials. So it would search around
     the trials that finished first. As in BOHB (Falkner et al., arXiv:1807.01774), the values are those after the
     largest number of epochs that enough trials have reached; trials with fewer epochs rank lower.
     """
-
-    def seen(trials: list[FrozenTrial]) -> list[FrozenTrial]:
-        come = sorted((max(trial.intermediate_values) for trial in trials if _judged(trial)), reverse=True)
-        epochs = come[min(_STARTUP_TRIALS, len(come)) - 1] if come else 0
-        return [_after(trial, epochs) if _judged(trial) else trial for trial in trials]
-
-    return _View(study, seen)
+    reached = sorted((max(trial.intermediate_values) for trial in trials if _judged(trial)), reverse=True)
+    epochs = reached[min(_STARTUP_TRIALS, len(reached)) - 1] if reached else 0
+    return [_after(trial, epochs) for trial in trials]
 
 
 def _judged(trial: FrozenTrial) -> bool:
@@ -159,38 +159,23 @@ def _judged(trial: FrozenTrial) -> bool:
 
 def _after(trial: FrozenTrial, epochs: int) -> FrozenTrial:
     """Return a copy of a trial as it was after some epochs: complete if it reached them, otherwise pruned."""
-    from optuna.trial import TrialState
+    from optuna.trial import TrialState, create_trial
 
-    last = max(trial.intermediate_values)
-    if last < epochs and trial.state == TrialState.COMPLETE:
-        return trial  # it stopped early, so this is its final value
-    seen = copy.copy(trial)
-    seen.state = TrialState.COMPLETE if last >= epochs else TrialState.PRUNED
-    seen.value = trial.intermediate_values[epochs] if last >= epochs else None
-    return seen
-
-
-class _View:
-    """A wrapper of a study, or of a pruner's filtered study, that changes the trials that a sampler reads.
-
-    Optuna 5 has no public hook for that: its samplers read trials by `Study._get_trials`. The public `get_trials` does
-    not replace it here: it has no cache, and Hyperband's view of a study filters it by bracket.
-    """
-
-    def __init__(self, study: Any, change: Callable[[list[FrozenTrial]], list[FrozenTrial]]) -> None:
-        self._seen = study
-        self._change = change
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._seen, name)
-
-    def _get_trials(
-        self, deepcopy: bool = True, states: Container[TrialState] | None = None, use_cache: bool = False
-    ) -> list[FrozenTrial]:
-        changed = self._change(self._seen._get_trials(deepcopy, None, use_cache))
-        return changed if states is None else [trial for trial in changed if trial.state in states]
-
-    get_trials = _get_trials
+    state, value = trial.state, trial.value
+    if _judged(trial):
+        last = max(trial.intermediate_values)
+        if last >= epochs:
+            state, value = TrialState.COMPLETE, trial.intermediate_values[epochs]
+        elif state != TrialState.COMPLETE:  # a complete one stopped early, so its value is final
+            state, value = TrialState.PRUNED, None
+    return create_trial(
+        state=state,
+        value=value,
+        params=trial.params,
+        distributions=trial.distributions,
+        intermediate_values=trial.intermediate_values,
+        constraints=trial.constraints,
+    )
 
 
 def _dimensions(suggest: Suggest) -> dict[str, BaseDistribution]:

@@ -1,8 +1,14 @@
-"""The trial scheduler: decides which trial trains next, which waits, and which ends."""
+"""The trial scheduler: decides which trial trains next, which waits, and which ends, on a logical clock.
+
+Decisions are a function of the study's definition, its budget and the recorded results of rungs. They do not depend on
+the number of workers, their speed, kills or resumes: the scheduler simulates a fixed number of slots, on which a rung
+takes a time that follows from its hyperparameters. Workers only supply the results that the simulation needs next.
+"""
 
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
@@ -11,65 +17,75 @@ from pipeline.core import termination
 from pipeline.core.errors import EngineError
 from pipeline.executors.base import Done, Event, Executor, Failed, Progress
 from pipeline.models.training.task import TrainingTask
+from pipeline.models.values import Hyperparameters
 from pipeline.search.mlflow_mirror import MlflowMirror
 from pipeline.search.progress import SearchProgress
+from pipeline.search.rung_results import RungResult, RungResults
 from pipeline.search.settings import Budget
 from pipeline.search.study import Study
-from pipeline.search.trials import history, preset
+from pipeline.search.trials import history, hyperparameters, preset
 
 if TYPE_CHECKING:
     import optuna
 
 _MOST_WAITING = 12  # waiting trials, the best of them: each keeps a checkpoint, so this bounds disk use
-_OVER = 1.05  # a search plans for at most this multiple of its minutes (chosen)
 _PRESETS = 10  # reference models get at most one in this many epochs of the budget (chosen)
+_STANDSTILL_S = 60.0  # between two looks at the workers: usually there is one a second
+_PROBE = -1  # key of the task that finds out whether this machine can train at all
+_BY_DEADLINE = "the deadline of the search was met"
+
+MakeTask = Callable[[int, Hyperparameters, int, int], TrainingTask]
 
 
-@dataclass
-class _Running:
-    """A task that is running on a worker."""
+@dataclass(frozen=True)
+class _Flight:
+    """A rung that is in training on the logical clock.
+
+    Attributes:
+        trial: Its trial.
+        start: Epochs that the trial has trained before.
+        stop: Epochs that it has trained after.
+        end: When the rung ends, on the logical clock.
+    """
 
     trial: optuna.Trial
-    task: TrainingTask
     start: int
     stop: int
-    since: float
+    end: float
 
     @property
     def epochs(self) -> int:
         """Number of epochs that it trains."""
         return self.stop - self.start
 
-    def left_s(self, epoch_s: float, now: float) -> float:
-        """Return the approximate time left, in seconds.
-
-        Args:
-            epoch_s: Seconds per epoch, used if the trial has no finished epoch.
-            now: The current time, on the same clock as `since`.
-        """
-        known = history(self.trial)
-        each = known[-1].seconds if known else epoch_s
-        return max(0.0, self.epochs * each - (now - self.since))
+    @property
+    def order(self) -> tuple[float, int]:
+        """Key by which rungs end one after the other."""
+        return self.end, self.trial.number
 
 
 class TrialScheduler:
-    """The main loop: create trials, train them rung by rung, and prune between rungs, until the budget is used.
+    """Creates trials, trains them rung by rung, and prunes between rungs, until the budget is used.
 
     With successive halving, a trial that finishes a rung waits while other trials reach that rung. The best of them are
-    promoted when a worker is idle; trials that are never promoted are pruned at the end.
+    promoted when a slot is free; trials that are never promoted are pruned at the end.
 
     The search must end with a leader that has trained all its epochs. So a rung starts only if its trial, should it
-    become the leader, can train all its epochs within the budget, exceeding its minutes by at most 5 %. The leader's
-    own rungs always start.
+    become the leader, can train all its epochs within the budget. So does the leader's own, which else waits until
+    nothing is in training that could overtake it.
 
     Args:
-        study: The study.
+        study: A new study, without trials.
         budget: Limits of the search.
+        slots: Number of logical slots.
+        cost: Returns what an epoch costs with some hyperparameters, in any unit.
+        results: The recorded results.
         executor: Trains tasks.
         record: Creates the MLflow record. That takes seconds, so workers get tasks first.
-        make_task: Creates the task that trains a trial from one epoch to another.
-        discard: Removes the checkpoints of the ended trial with a number.
+        make_task: Creates the task that trains a trial, by number and hyperparameters, from one epoch to another.
+        discard: Removes the checkpoints of the trial with a number.
         progress: Displays the progress of the search.
+        deadline_s: Seconds after which only the leader continues; None for no limit.
         clock: Returns the time in seconds.
     """
 
@@ -77,50 +93,65 @@ class TrialScheduler:
         self,
         study: Study,
         budget: Budget,
+        slots: int,
+        cost: Callable[[Hyperparameters], float],
+        results: RungResults,
         executor: Executor,
         record: Callable[[], MlflowMirror],
-        make_task: Callable[[optuna.Trial, int, int], TrainingTask],
+        make_task: MakeTask,
         discard: Callable[[int], None],
         progress: SearchProgress,
+        deadline_s: float | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._study = study
         self._budget = budget
+        self._slots = slots
+        self._cost = cost
+        self._results = results
         self._executor = executor
         self._open = record
         self._record: MlflowMirror | None = None
         self._make_task = make_task
         self._discard = discard
         self._progress = progress
-        self._running: dict[int, _Running] = {}
+        self._logical_time = 0.0
+        self._flying: dict[int, _Flight] = {}
         self._waiting: dict[int, optuna.Trial] = {}
         self._exhausted = False  # the study cannot create another trial
         tenth = budget.epochs // _PRESETS // study.rungs[0]
         self._presets = min(study.presets, tenth, budget.trials - 1)  # they come last, and count towards the budget
+        self._submitted: dict[int, TrainingTask] = {}
+        self._unproven: dict[
+            int, tuple[int, str]
+        ] = {}  # rungs, by their last epoch, that failed before anything has trained: the machine may be their cause
+        self._trained = False  # whether any rung of the study has been trained
         self._now = clock
-        self._spent_until = clock()
+        self._started = self._spent_until = self._ticked_at = clock()
+        self._deadline_s = deadline_s
+        self.cut = False  # whether the deadline ended the search
 
     def run(self) -> MlflowMirror:
-        """Run until the budget is used and every trial has ended; return the MLflow record."""
-        unfinished = self._study.unfinished()
-        for trial in unfinished:
-            self._study.suggest(trial)  # a kill may have happened between two suggestions
-            self._study.report(trial)
-        for known in self._study.trials:
-            if known.state.is_finished():
-                self._discard(known.number)
-        for trial in unfinished:
-            self._advance(trial)
+        """Run until the budget is used and every trial has ended; return the MLflow record.
+
+        Raises:
+            EngineError: This machine cannot train.
+        """
         self._fill()
+        self._replay()
+        self._submit()
         self._record = record = self._open()
         for known in self._study.trials:
             record.mirror(known)
-        while self._running:
+        self._ticked_at = self._now()
+        while self._flying:
             termination.check()
             for event in self._executor.wait(timeout_s=1.0):
                 self._handle(event, record)
+            self._replay()
+            self._meet_deadline()
+            self._submit()
             self._tick()
-            self._fill()
         return record
 
     def interrupt(self, status: Literal["KILLED", "FAILED"]) -> None:
@@ -128,13 +159,38 @@ class TrialScheduler:
         if self._record is not None:
             self._record.interrupt(status)
 
+    # ---------------------------------------------------------------- the logical clock
+
+    def _replay(self) -> None:
+        """Let rungs end in their order on the logical clock, as far as their results are recorded."""
+        while self._flying:
+            flight = min(self._flying.values(), key=lambda flight: flight.order)
+            result = self._results.get(flight.trial.number, flight.stop)
+            if result is None:
+                return
+            self._logical_time = flight.end
+            del self._flying[flight.trial.number]
+            self._apply(flight, result)
+            self._fill()
+
+    def _apply(self, flight: _Flight, result: RungResult) -> None:
+        trial = flight.trial
+        if result.failed:
+            self._end(trial, "failed", result.failed)
+            return
+        self._trained = True
+        self._study.record(trial, result.epochs, {"worker": result.worker, **result.measured})
+        self._advance(trial)
+
     def _fill(self) -> None:
-        """Give every idle worker a promoted trial or else a new one; prune waiting trials that cannot be promoted."""
-        while len(self._running) < self._executor.slots and (trial := self._promoted() or self._new()) is not None:
+        """Give every free slot a promoted trial or else a new one; prune waiting trials that cannot be promoted."""
+        while len(self._flying) < self._slots and (trial := self._promoted() or self._new()) is not None:
             self._advance(trial)
-        while len(self._waiting) > (_MOST_WAITING if self._running else 0):
+        while len(self._waiting) > (_MOST_WAITING if self._flying else 0):
             trial = self._waiting.pop(self._study.halving.last(self._study.contenders(), self._waiting))
-            self._end(trial, "pruned", f"not among the best after {len(history(trial))} epochs")
+            reason = _BY_DEADLINE if self.cut else f"not among the best after {len(history(trial))} epochs"
+            # At the end of the budget, checkpoints stay: with a larger budget, these trials may be promoted.
+            self._end(trial, "pruned", reason, discard=bool(self._flying))
 
     def _promoted(self) -> optuna.Trial | None:
         """Promote a waiting trial and return it; the leader first, once it has trained beyond the first rung."""
@@ -144,11 +200,14 @@ class TrialScheduler:
         leader = self._study.leader()
         first = self._study.rungs[0]
         number: int | None
-        if leader is not None and leader.number in self._waiting and (len(history(leader)) > first or not may_start):
+        leads = leader is not None and leader.number in self._waiting and self._fits(self._waiting[leader.number])
+        if leader is not None and leads and (len(history(leader)) > first or not may_start):
             number = leader.number
+        elif self.cut:
+            return None
         else:
             eligible = [n for n, trial in self._waiting.items() if self._fits(trial) and not self._study.lost(trial)]
-            idle_otherwise = 0 if may_start else self._executor.slots
+            idle_otherwise = 0 if may_start else self._slots
             contenders = self._study.contenders()
             number = self._study.halving.promotable(contenders, eligible, at_least=idle_otherwise)
         if number is None:
@@ -165,6 +224,8 @@ class TrialScheduler:
         trial = self._study.ask() if sampled < self._budget.trials - self._presets else None
         trial = trial or (self._study.ask_preset() if self._presets_left() else None)
         self._exhausted = trial is None
+        if trial is not None:
+            self._results.claim(trial.number, hyperparameters(trial))
         return trial
 
     def _presets_left(self) -> bool:
@@ -173,37 +234,23 @@ class TrialScheduler:
     def _may_start(self) -> bool:
         """Return whether the budget allows another trial."""
         within = len(self._study.trials) < self._budget.trials
-        return within and not self._exhausted and self._fits(None)
+        return within and not self._exhausted and not self.cut and self._fits(None)
 
     def _fits(self, trial: optuna.Trial | None) -> bool:
         """Return whether the next rung of a trial, or the first rung of a new one, may start; see the class."""
         study, leader = self._study, self._study.leader()
-        if trial is not None and leader is not None and trial.number == leader.number:
-            return True
+        if not self._flying and trial is not None and leader is not None and trial.number == leader.number:
+            return True  # nobody can overtake it: what it needs was reserved
         start, stop = (0, study.rungs[0]) if trial is None else study.next_rung(trial) or (study.total, study.total)
         whole = study.whole()
-        ends = [stop, *(running.stop for running in self._running.values())]
-        waits = leader is not None and leader.number not in self._running and leader.state.name == "RUNNING"
-        if leader is not None and waits:
+        ends = [stop, *(flight.stop for flight in self._flying.values())]
+        if leader is not None and leader.number not in self._flying and leader.state.name == "RUNNING":
             ends.append(len(history(leader)))
-        promised = sum(running.epochs for running in self._running.values())
-        if study.epochs() + promised + stop - start + max(0, whole - min(ends)) > self._budget.epochs:
-            return False
-        needed = max(stop, whole) - start
-        limit_s = self._budget.minutes * 60 * _OVER - study.elapsed_s
-        if leader is not None and waits:  # if this rung takes the last idle worker, the leader has to wait
-            first_idle = min([*self._left_s(), (stop - start) * study.epoch_s(trial)])
-            behind = first_idle if len(self._running) + 1 >= self._executor.slots else 0.0
-            if behind + (whole - len(history(leader))) * study.epoch_s(leader) > limit_s:
-                return False
-        return needed * study.epoch_s(trial) <= limit_s and limit_s > 0
-
-    def _left_s(self) -> list[float]:
-        """Return the approximate time left of each running rung, in seconds."""
-        return [running.left_s(self._progress.epoch_s, self._now()) for running in self._running.values()]
+        promised = sum(flight.epochs for flight in self._flying.values())
+        return study.epochs() + promised + stop - start + max(0, whole - min(ends)) <= self._budget.epochs
 
     def _advance(self, trial: optuna.Trial) -> None:
-        """End a trial that is complete or not good enough, let it wait, or send its next rung to a worker."""
+        """End a trial that is complete or not good enough, let it wait, or begin its next rung."""
         rung = self._study.next_rung(trial)
         if violation := self._study.violation(trial):
             self._end(trial, "pruned", violation)
@@ -216,10 +263,13 @@ class TrialScheduler:
             self._mirror(trial.number)
         elif history(trial) and (reason := self._stops(trial)):
             self._end(trial, "pruned", reason)
+        elif history(trial) and not self._fits(trial):
+            self._waiting[trial.number] = trial  # the leader: one in training may overtake it and need the rest
+            self._mirror(trial.number)
         else:
-            task = self._make_task(trial, *rung)
-            self._running[trial.number] = _Running(trial, task, *rung, since=self._now())
-            self._executor.submit(trial.number, task)
+            start, stop = rung
+            end = self._logical_time + (stop - start) * self._cost(hyperparameters(trial))
+            self._flying[trial.number] = _Flight(trial, start, stop, end)
             self._mirror(trial.number)
 
     def _stops(self, trial: optuna.Trial) -> str:
@@ -227,48 +277,126 @@ class TrialScheduler:
         leader = self._study.leader()
         if leader is not None and leader.number == trial.number:
             return ""
+        if self.cut:
+            return _BY_DEADLINE
         if trial.should_prune():
             return f"not among the best after {len(history(trial))} epochs"
         return "" if self._fits(trial) else "the budget of the search was met"
 
-    def _handle(self, event: Event, record: MlflowMirror) -> None:
-        if isinstance(event, Progress):
-            return
-        running = self._running.pop(event.key)
-        trial, task = running.trial, running.task
-        if isinstance(event, Done):
-            measured = {"worker": event.worker, **event.result.measured()}
-            for name, value in measured.items():
-                trial.set_user_attr(name, value)
-            self._study.record(trial, event.result.epochs)
-            record.show(trial.number, len(history(trial)), [task.folder / name for name in event.result.pictures])
-            self._progress.task_done(event.result.epochs, event.result.checkpoint_bytes)
-            self._tick()
-            self._advance(trial)
-        elif isinstance(event, Failed):
-            self._end(trial, "failed", event.reason)
-        else:
-            raise EngineError(
-                f"trial {trial.number} cannot continue",
-                expected="a machine that can train",
-                found=event.reason,
-                done="finished rungs are kept",
-                next_step="fix the cause and run the same command again",
-            )
-
-    def _end(self, trial: optuna.Trial, state: Any, reason: str = "") -> None:
+    def _end(self, trial: optuna.Trial, state: Any, reason: str = "", *, discard: bool = True) -> None:
         self._study.tell(trial, state, reason)
-        self._discard(trial.number)  # at once: only unfinished trials use disk space
+        if discard:
+            self._discard(trial.number)  # at once: only unfinished trials use disk space
         self._mirror(trial.number)
 
     def _mirror(self, number: int) -> None:
         if self._record is not None:  # otherwise `run` mirrors all trials once the record exists
             self._record.mirror(self._study.trials[number])
 
+    # ---------------------------------------------------------------- workers
+
+    def _submit(self) -> None:
+        """Send to idle workers the rungs that the clock needs first."""
+        for flight in sorted(self._flying.values(), key=lambda flight: flight.order):
+            number = flight.trial.number
+            if len(self._submitted) >= self._executor.slots:
+                return
+            known = number in self._submitted or number in self._unproven
+            if not known and self._results.get(number, flight.stop) is None:
+                self._send(number, self._make_task(number, hyperparameters(flight.trial), flight.start, flight.stop))
+        if self._unproven and not self._submitted:
+            self._send(_PROBE, self._make_task(_PROBE, self._study.centre, 0, self._study.rungs[0]))
+
+    def _send(self, key: int, task: TrainingTask) -> None:
+        self._submitted[key] = task
+        self._executor.submit(key, task)
+
+    def _handle(self, event: Event, record: MlflowMirror) -> None:
+        if isinstance(event, Progress):
+            return
+        task = self._submitted.pop(event.key)
+        if isinstance(event, Done):
+            self._trained = True
+            for number, (stop, reason) in self._unproven.items():
+                self._results.put(number, stop, RungResult(failed=reason))
+            self._unproven.clear()
+            self._keep(event, task, record)
+        elif isinstance(event, Failed):
+            self._fail(event, task)
+        else:
+            raise EngineError(
+                f"trial {event.key} cannot continue",
+                expected="a machine that can train",
+                found=event.reason,
+                done="finished rungs are kept",
+                next_step="fix the cause and run the same command again",
+            )
+
+    def _keep(self, event: Done, task: TrainingTask, record: MlflowMirror) -> None:
+        """Record the result of a rung; that of the probe is of no trial."""
+        number, result = event.key, event.result
+        if number == _PROBE:
+            self._discard(_PROBE)
+            return
+        epochs = [epoch for epoch in result.epochs if epoch.epoch > task.span.start]  # more, if a checkpoint was lost
+        self._results.put(number, task.span.stop, RungResult(epochs, result.measured(), event.worker))
+        record.show(number, task.span.stop, [task.folder / name for name in result.pictures])
+        self._progress.task_done(epochs, result.checkpoint_bytes)
+        self._spend()
+
+    def _fail(self, event: Failed, task: TrainingTask) -> None:
+        """Record a failure as a result if this machine can train; find out whether it can.
+
+        Raises:
+            EngineError: Nothing has been trained, not even the centre of the space.
+        """
+        if event.key == _PROBE:
+            reasons = Counter(reason for _, reason in self._unproven.values())
+            reason, _ = reasons.most_common(1)[0]
+            raise EngineError(
+                f"{self._study.folder.name}: every trial failed, and so did the centre of the search space",
+                expected="at least one trained trial",
+                found=f"{len(self._unproven)} failed, most with: {reason}",
+                done="no failure was recorded",
+                next_step="give this machine what the message asks for, or narrow the search space in params.yaml;"
+                " then run the same command again",
+            )
+        if self._trained:
+            self._results.put(event.key, task.span.stop, RungResult(failed=event.reason))
+        else:
+            self._unproven[event.key] = (task.span.stop, event.reason)
+
+    # ---------------------------------------------------------------- time
+
+    def _meet_deadline(self) -> None:
+        """After the deadline, end every trial but the leader, early enough for the leader to train to its end."""
+        if self.cut or self._deadline_s is None:
+            return
+        leader = self._study.leader()
+        if leader is None:
+            return
+        # Each rung in training may make its trial the leader, which then trains to its end.
+        starts = [len(history(leader)), *(flight.start for flight in self._flying.values())]
+        epochs = self._study.total - min(starts)
+        if self._now() - self._started + epochs * self._progress.epoch_s < self._deadline_s:
+            return
+        self.cut = True
+        for number, flight in list(self._flying.items()):
+            if number != leader.number:
+                del self._flying[number]
+                self._end(flight.trial, "pruned", _BY_DEADLINE, discard=False)
+        self._fill()
+        self._replay()  # results that waited for those rungs on the clock count now
+
+    def _spend(self) -> None:
+        now = self._now()
+        self._results.elapsed_s += now - self._spent_until
+        self._spent_until = now
+
     def _tick(self) -> None:
         now = self._now()
-        if now - self._spent_until >= 1.0:  # write the study's elapsed time about once a second, not at every event
-            self._study.spend(now - self._spent_until)
-            self._spent_until = now
-            left = max(self._left_s(), default=0.0)
-            self._progress.update(self._study, self._budget, len(self._waiting), left)
+        if now - self._ticked_at > _STANDSTILL_S:  # stopped by Ctrl-Z or `docker pause`: nobody's time
+            self._started += now - self._ticked_at
+            self._spent_until += now - self._ticked_at
+        self._ticked_at = now
+        self._progress.update(self._study, self._budget, len(self._waiting), len(self._submitted))

@@ -11,6 +11,7 @@ from pydantic_core import PydanticCustomError
 from pipeline.core import params
 from pipeline.core.errors import ParamsError, nearest
 from pipeline.executors.cluster import Cluster
+from pipeline.search import lengths
 
 Sampler = Literal["tpe", "random", "qmc", "gp", "grid"]
 Engine = Literal["local", "ray"]
@@ -19,7 +20,7 @@ Pruner = Literal["halving", "hyperband", "median", "none"]
 _MANY = 1_000_000  # of minutes, trials or epochs: more is a mistake, and too much for clocks and databases
 
 # Settings that define a study. The other settings may change when a study is resumed.
-_DEFINING = {"sampler", "grid_points", "presets", "pruner", "reduction", "seed", "generation", "constraints"}
+_DEFINING = {"sampler", "grid_points", "presets", "pruner", "reduction", "seed", "generation", "constraints", "slots"}
 
 
 def _one_of(names: Iterable[str]) -> pydantic.BeforeValidator:
@@ -37,18 +38,24 @@ def _one_of(names: Iterable[str]) -> pydantic.BeforeValidator:
 class Budget(params.Settings):
     """Limits of a study; it ends when it reaches the first of them and its leader has trained all its epochs.
 
+    Time is no limit: it would make the result depend on the machine. See `SearchSettings.deadline_minutes`.
+
     Attributes:
         trials: Number of trials.
         epochs: Epochs, summed over all trials.
-        minutes: Wall time, summed over all processes that worked on the study. No rung starts that is expected to end
-            more than 5 % later, except the remaining rungs of the leader.
         trial_epochs: Epochs of a trial that is never pruned, and of the final training.
     """
 
     trials: int = pydantic.Field(ge=1, le=_MANY)
     epochs: int = pydantic.Field(ge=1, le=_MANY)
-    minutes: float = pydantic.Field(gt=0, le=_MANY)
     trial_epochs: int = pydantic.Field(ge=1, le=_MANY)
+
+    @pydantic.model_validator(mode="before")
+    @classmethod
+    def _without_minutes(cls, value: Any) -> Any:
+        if isinstance(value, dict) and "minutes" in value:
+            raise ValueError("trials and epochs only; search.deadline_minutes limits the time of a search")
+        return value
 
     @pydantic.model_validator(mode="after")
     def _has_room_for_one_trial(self) -> Budget:
@@ -84,17 +91,27 @@ class SearchSettings(params.Settings):
     seed: params.Seed
     generation: int = pydantic.Field(ge=1, le=_MANY)
     constraints: Constraints
+    slots: int = pydantic.Field(ge=1, le=1024)
+    deadline_minutes: float = pydantic.Field(ge=0, le=_MANY)
     budget: dict[str, Budget]
     engine: Annotated[Engine, _one_of(get_args(Engine))]
     ray: Cluster
     keep_studies: int = pydantic.Field(ge=1, le=_MANY)
     epoch_minutes: float = pydantic.Field(gt=0, le=_MANY)
 
-    def budget_for(self, dataset: str, family: str) -> Budget:
-        """Return the most specific budget: of ``<dataset>-<family>``, of ``<dataset>``, or the default."""
-        for name in (f"{dataset}-{family}", dataset, "default"):
+    def budget_for(self, dataset: str, family: str, steps: int | None = None) -> Budget:
+        """Return the most specific budget: of ``<dataset>-<family>``, of ``<dataset>``, or the default.
+
+        Args:
+            dataset: Name of the dataset.
+            family: Name of the family.
+            steps: Optimizer steps of an epoch; the default budget is lengthened for few; see `lengths`.
+        """
+        for name in (f"{dataset}-{family}", dataset):
             if name in self.budget:
                 return self.budget[name]
+        if "default" in self.budget:
+            return self.budget["default"] if steps is None else lengths.lengthened(self.budget["default"], steps)
         raise ParamsError("search.budget has no default", expected=nearest("default", self.budget))
 
     def defining(self) -> dict[str, Any]:

@@ -1,15 +1,11 @@
-"""Wraps an Optuna study that is stored on disk, written by one process at a time, and resumed by later ones.
+"""A study in memory: its trials, how they compare, and which point comes next.
 
-Each study has its own folder, whose name contains a hash of everything that defines the study. The study stores all
-that a search needs to resume: the history of every trial, and the time spent so far.
+It holds nothing of its own: the scheduler rebuilds it from the recorded results of rungs; see `rung_results`.
 """
 
 from __future__ import annotations
 
-import math
 import random
-import sqlite3
-import statistics
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,17 +13,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from pipeline.core.errors import EngineError
+from pipeline.core.files import new_file
 from pipeline.models.base import BaseFamily
 from pipeline.models.epoch_metrics import EpochMetrics
-from pipeline.models.space import Choice, Dimension
 from pipeline.models.values import Hyperparameters
-from pipeline.search import enqueued, samplers
+from pipeline.search import enqueued, lengths, samplers
 from pipeline.search.asha import Halving
 from pipeline.search.leader import leader, unbeaten
 from pipeline.search.settings import SearchSettings
 from pipeline.search.study_definition import Definition
 from pipeline.search.study_store import STUDY_FILE
-from pipeline.search.trials import add_epochs, history, hyperparameters, preset, stopped, table
+from pipeline.search.trials import add_epochs, history, hyperparameters, preset, stopped, table, timings
 
 if TYPE_CHECKING:
     import optuna
@@ -36,6 +32,7 @@ if TYPE_CHECKING:
 
 _ENOUGH = 4  # complete trials; with fewer, importances are noise
 _FEW = 16  # a space with at most this many points is searched exhaustively, whatever the sampler
+_ATTEMPTS = 20  # at another point, where a proposed one was tried; then any that was not
 _Given = tuple[Hyperparameters, dict[str, Any]]
 
 
@@ -62,10 +59,10 @@ class StudyStatus:
         return sum(count for state, count in self.counts.items() if state != "running")
 
 
-def rungs(total: int, reduction: int) -> list[int]:
-    """Return the epochs at which rungs end: the powers of `reduction` below the total, and the total."""
+def rungs(total: int, reduction: int, first: int = 1) -> list[int]:
+    """Return the epochs at which rungs end: `first` times the powers of `reduction` below the total, and the total."""
     ends = []
-    end = 1
+    end = first
     while end < total:
         ends.append(end)
         end *= reduction
@@ -73,16 +70,19 @@ def rungs(total: int, reduction: int) -> list[int]:
 
 
 class Study:
-    """A study with the trials of all runs so far. The caller must hold the study's lock.
+    """A study with the trials of a search.
 
     Args:
         folder: Folder of the study.
         definition: Definition of the study.
         settings: Settings of the search.
         family: The model family that is searched.
+        steps: Optimizer steps of an epoch, at least; see `lengths.steps_per_epoch`.
     """
 
-    def __init__(self, folder: Path, definition: Definition, settings: SearchSettings, family: BaseFamily) -> None:
+    def __init__(
+        self, folder: Path, definition: Definition, settings: SearchSettings, family: BaseFamily, steps: int
+    ) -> None:
         import optuna
 
         optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -90,26 +90,21 @@ class Study:
         self.folder = folder
         self.objective = family.objective
         self.total = definition.trial_epochs
-        self.rungs = rungs(self.total, settings.reduction)
-        self._storage = _storage(folder / STUDY_FILE)
-        known = optuna.study.get_all_study_names(self._storage)
-        seen = len(optuna.load_study(study_name=known[0], storage=self._storage).trials) if known else 0
+        self.rungs = rungs(self.total, settings.reduction, lengths.first_rung(steps))
         self.seed = _seed(settings.seed, settings.generation)
         self._study = optuna.create_study(
-            storage=self._storage,
-            study_name=definition.name,
-            direction="maximize",
-            load_if_exists=True,
-            sampler=samplers.sampler(settings, self.seed, seen, family.suggest),
-            pruner=samplers.pruner(settings, self.total),
+            study_name=definition.name, direction="maximize", pruner=samplers.pruner(settings, self.total)
         )
         self.halving = Halving(self.rungs, settings.reduction if settings.pruner == "halving" else 0, self.objective)
         self._limits = settings.constraints.limits()
-        self._grid = settings.sampler == "grid" or _few(family.dimensions)  # sampling would repeat points
+        points = enqueued.finite(family.dimensions)
+        self._few = points is not None and points <= _FEW  # sampling would repeat points
+        self._grid = settings.sampler == "grid" or self._few
+        self._finite = points is not None and points <= enqueued.MOST_POINTS
         self._suggest = family.suggest
+        self._propose = samplers.Proposer(settings, self.seed, family.suggest)
         self._given = self._to_give(settings)
         self._presets = self._presets_to_give(family.presets_for(definition.dataset) if settings.presets else {})
-        self.elapsed_s = float(self._study.user_attrs.get("elapsed_s", 0.0))
 
     @property
     def points(self) -> int | None:
@@ -123,59 +118,59 @@ class Study:
 
     @property
     def trials(self) -> list[FrozenTrial]:
-        """All trials that were started, in order."""
-        import optuna
+        """All trials, in order."""
+        return self._study.get_trials(deepcopy=False)
 
-        waiting = optuna.trial.TrialState.WAITING  # a kill happened between enqueueing a trial and starting it
-        return [trial for trial in self._study.get_trials(deepcopy=False) if trial.state != waiting]
-
-    def unfinished(self) -> list[optuna.Trial]:
-        """Return the trials that an earlier run started but did not finish."""
-        import optuna
-
-        running = self._study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.RUNNING,))
-        study_id = self._storage.get_study_id_from_name(self._study.study_name)
-        ids = [self._storage.get_trial_id_from_study_id_trial_number(study_id, trial.number) for trial in running]
-        return [optuna.Trial(self._study, trial_id) for trial_id in ids]
+    @property
+    def centre(self) -> Hyperparameters:
+        """The middle of the space."""
+        return enqueued.centre(self._suggest)
 
     def ask(self) -> optuna.Trial | None:
-        """Return a new trial with its hyperparameters; None if every point of a grid has been tried.
+        """Return a new trial with its hyperparameters; None if every point of a grid or finite space has been tried.
 
         With an adaptive sampler, the first trial is the centre of the space.
         """
-        return self._ask(self._given, sampled=not self._grid)
+        if (given := self._next_of(self._given)) is not None:
+            return given
+        point = None if self._grid else self._new_point()
+        return None if point is None else self._begin(point, {})
 
     def ask_preset(self) -> optuna.Trial | None:
         """Return a new trial of a reference model; None if all have been tried."""
-        return self._ask(self._presets, sampled=False)
+        return self._next_of(self._presets)
 
-    def _ask(self, given: Mapping[str, _Given], *, sampled: bool) -> optuna.Trial | None:
-        """Return a trial of the next fixed point; if none is left, a sampled trial, or None.
-
-        A point is enqueued just before its trial starts, so that no point is enqueued twice and no trial stays enqueued
-        when the budget ends. A point that a killed search enqueued but did not start comes first.
-        """
-        known = [trial.user_attrs.get("given") for trial in self._study.get_trials(deepcopy=False)]
-        waiting = len(known) > len(self.trials)
+    def _next_of(self, given: Mapping[str, _Given]) -> optuna.Trial | None:
+        known = {trial.user_attrs.get("given") for trial in self.trials}
         name = next((name for name in given if name not in known), None)
-        if name is not None and not waiting:
-            point, attributes = given[name]
-            self._study.enqueue_trial(dict(point), {"given": name, **attributes})
-        elif not sampled and not waiting:
+        if name is None:
             return None
-        trial = self._study.ask()
-        self.suggest(trial)
-        return trial
+        point, attributes = given[name]
+        return self._begin(point, {"given": name, **attributes})
 
-    def suggest(self, trial: optuna.Trial) -> None:
-        """Set a trial's hyperparameters; existing ones are kept."""
+    def _begin(self, point: Mapping[str, Any], attributes: Mapping[str, Any]) -> optuna.Trial:
+        self._study.enqueue_trial(dict(point), dict(attributes))
+        trial = self._study.ask()
         preset = trial.user_attrs.get("hyperparameters")
         self._suggest(trial if preset is None else enqueued.FixedTrial(trial, preset))
+        return trial
+
+    def _new_point(self) -> Hyperparameters | None:
+        """Return a point that was not tried; in a space that goes on for ever, a sampler proposes no point twice."""
+        point = self._propose(self.trials)
+        if not self._finite:
+            return point
+        tried = [hyperparameters(trial) for trial in self.trials]
+        for attempt in range(1, _ATTEMPTS):
+            if point not in tried:
+                return point
+            point = self._propose(self.trials, attempt)
+        return next((point for point in enqueued.grid(self._suggest, None) if point not in tried), None)
 
     def _to_give(self, settings: SearchSettings) -> dict[str, _Given]:
         """Return the fixed points to try before sampling, by name, with the attributes of their trials."""
         if self._grid:
-            found = enqueued.grid(self._suggest, settings.grid_points)
+            found = enqueued.grid(self._suggest, None if self._few else settings.grid_points)
             order = random.Random(self.seed).sample(range(len(found)), len(found))  # a budget may cut the grid short
             return {f"grid {place}": (found[place], {}) for place in order}
         if settings.sampler in ("tpe", "gp"):  # they start at random; the centre is usually a good guess
@@ -215,30 +210,22 @@ class Study:
         ended = [len(history(trial)) for trial in self.trials if trial.state.name == "COMPLETE"]
         return max(ended, default=self.total)
 
-    def epoch_s(self, trial: optuna.Trial | FrozenTrial | None = None) -> float:
-        """Return the seconds per epoch of a trial, or of the other trials if it has no epoch yet; 0 if unknown."""
-        own: Sequence[EpochMetrics] = history(trial) if trial is not None else ()
-        known = list(own[-1:]) or [history(other)[-1] for other in self.trials if history(other) and not preset(other)]
-        return statistics.median(epoch.seconds for epoch in known) if known else 0.0
+    def record(self, trial: optuna.Trial, epochs: Sequence[EpochMetrics], measured: Mapping[str, Any]) -> None:
+        """Add the result of a rung to a trial, and report its values to the pruner and its constraints.
 
-    def record(self, trial: optuna.Trial, epochs: Sequence[EpochMetrics]) -> None:
-        """Add the epochs of a finished rung to a trial, and report them to the pruner.
-
-        The history is written first, in one write. The pruner's values derive from it, so the next run can report them
-        again after a kill between the two steps.
+        Args:
+            trial: The trial.
+            epochs: The epochs of the rung.
+            measured: What was measured of the model, and where it was trained.
         """
+        for name, value in measured.items():
+            trial.set_user_attr(name, value)
         add_epochs(trial, epochs)
-        self.report(trial)
-
-    def report(self, trial: optuna.Trial) -> None:
-        """Report a trial's new epochs and constraint values to the pruner and the sampler."""
-        known = self._study.get_trials(deepcopy=False)[trial.number].intermediate_values
-        for epoch in history(trial):
-            if epoch.epoch not in known:
-                trial.report(epoch[self.objective], epoch.epoch)
+        for epoch in epochs:
+            trial.report(epoch[self.objective], epoch.epoch)
         for name, limit in self._limits.items():
-            if name in trial.user_attrs and name not in trial.constraints:
-                trial.set_constraint(name, trial.user_attrs[name] / limit - 1)
+            if name in measured and name not in trial.constraints:
+                trial.set_constraint(name, measured[name] / limit - 1)
 
     def violation(self, trial: optuna.Trial | FrozenTrial) -> str:
         """Return the limits of `search.constraints` that a trial's model exceeds, as text; empty if it meets all."""
@@ -259,11 +246,6 @@ class Study:
             return self._study.tell(trial, history(trial)[-1][self.objective])
         ended = {"pruned": optuna.trial.TrialState.PRUNED, "failed": optuna.trial.TrialState.FAIL}
         return self._study.tell(trial, state=ended[state])
-
-    def spend(self, seconds: float) -> None:
-        """Add wall time to the study's elapsed time."""
-        self.elapsed_s += seconds
-        self._study.set_user_attr("elapsed_s", round(self.elapsed_s, 1))
 
     def status(self) -> StudyStatus:
         """Return the progress of the study. It reads every trial, so do not call it for each event."""
@@ -317,39 +299,32 @@ class Study:
         complete = [trial for trial in self.trials if trial.state.name == "COMPLETE"]
         if len(complete) < _ENOUGH or len({trial.value for trial in complete}) == 1:
             return {}
-        return optuna.importance.get_param_importances(self._study)
+        found = optuna.importance.get_param_importances(self._study)
+        # Optuna walks through sets, whose order differs from process to process.
+        return dict(sorted(((name, round(share, 6)) for name, share in found.items()), key=lambda item: item[::-1]))
 
     def table(self) -> pd.DataFrame:
         """Return one row per trial; see `trials.table`."""
         return table(self.trials, self.objective)
 
+    def timings(self) -> pd.DataFrame:
+        """Return the seconds and the worker of every trial; see `trials.timings`."""
+        return timings(self.trials)
+
+    def save_database(self) -> None:
+        """Write the study to a database in its folder, for Optuna's dashboard; nothing here reads it."""
+        import optuna
+
+        with new_file(self.folder / STUDY_FILE) as partial:
+            storage = optuna.storages.RDBStorage(f"sqlite:///{partial}")
+            copy = optuna.create_study(storage=storage, study_name=self._study.study_name, direction="maximize")
+            copy.add_trials(self.trials)
+            storage.engine.dispose()
+
 
 def _judged(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
     """Return the trials that have a value and have not failed, including unfinished ones."""
     return [trial for trial in trials if history(trial) and trial.state.name != "FAIL"]
-
-
-def _few(dimensions: Mapping[str, Dimension]) -> bool:
-    """Return whether a space has so few points that all of them can be tried."""
-    choices = [dimension.choices for dimension in dimensions.values() if isinstance(dimension, Choice)]
-    return len(choices) == len(dimensions) and math.prod(map(len, choices)) <= _FEW
-
-
-def _storage(path: Path) -> optuna.storages.BaseStorage:
-    """Open a study's database in a mode in which a write takes 1 ms instead of a disk's 20 ms.
-
-    SQLite syncs the write-ahead log at checkpoints only. A kill loses no write. A power failure may lose the last
-    writes; they are restored from the finished rungs on disk.
-    """
-    import optuna
-
-    def connect() -> sqlite3.Connection:
-        connection = sqlite3.connect(path, timeout=10, check_same_thread=False)
-        connection.execute("PRAGMA journal_mode=WAL")
-        connection.execute("PRAGMA synchronous=NORMAL")
-        return connection
-
-    return optuna.storages.RDBStorage(f"sqlite:///{path}", engine_kwargs={"creator": connect})
 
 
 def _seed(seed: int, generation: int) -> int:

@@ -22,6 +22,7 @@ class Definition:
         search: Sampler, pruner, seed, generation …: see `SearchSettings.defining`.
         trial_epochs: Epochs of a whole trial.
         backend: Backend of Keras.
+        device: Class of the device that trains; see `mixed_precision.device_class`.
     """
 
     dataset: str
@@ -32,6 +33,7 @@ class Definition:
     search: Mapping[str, Any]
     trial_epochs: int
     backend: str
+    device: str = "cpu"
 
     @property
     def name(self) -> str:

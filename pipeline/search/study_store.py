@@ -10,6 +10,7 @@ from pathlib import Path
 
 from pipeline.core.errors import EngineError
 from pipeline.core.files import write_text
+from pipeline.search import rung_results
 from pipeline.tracking.identity import new_id
 
 STUDY_FILE = "study.db"
@@ -45,7 +46,7 @@ def locked(folder: Path, wait_s: float = _LOCK_S) -> Iterator[None]:
 
 def begun(folder: Path) -> bool:
     """Return whether a folder contains a study, without importing Optuna."""
-    return (folder / STUDY_FILE).exists()
+    return (folder / rung_results.FOLDER).exists() or (folder / STUDY_FILE).exists()
 
 
 def identify(folder: Path) -> str:
@@ -109,5 +110,6 @@ def _idle(folder: Path) -> bool:
 
 
 def _searched(folder: Path) -> float:
-    """Return the time of the last write to a study, in seconds since the Unix epoch."""
-    return max((path.stat().st_mtime for path in folder.glob("study.db*")), default=0.0)
+    """Return the time of the last recorded result of a study, in seconds since the Unix epoch."""
+    files = [*folder.glob(f"{STUDY_FILE}*"), *folder.glob(f"{rung_results.FOLDER}/*/*.json")]
+    return max((path.stat().st_mtime for path in files), default=0.0)

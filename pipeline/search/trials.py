@@ -65,10 +65,37 @@ def preset(trial: optuna.Trial | FrozenTrial) -> str:
 
 
 def table(trials: Sequence[FrozenTrial], objective: str) -> pd.DataFrame:
-    """Return one row per trial: number, state, value, epochs, seconds, reason, preset and hyperparameters."""
+    """Return one row per trial: number, state, value, epochs, reason, preset and hyperparameters.
+
+    It has no times: the same search gives the same bytes on every machine. They are in `timings`.
+    """
     import pandas as pd
 
     return pd.DataFrame([_row(trial, objective).cells() for trial in trials])
+
+
+def timings(trials: Sequence[FrozenTrial]) -> pd.DataFrame:
+    """Return one row per trial: number, seconds of training and the worker of its last rung."""
+    import pandas as pd
+
+    columns = ["trial", "seconds", "worker"]
+    rows = [
+        (trial.number, round(sum(epoch.seconds for epoch in history(trial)), 1), trial.user_attrs.get("worker", ""))
+        for trial in trials
+    ]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def began(trial: FrozenTrial) -> float | None:
+    """Return when a trial's first epoch began, in seconds since the Unix epoch; None if it has none."""
+    epochs = history(trial)
+    return epochs[0].at - epochs[0].seconds if epochs else None
+
+
+def ended(trial: FrozenTrial) -> float | None:
+    """Return when a trial's last epoch ended, in seconds since the Unix epoch; None if it has none."""
+    epochs = history(trial)
+    return epochs[-1].at if epochs else None
 
 
 def _row(trial: FrozenTrial, objective: str) -> Trial:
@@ -78,7 +105,6 @@ def _row(trial: FrozenTrial, objective: str) -> Trial:
         state=trial.state.name.lower(),
         value=epochs[-1][objective] if epochs else None,
         epochs=len(epochs),
-        seconds=round(sum(epoch.seconds for epoch in epochs), 1),
         reason=trial.user_attrs.get("reason", ""),
         preset=preset(trial),
         hyperparameters=hyperparameters(trial),

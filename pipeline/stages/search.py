@@ -1,7 +1,7 @@
 """Stage search: find a family's best hyperparameters on a dataset's validation split.
 
-This process alone owns the study and writes to MLflow; workers only train. The next run of the stage resumes a search
-that was killed.
+This process alone decides and writes to MLflow; workers only train. The next run of the stage resumes a search that was
+killed.
 """
 
 from __future__ import annotations
@@ -10,10 +10,12 @@ import argparse
 from pathlib import Path
 
 from pipeline.backend import configure
+from pipeline.backend.mixed_precision import device_class
 from pipeline.core import names, params, process
-from pipeline.datasets.arrays import load_splits
+from pipeline.datasets.arrays import Splits, load_splits
 from pipeline.models import loading
 from pipeline.models.base import BaseFamily
+from pipeline.search import lengths
 from pipeline.search import run as search
 from pipeline.search.settings import SearchSettings
 from pipeline.search.study_definition import Definition
@@ -26,8 +28,9 @@ def main() -> None:
     backend = configure.load_settings()
     settings = params.load("search", SearchSettings)
     family = loading.load(arguments.family, dataset=arguments.dataset)
-    family.require_fit(min(load_splits(arguments.data).image_shape[:2]))
-    definition = _definition(arguments, family, settings, backend.backend)
+    data = load_splits(arguments.data)
+    family.require_fit(min(data.image_shape[:2]))
+    definition = _definition(arguments, family, settings, backend.backend, data)
     folders = search.Folders(arguments.data, arguments.features, arguments.studies)
     local = settings.engine != "ray"  # Ray places workers by itself
     environments = configure.worker_environments(backend.workers) if local else []
@@ -56,18 +59,24 @@ def _parse() -> argparse.Namespace:
 
 
 def _definition(
-    arguments: argparse.Namespace, family: BaseFamily, settings: SearchSettings, backend: configure.Backend
+    arguments: argparse.Namespace,
+    family: BaseFamily,
+    settings: SearchSettings,
+    backend: configure.Backend,
+    data: Splits,
 ) -> Definition:
     """Return everything that decides the result of the search."""
+    steps = lengths.steps_per_epoch(family, len(data.train))
     return Definition(
         dataset=arguments.dataset,
         family=arguments.family,
-        data=load_splits(arguments.data).digest,
+        data=data.digest,
         code=loading.training_digest(family),
         settings=family.settings.model_dump(mode="json"),
         search=settings.defining(),
-        trial_epochs=settings.budget_for(arguments.dataset, arguments.family).trial_epochs,
+        trial_epochs=settings.budget_for(arguments.dataset, arguments.family, steps).trial_epochs,
         backend=backend,
+        device=device_class(),
     )
 
 

@@ -35,15 +35,15 @@ TRAINING: Space = {
 
 SEARCHED: Mapping[str, Any] = {
     "optimizer": "adamw",
-    "schedule": "cosine",
-    "learning_rate": {"low": 3e-4, "high": 1e-2, "log": True},
+    "schedule": ["one_cycle", "cosine"],
+    "learning_rate": {"low": 1e-3, "high": 1e-2, "log": True},
     "batch_size": [64, 128],
-    "weight_decay": {"low": 1e-6, "high": 1e-2, "log": True},
+    "weight_decay": {"low": 1e-4, "high": 5e-2, "log": True},
     "l2": 0.0,
     "label_smoothing": 0.0,
-    "shift": 0,
+    "shift": {"low": 0, "high": 4},
     "flip": False,  # labels must allow it: a mirrored cat is a cat, a mirrored 3 is no 3
-    "cutout": 0,
+    "cutout": [0, 6],
     "mixup": 0.0,
     "average": 0.99,
 }

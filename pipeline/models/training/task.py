@@ -159,12 +159,15 @@ def _train(task: TrainingTask, finished: Path, emit: Callable[[EpochMetrics], No
         family.feature_network = feature_network.load(task.features)
     version = (task.data / "meta.json").stat().st_mtime_ns
     state = _checkpoint(task.folder, task.span.start) / "state.npz" if task.span.start else None
+    span = task.span
+    if state is not None and not state.exists():  # lost: the same epochs from the beginning give the same weights
+        state, span = None, replace(span, start=0)
     task.folder.mkdir(parents=True, exist_ok=True)
     try:
         fitted = family.fit(
             task.hyperparameters,
             _load_data(task.data, version),
-            task.span,
+            span,
             seed=fold(task.seed),
             state=state,
             on_epoch=on_epoch,

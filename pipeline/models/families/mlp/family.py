@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -38,6 +39,11 @@ class Family(KerasClassifier):
         **SEARCHED,
     }
     presets: ClassVar[tuple[Preset, ...]] = PRESETS
+
+    def epoch_cost(self, hyperparameters: Hyperparameters, spec: Spec) -> float:
+        """Return the multiply-adds of an image; see `BaseFamily.epoch_cost`."""
+        units, layers = whole(hyperparameters, "units"), whole(hyperparameters, "layers")
+        return float(units * (math.prod(spec.image_shape) + (layers - 1) * units + spec.classes))
 
     def build(self, hyperparameters: Hyperparameters, spec: Spec) -> keras.Model:
         """Return a perceptron; see `KerasClassifier.build`."""
