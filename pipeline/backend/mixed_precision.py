@@ -45,7 +45,7 @@ def device_class() -> str:
 
     CPUs with bfloat16 units train heavy networks in another precision than others.
     """
-    if gpus.visible():
+    if gpus.visible().gpus:
         return "gpu"
     return "cpu-bfloat16" if _FLAGS & _cpu_flags() else "cpu"
 
