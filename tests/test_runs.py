@@ -83,7 +83,11 @@ def searching(tracker: Tracker, key: str, folder: Path) -> None:
         patch.setattr(stage.configure, "load_settings", lambda: RuntimeSettings(backend="tensorflow", workers=1))
         patch.setattr(stage.params, "load", lambda *_: SETTINGS)
         patch.setattr(stage.loading, "load", lambda *_, **__: FAMILY)
-        patch.setattr(stage, "load_splits", lambda _: type("Data", (), {"image_shape": (28, 28, 1), "digest": "d"}))
+        patch.setattr(
+            stage,
+            "load_splits",
+            lambda _: type("Data", (), {"image_shape": (28, 28, 1), "digest": "d", "train": range(99)}),
+        )
         patch.setattr(stage.search, "run", run)
         patch.setattr(stage.search, "tidy", lambda *_: tracker.runs("attributes.status = 'RUNNING'"))
         patch.setattr(stage.search, "save", lambda *_: [file])
