@@ -117,8 +117,6 @@ def _change(content: Mapping[str, Any], chance: random.Random) -> str:
     if chance.random() < 0.3:  # numbers of which libraries take some only
         numbers = ("seed", "deadline_minutes", "epoch_minutes")
         path = chance.choice([path for path in places(content) if path[-1] in numbers])
-            [path for path in places(content) if path[-1] in ("seed", "deadline_minutes", "epoch_minutes")]
-        )
         return f"{'.'.join(path)}={chance.choice(NUMBERS + EXTREMES)}"
     section = chance.choice(sorted(content))
     path = chance.choice([path for path in places(content) if path[0] == section])
@@ -291,7 +289,8 @@ SMALL = ("datasets=[pets]", "families=[cnn]", f"download={PETS}")
         (["mlp=null"], "mlp is wrong: expected a mapping of settings, .*, found None", "mlp={space: {}}"),
         (["gan=[]"], r"gan is wrong: .*, found \[\]", "gan={}"),  # it does not compete, and may later
         (["gan.space={width: -1}"], "gan.space.width is wrong: .*, found -1", "gan.space={width: 16}"),
-        ([*SMALL, "search.presets=true", "cnn.presets=[R5, R2]"], "cnn.presets: R2 cannot be built for pets: .*at least 10 pixels.*found 8",
+        ([*SMALL, "search.presets=true", "cnn.presets=[R5, R2]"],
+         "cnn.presets: R2 cannot be built for pets: .*at least 10 pixels.*found 8",
          "cnn.presets=[]"),
         (["knn.images={l3: 5}"], "knn.images.l3.* is wrong: expected .*'l1' or 'l2', found 'l3'", "knn.images={l2: 5}"),
         (["knn.neighbours=[1000000000000]"], "knn.neighbours.0 is wrong: expected .*1000000", None),
