@@ -20,7 +20,7 @@ import pydantic
 from pipeline.core import pydantic_errors
 from pipeline.core.conflicts import conflict
 from pipeline.core.errors import DataError
-from pipeline.core.files import new_file, rewrite_text
+from pipeline.core.files import new_file, new_folder, rewrite_text
 from pipeline.core.params import Settings
 from pipeline.datasets.arrays import ClassName, Images, Labelled, Labels, RawImages, Sha256, image_digests
 from pipeline.datasets.npz import read_npz
@@ -168,9 +168,12 @@ def _listed(earlier: Path) -> list[ManifestEntry]:
 
 
 def make(manifest: Path) -> None:
-    """Make the folder of a manifest without batches."""
-    manifest.mkdir(parents=True, exist_ok=True)
-    (manifest / PLACEHOLDER).touch()
+    """Make the folder of a manifest without batches; it appears with its placeholder, or not at all."""
+    if manifest.is_dir():
+        (manifest / PLACEHOLDER).touch()
+        return
+    with new_folder(manifest) as folder:
+        (folder / PLACEHOLDER).touch()
 
 
 def store(folder: Path, data: Labelled) -> str:
