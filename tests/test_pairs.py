@@ -184,7 +184,7 @@ def test_ingest_beside_prepare_counts_in_the_next_prepare(prepared: Path) -> Non
     put_batch(prepared, 3)
     with stopped_in_prepare(prepared, 1) as repro:
         ingest = start([*PIPELINE, "ingest"], prepared)
-        until(ingest, r"waiting for .*dvc.* repro prepare.*, which reads .*data/raw/digits")
+        until(ingest, "waiting for a stage of `dvc repro` to end")
     counts_in_the_next_prepare(prepared, repro, ingest, 1)
 
 
