@@ -21,7 +21,7 @@ from tests.test_end_to_end import PIPELINE, SETTINGS, Demo
 
 POINT = (
     "{layers: 1, units: 128, batch_norm: true, dropout: 0.1,"
-    " learning_rate: 0.003, weight_decay: 0.0001, batch_size: 64}"
+    " learning_rate: 0.003, weight_decay: 0.0001, batch_size: 64, schedule: cosine, shift: 0, cutout: 0}"
 )
 pytestmark = pytest.mark.timeout(900)
 
