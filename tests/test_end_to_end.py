@@ -322,6 +322,7 @@ def test_params_from_a_to_b_and_back_leave_the_registry_right(demo: Demo) -> Non
     assert demo.repro() == set()
 
 
+@pytest.mark.slow
 def test_adding_a_family_runs_nothing_and_adding_an_architecture_trains_nothing(demo: Demo) -> None:
     def trained() -> dict[Path, str]:
         return {path: path.read_text() for path in (demo.folder / "data").rglob("epochs.log")}

@@ -115,6 +115,7 @@ def test_a_training_cut_into_rungs_gives_the_same_weights_as_one_run_through(
         assert [path.name for path in (tmp_path / folder).iterdir()] == ["epoch-0003"]  # older checkpoints are removed
 
 
+@pytest.mark.slow
 def test_a_rung_goes_on_with_the_model_in_memory_only_while_the_checkpoint_is_its_own(
     few: Splits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -87,6 +87,7 @@ def drawn(dimensions: range) -> dict[str, bytes]:
     return plots.draw(trials, "val_accuracy", 2, {f"dimension_{d}": d / 780 for d in dimensions})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "least"), [("parallel", 30), ("slices", 28), ("importances", 28)])
 def test_of_many_hyperparameters_only_the_most_important_are_drawn(name: str, least: int) -> None:
     picture = drawn(range(40))[name]

@@ -189,7 +189,7 @@ def workers(count: int) -> Workers:
         names = [visible.gpus[slot % len(visible.gpus)] for slot in range(count or len(visible.gpus))]
         return Workers([{gpus.VARIABLE: name} for name in names], reason)
     limit = cores.usable()
-    reason = f"runtime.workers={count}" if count else f"one per core, for {visible.reason}, and {limit.reason}"
+    reason = f"runtime.workers={count}" if count else f"one per core; {visible.reason}; {limit.reason}"
     return Workers([{} for _ in range(count or limit.usable)], reason)
 
 
