@@ -42,7 +42,7 @@ def test_without_a_gpu_there_is_a_worker_per_core_whatever_is_visible(
     assert configure.worker_environments(0) == [{}] * 4
     [line] = capsys.readouterr().err.splitlines()
     assert line.startswith(f"4 workers: one per core; CUDA_VISIBLE_DEVICES={chosen}, which ")
-    assert line.endswith(", and 4 cores")
+    assert line.endswith("; 4 cores")
 
 
 @pytest.mark.parametrize(
