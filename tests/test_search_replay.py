@@ -49,16 +49,11 @@ class Killed(Exception):
 class InMemory(RungResults):
     """Results that need no disk."""
 
-    def __init__(self, *, same_budget: bool = True) -> None:
+    def __init__(self) -> None:
         self.kept: dict[Any, Any] = {}
-        self._same_budget = same_budget
 
     def claim(self, number: int, point: Hyperparameters) -> None:
-        if self.kept.setdefault(number, point) != point:  # near the end of a budget, a larger one decides otherwise
-            assert not self._same_budget, "a replay gave another point"
-            for key in [key for key in self.kept if isinstance(key, tuple) and key[0] == number]:
-                del self.kept[key]
-            self.kept[number] = point
+        assert self.kept.setdefault(number, point) == point, "a replay gave another point"
 
     def get(self, number: int, stop: int) -> RungResult | None:
         return self.kept.get((number, stop))
@@ -190,7 +185,7 @@ def compared(folder: Path, cases: int, seed: int) -> int:
             machine = Machine(chance.randint(1, 16), random.Random(case), kill=chance.choice([0, 0.1, 0.3]))
             assert table(searched(folder, found, budget, InMemory(), machine)) == expected, (case, budget)
             studies += 2
-        grown = InMemory(same_budget=False)
+        grown = InMemory()
         first, second = Machine(3, random.Random(case)), Machine(2, random.Random(case), kill=0.2)
         searched(folder, found, small, grown, first)
         assert table(searched(folder, found, large, grown, second)) == expected, f"case {case}: the budget was raised"

@@ -48,7 +48,7 @@ class Halving:
             waiting: Numbers of the waiting trials.
             at_least: Minimum number of promotions from each rung. It keeps workers busy when no new trials will start.
         """
-        if not waiting:
+        if not waiting or not self._reduction:
             return None
         for end in reversed(self._rungs[:-1]):
             reached = [trial for trial in contenders if len(history(trial)) >= end or stopped(trial)]

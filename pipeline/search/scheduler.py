@@ -74,6 +74,9 @@ class TrialScheduler:
     become the leader, can train all its epochs within the budget. So does the leader's own, which else waits until
     nothing is in training that could overtake it.
 
+    Once the budget has refused anything, no new trial starts. So a search with a larger budget creates the same trials
+    and then more: all results of the smaller one count, and nothing is trained twice.
+
     Args:
         study: A new study, without trials.
         budget: Limits of the search.
@@ -119,6 +122,7 @@ class TrialScheduler:
         self._flying: dict[int, _Flight] = {}
         self._waiting: dict[int, optuna.Trial] = {}
         self._exhausted = False  # the study cannot create another trial
+        self._refused = False  # the budget has refused something that a larger one would have allowed
         tenth = budget.epochs // _PRESETS // study.rungs[0]
         self._presets = min(study.presets, tenth, budget.trials - 1)  # they come last, and count towards the budget
         self._submitted: dict[int, TrainingTask] = {}
@@ -184,42 +188,48 @@ class TrialScheduler:
 
     def _fill(self) -> None:
         """Give every free slot a promoted trial or else a new one; prune waiting trials that cannot be promoted."""
-        while len(self._flying) < self._slots and (trial := self._promoted() or self._new()) is not None:
+        while len(self._flying) < self._slots and (trial := self._next()) is not None:
             self._advance(trial)
         while len(self._waiting) > (_MOST_WAITING if self._flying else 0):
             trial = self._waiting.pop(self._study.halving.last(self._study.contenders(), self._waiting))
             reason = _BY_DEADLINE if self.cut else f"not among the best after {len(history(trial))} epochs"
-            # At the end of the budget, checkpoints stay: with a larger budget, these trials may be promoted.
-            self._end(trial, "pruned", reason, discard=bool(self._flying))
+            self._end(trial, "pruned", reason)
 
-    def _promoted(self) -> optuna.Trial | None:
-        """Promote a waiting trial and return it; the leader first, once it has trained beyond the first rung."""
-        if not self._waiting:
-            return None
-        may_start = self._may_start()
-        leader = self._study.leader()
-        first = self._study.rungs[0]
-        number: int | None
-        leads = leader is not None and leader.number in self._waiting and self._fits(self._waiting[leader.number])
-        if leader is not None and leads and (len(history(leader)) > first or not may_start):
-            number = leader.number
-        elif self.cut:
-            return None
-        else:
-            eligible = [n for n, trial in self._waiting.items() if self._fits(trial) and not self._study.lost(trial)]
-            idle_otherwise = 0 if may_start else self._slots
-            contenders = self._study.contenders()
-            number = self._study.halving.promotable(contenders, eligible, at_least=idle_otherwise)
+    def _next(self) -> optuna.Trial | None:
+        """Return the trial for a free slot: a promoted one, or else a new one; None if there is neither."""
+        number = self._promotable(self._fits, may_start=self._may_start())
+        if not self._refused:
+            without_limit = self._promotable(lambda _: True, may_start=not self._exhausted and not self.cut)
+            if number != without_limit or (number is None and not self._may_start()):
+                self._refused = True
+                number = self._promotable(self._fits, may_start=False)
         if number is None:
-            return None
+            return self._new() if self._may_start() else None
         trial = self._waiting.pop(number)
         self._study.halving.promote(trial)
         return trial
 
-    def _new(self) -> optuna.Trial | None:
-        """Return a new trial if the budget and the study allow one; reference models come last."""
-        if not self._may_start():
+    def _promotable(self, fits: Callable[[optuna.Trial], bool], *, may_start: bool) -> int | None:
+        """Return the number of the waiting trial to promote; the leader first, once it is beyond the first rung.
+
+        Args:
+            fits: Returns whether the budget allows a trial's next rung.
+            may_start: Whether a new trial could start instead.
+        """
+        if not self._waiting:
             return None
+        leader = self._study.leader()
+        leads = leader is not None and leader.number in self._waiting and fits(self._waiting[leader.number])
+        if leader is not None and leads and (len(history(leader)) > self._study.rungs[0] or not may_start):
+            return leader.number
+        if self.cut:
+            return None
+        eligible = [n for n, trial in self._waiting.items() if fits(trial) and not self._study.lost(trial)]
+        idle_otherwise = 0 if may_start else self._slots
+        return self._study.halving.promotable(self._study.contenders(), eligible, at_least=idle_otherwise)
+
+    def _new(self) -> optuna.Trial | None:
+        """Return a new trial; None if the study cannot create another one. Reference models come last."""
         sampled = sum(not preset(trial) for trial in self._study.trials)
         trial = self._study.ask() if sampled < self._budget.trials - self._presets else None
         trial = trial or (self._study.ask_preset() if self._presets_left() else None)
@@ -234,7 +244,7 @@ class TrialScheduler:
     def _may_start(self) -> bool:
         """Return whether the budget allows another trial."""
         within = len(self._study.trials) < self._budget.trials
-        return within and not self._exhausted and not self.cut and self._fits(None)
+        return within and not self._exhausted and not self._refused and not self.cut and self._fits(None)
 
     def _fits(self, trial: optuna.Trial | None) -> bool:
         """Return whether the next rung of a trial, or the first rung of a new one, may start; see the class."""
@@ -264,6 +274,7 @@ class TrialScheduler:
         elif history(trial) and (reason := self._stops(trial)):
             self._end(trial, "pruned", reason)
         elif history(trial) and not self._fits(trial):
+            self._refused = True
             self._waiting[trial.number] = trial  # the leader: one in training may overtake it and need the rest
             self._mirror(trial.number)
         else:
@@ -281,12 +292,16 @@ class TrialScheduler:
             return _BY_DEADLINE
         if trial.should_prune():
             return f"not among the best after {len(history(trial))} epochs"
-        return "" if self._fits(trial) else "the budget of the search was met"
+        if self._fits(trial):
+            return ""
+        self._refused = True
+        return "the budget of the search was met"
 
-    def _end(self, trial: optuna.Trial, state: Any, reason: str = "", *, discard: bool = True) -> None:
+    def _end(self, trial: optuna.Trial, state: Any, reason: str = "") -> None:
         self._study.tell(trial, state, reason)
-        if discard:
-            self._discard(trial.number)  # at once: only unfinished trials use disk space
+        # At once: only unfinished trials use disk space. But a larger budget may continue what this one ends.
+        if state != "pruned" or not (self._refused or self.cut):
+            self._discard(trial.number)
         self._mirror(trial.number)
 
     def _mirror(self, number: int) -> None:
@@ -384,7 +399,7 @@ class TrialScheduler:
         for number, flight in list(self._flying.items()):
             if number != leader.number:
                 del self._flying[number]
-                self._end(flight.trial, "pruned", _BY_DEADLINE, discard=False)
+                self._end(flight.trial, "pruned", _BY_DEADLINE)
         self._fill()
         self._replay()  # results that waited for those rungs on the clock count now
 
