@@ -38,10 +38,10 @@ ARGUMENTS = {
     " --accepted data/accepted/tiny --output data/prepared/tiny --test data/test/tiny",
     "features": "--family {family} --data data/prepared/tiny --output data/features/tiny/{family}",
     "search": "--family {family} --data data/prepared/tiny --features data/features/tiny/{family}"
-    " --studies data/studies --output reports/search/tiny/{family}",
+    " --studies data/studies --output reports/search/tiny/{family} --finalist data/finalists/tiny/{family}",
     "train": "--family {family} --data data/prepared/tiny --studies data/studies"
     " --features data/features/tiny/{family} --best reports/search/tiny/{family}/best.json"
-    " --model data/models/tiny/{family} --report reports/train/tiny/{family}",
+    " --finalist data/finalists/tiny/{family} --model data/models/tiny/{family} --report reports/train/tiny/{family}",
     "evaluate": "--family {family} --test data/test/tiny --features data/features/tiny/{family}"
     " --model data/models/tiny/{family} --predictions data/predictions/tiny/{family}"
     " --report reports/evaluate/tiny/{family}",

@@ -20,6 +20,7 @@ MODEL: dict[str, Any] = {
     "family": "gan",
     "task": "generate",
     "value": -7.5,
+    "mean": -7.5,
     "loss": math.inf,
     "parameters": 12,
     "hyperparameters": {"units": 64, "rate": 0.5, "norm": True, "cell": "gru"},

@@ -87,7 +87,7 @@ def test_a_broken_params_file_is_one_line(text: str, message: str, tmp_path: Pat
 
 
 def test_a_contradicting_backend_is_an_error_with_both_names(tmp_path: Path) -> None:
-    names = ("dataset", "data", "features", "studies", "output")
+    names = ("dataset", "data", "features", "studies", "output", "finalist")
     options = [part for name in names for part in (f"--{name}", "digits")]
     command = [sys.executable, "-m", "pipeline.stages.search", "--family", "mlp", *options]
     env = {**os.environ, "KERAS_BACKEND": "torch"}

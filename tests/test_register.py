@@ -68,12 +68,12 @@ def test_predictions_over_other_images_do_not_pair() -> None:
 
 
 def test_each_task_has_a_candidate_chosen_by_validation_whose_answers_must_be_its_own(tmp_path: Path) -> None:
-    families = (("gan", "generate", -9.0, 0.5), ("mlp", "classify", 0.9, 0.3), ("cnn", "classify", 0.9, 0.2),
-                ("knn", "classify", 0.8, 0.1))  # fmt: skip
-    for family, task, value, loss in families:
+    families = (("gan", "generate", -9.0, -9.0, 0.5), ("mlp", "classify", 0.9, 0.9, 0.3),
+                ("cnn", "classify", 0.91, 0.9, 0.2), ("rnn", "classify", 0.99, 0.85, 0.1))  # fmt: skip
+    for family, task, value, mean, loss in families:
         for folder in (tmp_path / "models" / family, tmp_path / "predictions" / family):
             folder.mkdir(parents=True)
-        info = {"task": task, "value": value, "loss": loss, "run_id": "r", "model_id": f"m-{family}"}
+        info = {"task": task, "value": value, "mean": mean, "loss": loss, "run_id": "r", "model_id": f"m-{family}"}
         info |= {"family": family, "parameters": 1, "hyperparameters": {}, "class_names": ["a", "b"]}
         info |= {"image_shape": [8, 8, 1], "data_digest": "d", "backend": "jax"}
         (tmp_path / "models" / family / "model.json").write_text(json.dumps(info))
@@ -81,9 +81,9 @@ def test_each_task_has_a_candidate_chosen_by_validation_whose_answers_must_be_it
             json.dumps({"key": "d", "model_id": f"m-{family}"})
         )
         np.savez(tmp_path / "predictions" / family / "predictions.npz", predicted=[1, 2], actual=[1, 1])
-    found = find_candidates(["gan", "mlp", "cnn", "knn"], tmp_path / "models", tmp_path / "predictions")
+    found = find_candidates(["gan", "mlp", "cnn", "rnn"], tmp_path / "models", tmp_path / "predictions")
     assert {task: candidate.family for task, candidate in found.items()} == {"generate": "gan", "classify": "cnn"}
-    assert CLASSIFY.headline(found["classify"].kept) == {"accuracy": 0.5}  # equal values: the lower loss
+    assert CLASSIFY.headline(found["classify"].kept) == {"accuracy": 0.5}  # equal means: the lower loss
     (tmp_path / "predictions/cnn/meta.json").write_text(json.dumps({"key": "d", "model_id": "m-other"}))
     with pytest.raises(DataError, match="cnn is of another model: expected m-cnn, found m-other"):
         find_candidates(["mlp", "cnn"], tmp_path / "models", tmp_path / "predictions")

@@ -57,7 +57,7 @@ def write_family(reports: Path, family: str, right: int, run: str) -> None:
     found = {"study": "s", "value": 0.9125}
     summary = {**found, "run": "5ea7c4", "best_trial": 3, "trials": counts, "epochs": 19, "seconds": 61.5}
     write_json(search / "summary.json", summary)
-    best = {**found, "family": family, "hyperparameters": {"units": 64, "rate": 0.0029967}, "epochs": 9}
+    best = {**found, "family": family, "hyperparameters": {"units": 64, "rate": 0.0029967}, "epochs": 9, "seed": 3}
     write_json(search / "best.json", best)
     trials = [
         ["trial", "state", "value", "epochs", "seconds", "reason", "units", "rate"],

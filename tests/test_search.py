@@ -39,7 +39,7 @@ SETTINGS = [
 ]
 COMMAND = (
     "-m pipeline.stages.search --dataset digits --family {family} --data {data} --features data/features"
-    " --studies data/studies --output reports/search"
+    " --studies data/studies --output reports/search --finalist data/finalist"
 )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import random
 from collections.abc import Iterator
@@ -104,6 +105,26 @@ class Machine:
         yield Done(key, TaskResult(epochs, 10), f"worker-{self.chance.random()}")
 
 
+class Further:
+    """Further seeds of leaders, which idle workers train without end."""
+
+    def __init__(self) -> None:
+        self._keys = itertools.count(10**9)
+        self._mine: set[int] = set()
+
+    @property
+    def running(self) -> bool:
+        return False
+
+    def next(self, number: int, point: Hyperparameters) -> tuple[int, Any]:
+        key = next(self._keys)
+        self._mine.add(key)
+        return key, SimpleNamespace(point=point, span=SimpleNamespace(start=0, stop=1))
+
+    def handle(self, event: Done | Failed) -> bool:
+        return event.key in self._mine
+
+
 class Timed(Machine):
     """The same, on a clock on which rungs end in their order."""
 
@@ -130,6 +151,7 @@ def searched(
     results: RungResults,
     machine: Machine,
     deadline_s: float | None = None,
+    further: Further | None = None,
 ) -> Study:
     """Search until the budget is used, starting again after each kill; return the study."""
     family = Family("fake", FamilySettings())
@@ -145,7 +167,8 @@ def searched(
         machine.running.clear()
         scheduler = TrialScheduler(
             study, budget, found.slots, lambda point: float(point["width"]), results, machine,  # type: ignore[arg-type]
-            lambda: record, task, lambda number: None, progress, deadline_s, lambda: machine.now,
+            lambda: record, task, lambda number: None, progress, further,  # type: ignore[arg-type]
+            deadline_s, lambda: machine.now,
         )  # fmt: skip
         try:
             scheduler.run()
@@ -183,7 +206,9 @@ def compared(folder: Path, cases: int, seed: int) -> int:
             alone = InMemory()
             expected = table(searched(folder, found, budget, alone, Machine(1, random.Random(0))))
             machine = Machine(chance.randint(1, 16), random.Random(case), kill=chance.choice([0, 0.1, 0.3]))
-            assert table(searched(folder, found, budget, InMemory(), machine)) == expected, (case, budget)
+            further = chance.choice([None, Further()])
+            other = searched(folder, found, budget, InMemory(), machine, further=further)
+            assert table(other) == expected, (case, budget)
             studies += 2
         grown = InMemory()
         first, second = Machine(3, random.Random(case)), Machine(2, random.Random(case), kill=0.2)

@@ -6,6 +6,7 @@ import math
 import re
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from pipeline.datasets.arrays import load_splits
 from pipeline.executors.base import ENDS, Broken, Done, Event, Failed, Progress, answer
 from pipeline.models import loading
 from pipeline.models.base import Span
-from pipeline.models.training.seeds import Seeds
+from pipeline.models.training.seeds import Seeds, TrainSettings, finished, further, write_finished
 from pipeline.models.training.task import TrainingTask, exported_model, run
 from pipeline.registry.packaging import TrainedModel
 from pipeline.stages import train as stage
@@ -128,6 +129,27 @@ def test_a_training_whose_model_is_gone_is_done_again(few_digits: Path, whole: A
 def knn(data: Path, folder: Path, tasks: int = 99, **others: Any) -> Any:
     """Train nearest neighbours, which takes no time, except for the seeds that diverge."""
     return train(data, folder, tasks, family="knn", **others)
+
+
+def test_a_finished_training_of_a_search_counts_as_one_of_the_seeds(
+    few_digits: Path, whole: Any, tmp_path: Path
+) -> None:
+    finalist = replace(whole.task, span=Span(0, EPOCHS, EPOCHS), folder=tmp_path / "finalist")
+    assert not finished(finalist)
+    finalist.folder.mkdir()
+    write_finished(finalist.folder, exported_model(whole.task).parent, whole.trained, EPOCHS)
+    assert finished(finalist)
+    assert not list(finalist.folder.rglob("state.npz"))
+    settings = TrainSettings(seeds=3, seed=finalist.seed - 1)
+    others = further(tmp_path / "t", settings, finalist)
+    assert list(others) == [finalist.seed - 1, finalist.seed + 1]
+    seeds = Seeds({**others, finalist.seed: finalist}, "val_accuracy")
+    assert list(seeds.pieces()) == list(others)
+    alone = Seeds({finalist.seed: finalist}, "val_accuracy").finish(Here(tasks=0))  # type: ignore[arg-type]
+    assert alone.trained == whole.trained
+    assert exported_model(alone.task).is_dir()
+    shutil.rmtree(exported_model(alone.task))
+    assert not finished(finalist)
 
 
 @pytest.mark.usefixtures("eager")

@@ -20,8 +20,8 @@ TRIALS, EPOCHS = 4, 3
 SETTINGS = ["datasets=[digits]", "families=[mlp]", "runtime.workers=2", "train.seeds=1"]
 SETTINGS += [f"search.budget.digits={{trials: {TRIALS}, epochs: 100, trial_epochs: {EPOCHS}}}"]
 PATHS = {
-    "search": "--output reports/search",
-    "train": "--best reports/search/best.json --model data/models --report reports/train",
+    "search": "--output reports/search --finalist data/finalist",
+    "train": "--best reports/search/best.json --finalist data/finalist --model data/models --report reports/train",
 }
 
 

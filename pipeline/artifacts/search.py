@@ -16,6 +16,7 @@ class Best(Artifact):
     Attributes:
         epochs: Epochs of a whole training.
         value: The objective on validation data.
+        seed: Seed of the trial's training.
         study: Name of the study.
     """
 
@@ -23,6 +24,7 @@ class Best(Artifact):
     hyperparameters: dict[str, Scalar]
     epochs: int
     value: float
+    seed: int
     study: str
 
 

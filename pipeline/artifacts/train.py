@@ -16,7 +16,8 @@ class Model(Artifact):
     """Description of a trained model for later stages, `model.json`.
 
     Attributes:
-        value: The objective on validation data, by which families are ranked.
+        value: The objective on validation data.
+        mean: The mean objective of all seeds, by which families are ranked: one seed may be lucky.
         loss: Validation loss, which breaks ties; infinite if a family has none.
         parameters: Number of parameters.
         run_id: Id of the MLflow run that trained it.
@@ -26,6 +27,7 @@ class Model(Artifact):
     family: str
     task: str
     value: float
+    mean: float
     loss: Annotated[float, pydantic.Field(allow_inf_nan=True)]
     parameters: int
     hyperparameters: dict[str, Scalar]
@@ -44,6 +46,7 @@ class Summary(Artifact):
         run: Id of the MLflow run.
         value: The objective of the kept model on validation data.
         mean: The mean over the seeds that trained.
+        standard_error: That of the mean; None with one seed.
         seeds: The objective by seed, of those that trained.
         failed: Why the others have no model, by seed.
     """
@@ -51,6 +54,7 @@ class Summary(Artifact):
     run: str
     value: float
     mean: float
+    standard_error: float | None = None
     seeds: dict[str, float]
     failed: dict[str, str] = {}
     parameters: int

@@ -165,9 +165,10 @@ def check_names(content: Mapping[str, Any], path: Path = params.PARAMS_FILE) -> 
 def _owners() -> dict[str, type[params.Settings]]:
     """Return the settings model of each section that one module owns."""
     from pipeline.backend import configure
+    from pipeline.models.training import seeds
     from pipeline.registry.settings import RegisterSettings
     from pipeline.search import settings as budget
-    from pipeline.stages import evaluate, features, prepare, train
+    from pipeline.stages import evaluate, features, prepare
     from pipeline.validation import suites
 
     return {
@@ -176,7 +177,7 @@ def _owners() -> dict[str, type[params.Settings]]:
         "prepare": prepare.PrepareSettings,
         "features": features.FeaturesSettings,
         "search": budget.SearchSettings,
-        "train": train.TrainSettings,
+        "train": seeds.TrainSettings,
         "evaluate": evaluate.EvaluateSettings,
         "register": RegisterSettings,
     }

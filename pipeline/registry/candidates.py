@@ -1,4 +1,4 @@
-"""The candidate of each task: the family with the best validation value, with its stored predictions."""
+"""The candidate of each task: the family with the best mean validation value, with its stored predictions."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ from pipeline.evaluation import base as scores
 
 @dataclass(frozen=True)
 class Candidate:
-    """The family with the best validation value of a task.
+    """The family with the best validation value of a task, as the mean of its seeds.
 
     Attributes:
+        value: Validation value of its kept model.
         key: Figures with the same key are comparable with the candidate's.
         kept: Its stored predictions for the test images.
     """
@@ -31,7 +32,7 @@ class Candidate:
 
 
 def find_candidates(families: list[str], models: Path, predictions: Path) -> dict[str, Candidate]:
-    """Return, by task, the family whose trained model has the best validation value; of equals, the lower loss.
+    """Return, by task, the family whose seeds have the best mean validation value; of equals, the lower loss.
 
     Raises:
         DataError: A file of train or evaluate is missing or damaged.
@@ -45,7 +46,7 @@ def find_candidates(families: list[str], models: Path, predictions: Path) -> dic
 
 
 def _candidate(trained: Mapping[str, Model], predictions: Path) -> Candidate:
-    family = max(trained, key=lambda name: (trained[name].value, -trained[name].loss))
+    family = max(trained, key=lambda name: (trained[name].mean, -trained[name].loss))
     model, meta = trained[family], artifacts.read_json(predictions / family / "meta.json", Predictions, "evaluate")
     if meta.model_id != model.model_id:
         raise DataError(

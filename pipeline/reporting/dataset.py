@@ -64,6 +64,8 @@ def _tiles(found: OfDataset, confidence: float) -> list[dict[str, str]]:
         trained, task = candidate.trained, candidate.task
         tiles.append(task.tile(candidate.scored, decision.version, confidence))
         seeds = f"best of {plural(len(trained.seeds), 'seed')}, mean {task.value_text(trained.mean)}"
+        if trained.standard_error is not None:
+            seeds += f" ± {task.value_text(trained.standard_error)}"
         seeds += f"; {len(trained.failed)} more failed" if trained.failed else ""
         tiles.append(Tile(task.labels.value, task.value_text(trained.value), seeds))
     seconds = sum(family.searched.seconds + family.trained.seconds for family in found.families)

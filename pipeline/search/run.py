@@ -7,23 +7,26 @@ to date.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pipeline.artifacts import search as artifacts
 from pipeline.artifacts.base import write
+from pipeline.core.errors import EngineError
 from pipeline.core.files import new_folder, write_text
 from pipeline.datasets.arrays import load_splits
-from pipeline.executors.base import Executor, Work
+from pipeline.executors.base import Broken, Done, Executor, Failed, Work
 from pipeline.executors.local import LocalExecutor
 from pipeline.models import base as models
 from pipeline.models.training import task
-from pipeline.models.training.task import TrainingTask
+from pipeline.models.training.seeds import TrainSettings, further, further_folder, write_finished
+from pipeline.models.training.task import TaskResult, TrainingTask, exported_model
 from pipeline.models.values import Hyperparameters
 from pipeline.registry.versions import Registry
 from pipeline.search import cost_estimate, lengths, plots, study_store
+from pipeline.search.further_seeds import FurtherSeeds
 from pipeline.search.mlflow_mirror import MlflowMirror
 from pipeline.search.progress import Expected, SearchProgress
 from pipeline.search.rung_results import RungResults
@@ -31,6 +34,7 @@ from pipeline.search.scheduler import MakeTask, TrialScheduler
 from pipeline.search.settings import Budget, SearchSettings
 from pipeline.search.study import Best, Study
 from pipeline.search.study_definition import Definition
+from pipeline.search.trials import history
 from pipeline.tracking.errors import release_session
 from pipeline.tracking.identity import WORKSPACE, workspace_id
 from pipeline.tracking.provenance import code_tags
@@ -72,16 +76,18 @@ class Folders:
 
 @dataclass(frozen=True)
 class FinishedSearch:
-    """A search that has used its budget: its result, its study, and the study's runs in MLflow."""
+    """A search that has used its budget: its result, its study, its runs in MLflow, and the best trial's last task."""
 
     result: SearchResult
     study: Study
     mirror: MlflowMirror
+    finalist: TrainingTask
 
 
 def run(
     definition: Definition,
     settings: SearchSettings,
+    training: TrainSettings,
     family: models.BaseFamily,
     folders: Folders,
     environments: list[dict[str, str]],
@@ -116,11 +122,13 @@ def run(
                 make_task,
                 lambda number: shutil.rmtree(results.checkpoints(number), ignore_errors=True),
                 progress,
+                FurtherSeeds(_further(definition, training, make_task, study), family.objective),
                 60 * settings.deadline_minutes or None,
             )
             with _ending_runs(scheduler):
                 mirror = scheduler.run()
                 best = study.require_best()
+                finalist = _finalist(study, best, make_task, executor)
                 mirror.catch_up()
             if progress.measured:
                 cost_estimate.remember(folder, progress.measured)
@@ -129,7 +137,7 @@ def run(
         result = SearchResult(
             definition.name, best, end.counts, end.epochs, results.elapsed_s, mirror.parent.run_id, scheduler.cut
         )
-        return FinishedSearch(result, study, mirror)
+        return FinishedSearch(result, study, mirror, finalist)
 
 
 def _expected(definition: Definition, budget: Budget, settings: SearchSettings, study: Study, slots: int) -> Expected:
@@ -175,15 +183,63 @@ def _task_maker(
             settings=dict(definition.settings),
             hyperparameters=point,
             data=folders.data,
-            seed=study.seed + max(0, number),
+            seed=study.seed_of(number),
             span=models.Span(start, stop, definition.trial_epochs),
             folder=results.checkpoints(number),
             ledger=study.folder / "epochs.log",
+            export=True,
             latency=settings.constraints.latency_ms is not None,
             features=folders.features,
         )
 
     return make_task
+
+
+def _further(
+    definition: Definition, training: TrainSettings, make_task: MakeTask, study: Study
+) -> Callable[[int, Hyperparameters], Mapping[int, TrainingTask]]:
+    """Return a function that creates the trainings with further seeds that the stage train wants of a trial."""
+
+    def tasks(number: int, point: Hyperparameters) -> Mapping[int, TrainingTask]:
+        folder = further_folder(
+            study.folder,
+            point,
+            definition.trial_epochs,
+            definition.code,
+            definition.settings,
+            definition.data,
+            definition.backend,
+        )
+        folder.mkdir(parents=True, exist_ok=True)
+        whole = make_task(number, point, 0, definition.trial_epochs)
+        return further(folder, training, replace(whole, latency=False))
+
+    return tasks
+
+
+def _finalist(study: Study, best: Best, make_task: MakeTask, executor: Executor) -> TrainingTask:
+    """Return the last task of the best trial; train it again if its model is lost.
+
+    Raises:
+        EngineError: That was necessary, and failed.
+    """
+    epochs = len(history(study.trials[best.number]))
+    stop = next(end for end in study.rungs if end >= epochs)
+    task = make_task(best.number, best.hyperparameters, 0, stop)
+    if exported_model(task).is_dir():
+        return task
+    shutil.rmtree(task.folder, ignore_errors=True)
+    executor.submit(best.number, task)
+    while True:
+        for event in executor.wait(timeout_s=1.0):
+            if isinstance(event, Done):
+                return task
+            if isinstance(event, Failed | Broken):
+                raise EngineError(
+                    f"{study.folder.name}: the model of the best trial was lost, and cannot be trained again",
+                    found=event.reason,
+                    next_step="fix the cause and run the same command again",
+                )
 
 
 def _mirror(definition: Definition, key: str, workspace: str) -> MlflowMirror:
@@ -202,6 +258,15 @@ def _mirror(definition: Definition, key: str, workspace: str) -> MlflowMirror:
     return MlflowMirror(Tracker(definition.dataset), key, label, tags)
 
 
+def save_finalist(finished: FinishedSearch, output: Path) -> None:
+    """Write the training of the best trial, with its model, for the stage train."""
+    checkpoint = exported_model(finished.finalist).parent
+    last = TaskResult.read(checkpoint / "trained.json")
+    epochs = list(history(finished.study.trials[finished.result.best.number]))
+    with new_folder(output) as folder:
+        write_finished(folder, checkpoint, replace(last, epochs=epochs), finished.study.total)
+
+
 def save(result: SearchResult, study: Study, definition: Definition, output: Path) -> list[Path]:
     """Write the best hyperparameters, the summary, the table of trials and the plots; return the files to log.
 
@@ -213,6 +278,7 @@ def save(result: SearchResult, study: Study, definition: Definition, output: Pat
         hyperparameters=result.best.hyperparameters,
         epochs=definition.trial_epochs,
         value=result.best.value,
+        seed=study.seed_of(result.best.number),
         study=definition.name,
     )
     summary = artifacts.Summary(

@@ -18,6 +18,7 @@ from pipeline.core.errors import EngineError
 from pipeline.executors.base import Done, Event, Executor, Failed, Progress
 from pipeline.models.training.task import TrainingTask
 from pipeline.models.values import Hyperparameters
+from pipeline.search.further_seeds import FurtherSeeds
 from pipeline.search.mlflow_mirror import MlflowMirror
 from pipeline.search.progress import SearchProgress
 from pipeline.search.rung_results import RungResult, RungResults
@@ -88,6 +89,7 @@ class TrialScheduler:
         make_task: Creates the task that trains a trial, by number and hyperparameters, from one epoch to another.
         discard: Removes the checkpoints of the trial with a number.
         progress: Displays the progress of the search.
+        further: Trains the leader with further seeds while workers are idle and no new trial may start; None: nothing.
         deadline_s: Seconds after which only the leader continues; None for no limit.
         clock: Returns the time in seconds.
     """
@@ -104,6 +106,7 @@ class TrialScheduler:
         make_task: MakeTask,
         discard: Callable[[int], None],
         progress: SearchProgress,
+        further: FurtherSeeds | None = None,
         deadline_s: float | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -130,6 +133,7 @@ class TrialScheduler:
             int, tuple[int, str]
         ] = {}  # rungs, by their last epoch, that failed before anything has trained: the machine may be their cause
         self._trained = False  # whether any rung of the study has been trained
+        self._further = further
         self._now = clock
         self._started = self._spent_until = self._ticked_at = clock()
         self._deadline_s = deadline_s
@@ -148,7 +152,8 @@ class TrialScheduler:
         for known in self._study.trials:
             record.mirror(known)
         self._ticked_at = self._now()
-        while self._flying:
+        # A piece of a further seed may end, unless there is a deadline: no worker has anything else to do.
+        while self._flying or (self._further and self._further.running and self._deadline_s is None):
             termination.check()
             for event in self._executor.wait(timeout_s=1.0):
                 self._handle(event, record)
@@ -300,9 +305,19 @@ class TrialScheduler:
     def _end(self, trial: optuna.Trial, state: Any, reason: str = "") -> None:
         self._study.tell(trial, state, reason)
         # At once: only unfinished trials use disk space. But a larger budget may continue what this one ends.
-        if state != "pruned" or not (self._refused or self.cut):
+        if state == "complete":
+            self._discard_beaten()
+        elif state == "failed" or not (self._refused or self.cut):
             self._discard(trial.number)
         self._mirror(trial.number)
+
+    def _discard_beaten(self) -> None:
+        """Keep the checkpoint, with the model, of the best complete trial only."""
+        complete = [trial for trial in self._study.trials if trial.state.name == "COMPLETE"]
+        best = self._study.leader(complete)
+        for trial in complete:
+            if best is None or trial.number != best.number:
+                self._discard(trial.number)
 
     def _mirror(self, number: int) -> None:
         if self._record is not None:  # otherwise `run` mirrors all trials once the record exists
@@ -321,6 +336,17 @@ class TrialScheduler:
                 self._send(number, self._make_task(number, hyperparameters(flight.trial), flight.start, flight.stop))
         if self._unproven and not self._submitted:
             self._send(_PROBE, self._make_task(_PROBE, self._study.centre, 0, self._study.rungs[0]))
+        while len(self._submitted) < self._executor.slots and (further := self._further_piece()) is not None:
+            self._send(*further)
+
+    def _further_piece(self) -> tuple[int, TrainingTask] | None:
+        """Return a piece of the leader's training with a further seed, if there is a leader that is likely to win."""
+        if self._further is None or not self._flying or self.cut or self._may_start():
+            return None
+        leader = self._study.leader()
+        if leader is None or (len(history(leader)) <= self._study.rungs[0] < self._study.total):
+            return None
+        return self._further.next(leader.number, hyperparameters(leader))
 
     def _send(self, key: int, task: TrainingTask) -> None:
         self._submitted[key] = task
@@ -330,6 +356,8 @@ class TrialScheduler:
         if isinstance(event, Progress):
             return
         task = self._submitted.pop(event.key)
+        if self._further and isinstance(event, Done | Failed) and self._further.handle(event):
+            return
         if isinstance(event, Done):
             self._trained = True
             for number, (stop, reason) in self._unproven.items():

@@ -121,6 +121,10 @@ class Study:
         """All trials, in order."""
         return self._study.get_trials(deepcopy=False)
 
+    def seed_of(self, number: int) -> int:
+        """Return the seed with which the trial with a number is trained."""
+        return self.seed + max(0, number)
+
     @property
     def centre(self) -> Hyperparameters:
         """The middle of the space."""

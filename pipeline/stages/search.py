@@ -15,6 +15,7 @@ from pipeline.core import names, params, process
 from pipeline.datasets.arrays import Splits, load_splits
 from pipeline.models import loading
 from pipeline.models.base import BaseFamily
+from pipeline.models.training.seeds import TrainSettings
 from pipeline.search import lengths
 from pipeline.search import run as search
 from pipeline.search.settings import SearchSettings
@@ -27,6 +28,7 @@ def main() -> None:
     arguments = _parse()
     backend = configure.load_settings()
     settings = params.load("search", SearchSettings)
+    training = params.load("train", TrainSettings)
     family = loading.load(arguments.family, dataset=arguments.dataset)
     data = load_splits(arguments.data)
     family.require_fit(min(data.image_shape[:2]))
@@ -35,9 +37,10 @@ def main() -> None:
     local = settings.engine != "ray"  # Ray places workers by itself
     environments = configure.worker_environments(backend.workers) if local else []
     with ended_runs():
-        finished = search.run(definition, settings, family, folders, environments)
+        finished = search.run(definition, settings, training, family, folders, environments)
         result, mirror = finished.result, finished.mirror
         search.tidy(definition, arguments.studies, settings.keep_studies, mirror.tracker)
+        search.save_finalist(finished, arguments.finalist)
         files = search.save(result, finished.study, definition, arguments.output)
         mirror.close(result.best, result.counts, result.epochs, files)
     counts = ", ".join(f"{count} {state}" for state, count in result.counts.items() if count)
@@ -55,6 +58,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--features", required=True, type=Path, help="folder written by features")
     parser.add_argument("--studies", required=True, type=Path, help="folder of all studies")
     parser.add_argument("--output", required=True, type=Path, help="folder for best.json, summary.json, trials.csv")
+    parser.add_argument("--finalist", required=True, type=Path, help="folder for the training of the best trial")
     return parser.parse_args()
 
 

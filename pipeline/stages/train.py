@@ -1,54 +1,46 @@
-"""Stage train: the best hyperparameters at full budget, from several seeds in parallel; the best on validation is kept.
+"""Stage train: the best trial, trained again with further seeds in parallel; the best model on validation is kept.
 
-Training is the same task that the search runs, on local workers. This process never loads Keras: workers train and
+The training of the search is not repeated: it counts as one of the seeds. Training is the same task that the search
+runs, on local workers. This process never loads Keras: workers train and
 export, it writes to MLflow.
 """
 
 from __future__ import annotations
 
 import argparse
-import hashlib
-import json
 import shutil
-import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import pydantic
 
 from pipeline.artifacts import base as artifacts
 from pipeline.artifacts import train
 from pipeline.artifacts.search import Best
 from pipeline.backend import configure
 from pipeline.core import names, params, process
-from pipeline.core.errors import TrackingError
+from pipeline.core.errors import DataError, TrackingError
 from pipeline.core.files import new_folder, write_text
 from pipeline.datasets.arrays import Splits, load_splits
 from pipeline.executors.local import LocalExecutor
 from pipeline.models import base as models
 from pipeline.models import loading
 from pipeline.models.training import task
-from pipeline.models.training.seeds import Seeds, last_loss
+from pipeline.models.training.seeds import (
+    Seeds,
+    SeedsResult,
+    TrainSettings,
+    finished,
+    further,
+    further_folder,
+    last_loss,
+)
 from pipeline.models.training.task import TrainingTask, exported_model
 from pipeline.registry import packaging
 from pipeline.registry.packaging import TrainedModel
 from pipeline.tracking.identity import WORKSPACE, workspace_id
 from pipeline.tracking.provenance import code_tags, dvc_hash
 from pipeline.tracking.runs import Tracker
-
-
-class TrainSettings(params.Settings):
-    """Section `train` of params.
-
-    Attributes:
-        seeds: Number of models to train; the best on validation is kept.
-        seed: Seed of the first; the others follow by one. One of more than 32 bits is hashed.
-    """
-
-    seeds: int = pydantic.Field(ge=1, le=1000)
-    seed: params.Seed
 
 
 @dataclass(frozen=True)
@@ -68,6 +60,7 @@ def save(trained: TrainedModel, logged: LoggedModel, model: Path, report: Path) 
             family=result.task.family,
             task=family.task,
             value=result.value,
+            mean=result.mean,
             loss=last_loss(result.trained),
             parameters=result.trained.parameters,
             hyperparameters=result.task.hyperparameters,
@@ -84,7 +77,8 @@ def save(trained: TrainedModel, logged: LoggedModel, model: Path, report: Path) 
     summary = train.Summary(
         run=logged.run_id,
         value=result.value,
-        mean=statistics.mean(result.values.values()),
+        mean=result.mean,
+        standard_error=result.standard_error,
         seeds={str(seed): value for seed, value in result.values.items()},
         failed={str(seed): reason for seed, reason in result.failed.items()},
         parameters=result.trained.parameters,
@@ -99,14 +93,15 @@ def main() -> None:
     arguments = _parse()
     backend = configure.load_settings()
     settings = params.load("train", TrainSettings)
-    family = loading.load(arguments.family)
+    family = loading.load(arguments.family, dataset=arguments.dataset)
     best = artifacts.read_json(arguments.best, Best, "search")
     data = load_splits(arguments.data)
     sections = {"train": settings.model_dump(), family.name: family.settings.model_dump(mode="json")}
     tags = _tags(arguments, backend.backend, data, best)
     folder = _folder(best, family, data, backend.backend, arguments)
     tasks = _tasks(best, settings, family, arguments, folder)
-    key = f"train-{arguments.dataset}-{family.name}-{folder.name}-{settings.seed}-{settings.seeds}.{tags[WORKSPACE]}"
+    seeds_key = f"{best.seed}-{settings.seed}-{settings.seeds}"
+    key = f"train-{arguments.dataset}-{family.name}-{folder.name}-{seeds_key}.{tags[WORKSPACE]}"
     with LocalExecutor(task.work(backend.backend), configure.worker_environments(backend.workers)) as executor:
         seeds = Seeds(tasks, family.objective)
         seeds.start(executor)
@@ -116,7 +111,7 @@ def main() -> None:
             trained = TrainedModel(result, family, data, backend.backend)
             logged = LoggedModel(run_id, _log(tracker, run_id, trained, sections))
             save(trained, logged, arguments.model, arguments.report)
-    print(f"{arguments.dataset} {family.name}: {family.objective} {result.value:.4f}, seeds {result.values}")
+    print(f"{arguments.dataset} {family.name}: {family.objective} {result.value:.4f}, {_seeds(result)}")
     for seed, reason in result.failed.items():
         print(f"{arguments.dataset} {family.name}: seed {seed} has no model: {reason}")
 
@@ -146,9 +141,18 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--features", required=True, type=Path, help="folder written by features")
     parser.add_argument("--studies", required=True, type=Path, help="folder of all studies")
     parser.add_argument("--best", required=True, type=Path, help="best.json written by search")
+    parser.add_argument("--finalist", required=True, type=Path, help="folder of the best training, written by search")
     parser.add_argument("--model", required=True, type=Path, help="folder for the model")
     parser.add_argument("--report", required=True, type=Path, help="folder for curves and summary")
     return parser.parse_args()
+
+
+def _seeds(result: SeedsResult) -> str:
+    """Return the values of all seeds as text."""
+    if result.standard_error is None:
+        return "one seed"
+    values = ", ".join(f"{value:.4f}" for value in result.values.values())
+    return f"the best of {len(result.values)} seeds ({values}; mean {result.mean:.4f} ± {result.standard_error:.4f})"
 
 
 def _tags(arguments: argparse.Namespace, backend: str, data: Splits, best: Best) -> dict[str, str]:
@@ -167,43 +171,45 @@ def _tags(arguments: argparse.Namespace, backend: str, data: Splits, best: Best)
 
 
 def _folder(best: Best, family: models.BaseFamily, data: Splits, backend: str, arguments: argparse.Namespace) -> Path:
-    """Return the folder of these trainings, named by what defines them, beside no others of the same study."""
-    defining = [
-        best.hyperparameters,
-        best.epochs,
-        loading.training_digest(family),
-        family.settings.model_dump(mode="json"),
-        data.digest,
-        backend,
-    ]
-    digest = hashlib.sha256(json.dumps(defining, sort_keys=True).encode()).hexdigest()[:12]
-    trained: Path = arguments.studies / (best.study or f"{arguments.dataset}-{family.name}") / "trained"
-    for stale in trained.glob("*"):
-        if stale.name != digest:
+    """Return the folder of the trainings with further seeds, beside no others of the same study."""
+    study: Path = arguments.studies / (best.study or f"{arguments.dataset}-{family.name}")
+    settings = family.settings.model_dump(mode="json")
+    code = loading.training_digest(family)
+    folder = further_folder(study, best.hyperparameters, best.epochs, code, settings, data.digest, backend)
+    for stale in folder.parent.glob("*"):
+        if stale.name != folder.name:
             shutil.rmtree(stale, ignore_errors=True)
-    return trained / digest
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
 
 
 def _tasks(
     best: Best, settings: TrainSettings, family: models.BaseFamily, arguments: argparse.Namespace, folder: Path
 ) -> dict[int, TrainingTask]:
-    """Return what is to be trained, by seed: each from the first epoch to the last."""
-    folder.mkdir(parents=True, exist_ok=True)
-    return {
-        seed: TrainingTask(
-            family=best.family,
-            settings=family.settings.model_dump(mode="json"),
-            hyperparameters=best.hyperparameters,
-            data=arguments.data,
-            features=arguments.features,
-            seed=seed,
-            span=models.Span(0, best.epochs, best.epochs),
-            folder=folder / f"seed-{seed}",
-            ledger=folder / "epochs.log",
-            export=True,
+    """Return the trainings by seed: further ones, and that of the search, which is finished.
+
+    Raises:
+        DataError: The training of the search is missing.
+    """
+    finalist = TrainingTask(
+        family=best.family,
+        settings=family.settings.model_dump(mode="json"),
+        hyperparameters=best.hyperparameters,
+        data=arguments.data,
+        features=arguments.features,
+        seed=best.seed,
+        span=models.Span(0, best.epochs, best.epochs),
+        folder=arguments.finalist,
+        ledger=folder / "epochs.log",
+        export=True,
+    )
+    if not finished(finalist):
+        raise DataError(
+            f"{arguments.finalist}: not a finished training",
+            expected="the training of the best trial, written by search",
+            next_step="dvc repro search",
         )
-        for seed in range(settings.seed, settings.seed + settings.seeds)
-    }
+    return {**further(folder, settings, finalist), best.seed: finalist}
 
 
 if __name__ == "__main__":

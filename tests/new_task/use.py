@@ -33,7 +33,7 @@ scored = task.score(good, split, Path(), 0.95)
 
 # train
 model = trained.Model(
-    family="ruler", task=family.task, value=-3.0, loss=1.0, parameters=1, hyperparameters={"marks": 10},
+    family="ruler", task=family.task, value=-3.0, mean=-3.0, loss=1.0, parameters=1, hyperparameters={"marks": 10},
     class_names=split.class_names, image_shape=(8, 8, 1), data_digest="d", backend="jax", run_id="r", model_id="m",
 )  # fmt: skip
 artifacts.write(Path("models/ruler/model.json"), model)
@@ -69,7 +69,7 @@ found = validate.Report(
     reference=validate.Reference(shape=(8, 8, 1), bounds={}, levels={}),
 )  # fmt: skip
 artifacts.write(Path("reports/validate/pets.json"), found)
-best = search.Best(family="ruler", hyperparameters={"marks": 10}, epochs=1, value=-3.0, study="s")
+best = search.Best(family="ruler", hyperparameters={"marks": 10}, epochs=1, value=-3.0, seed=0, study="s")
 artifacts.write(Path("reports/search/pets/ruler/best.json"), best)
 spent = {"study": "s", "run": "q", "value": -3.0, "best_trial": 0, "trials": {"complete": 1}, "epochs": 1}
 artifacts.write(Path("reports/search/pets/ruler/summary.json"), search.Summary(**spent, seconds=1.0))

@@ -8,20 +8,41 @@ A seed whose training fails, because its loss diverged for instance, is reported
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
+import shutil
+import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
+import pydantic
+
+from pipeline.core import params
 from pipeline.core.errors import EngineError
 from pipeline.core.files import write_json
 from pipeline.executors.base import Done, Executor, Failed, Progress
 from pipeline.models.base import Span
 from pipeline.models.epoch_metrics import EpochMetrics
 from pipeline.models.training.task import TaskResult, TrainingTask, exported_model
+from pipeline.models.values import Hyperparameters
 
+_RESULT = "trained.json"
 _PIECES = 4  # of a training: a kill costs a quarter at most, and each piece some seconds to begin (chosen)
+
+
+class TrainSettings(params.Settings):
+    """Section `train` of params.
+
+    Attributes:
+        seeds: Number of models of the best trial, its own included; the best on validation is kept.
+        seed: Seed of the first further one; the others follow by one. One of more than 32 bits is hashed.
+    """
+
+    seeds: int = pydantic.Field(ge=1, le=1000)
+    seed: params.Seed
 
 
 @dataclass(frozen=True)
@@ -42,6 +63,17 @@ class SeedsResult:
     value: float
     failed: dict[int, str] = field(default_factory=dict)
 
+    @property
+    def mean(self) -> float:
+        """The mean of all values."""
+        return statistics.mean(self.values.values())
+
+    @property
+    def standard_error(self) -> float | None:
+        """The standard error of the mean; None with one seed."""
+        count = len(self.values)
+        return statistics.stdev(self.values.values()) / math.sqrt(count) if count > 1 else None
+
 
 class Seeds:
     """Trainings that differ in their seed alone.
@@ -61,6 +93,10 @@ class Seeds:
         for seed in self._tasks:
             self._submit_next(executor, seed)
 
+    def pieces(self) -> dict[int, TrainingTask]:
+        """Return the next piece of every seed whose training is not finished and has not failed."""
+        return {seed: piece for seed in self._tasks if (piece := self._next(seed)) is not None}
+
     def finish(self, executor: Executor) -> SeedsResult:
         """Wait until every seed is trained or has failed, and return the best on validation.
 
@@ -72,10 +108,10 @@ class Seeds:
                 if isinstance(event, Progress):
                     self._print(event.key, event.message)
                 elif isinstance(event, Done):
-                    self._keep(event.key, event.result)
+                    self.keep(event.key, event.result)
                     self._submit_next(executor, event.key)
                 elif isinstance(event, Failed):
-                    self._fail(event.key, event.reason)
+                    self.fail(event.key, event.reason)
                 else:
                     raise EngineError(
                         f"training with seed {event.key} cannot continue",
@@ -113,7 +149,7 @@ class Seeds:
         """Return the piece in which a finished training ended."""
         task, known = self._tasks[seed], self._known[seed]
         epochs = len(known.epochs) if known else 0
-        stop = next(end for end in _ends(task.span.total) if end >= epochs)
+        stop = _end(epochs, task.span.total)
         return replace(task, span=Span(0, stop, task.span.total))
 
     def _submit_next(self, executor: Executor, seed: int) -> None:
@@ -124,17 +160,18 @@ class Seeds:
             self._known[seed] = None
             self._submit_next(executor, seed)
 
-    def _keep(self, seed: int, piece: TaskResult) -> None:
+    def keep(self, seed: int, piece: TaskResult) -> None:
+        """Add the result of a seed's next piece, and store it."""
         known = self._known[seed]
         whole = replace(piece, epochs=[*(known.epochs if known else []), *piece.epochs])
         for epoch in piece.epochs:  # the images of a generator may be comparable with nothing, whatever its loss is
             if wrong := [name for name, value in epoch.values.items() if not math.isfinite(value)]:
-                self._fail(seed, f"{wrong[0]} is {epoch[wrong[0]]} after epoch {epoch.epoch}")
+                self.fail(seed, f"{wrong[0]} is {epoch[wrong[0]]} after epoch {epoch.epoch}")
                 return
         write_json(_written(self._tasks[seed]), whole.plain())
         self._known[seed] = whole
 
-    def _fail(self, seed: int, reason: str) -> None:
+    def fail(self, seed: int, reason: str) -> None:
         """Do without a seed."""
         self._failed[seed] = reason
         print(f"seed {seed}: failed: {reason}", flush=True)
@@ -166,6 +203,67 @@ class Seeds:
         )
 
 
+def further_folder(
+    study: Path,
+    point: Hyperparameters,
+    epochs: int,
+    code: str,
+    settings: Mapping[str, Any],
+    data: str,
+    backend: str,
+) -> Path:
+    """Return the folder of trainings with further seeds: in that of the study, as the search may begin them.
+
+    Args:
+        study: Folder of the study.
+        point: Hyperparameters; they and all that follows decide what is trained, and name the folder.
+        epochs: Epochs of a whole training.
+        code: Digest of the code that builds and trains.
+        settings: The family's section of params.
+        data: Digest of the training and validation data.
+        backend: Backend of Keras.
+    """
+    defining = [point, epochs, code, settings, data, backend]
+    digest = hashlib.sha256(json.dumps(defining, sort_keys=True).encode()).hexdigest()[:12]
+    return study / "trained" / digest
+
+
+def further(folder: Path, settings: TrainSettings, template: TrainingTask) -> dict[int, TrainingTask]:
+    """Return the trainings that the stage train adds to that of the search, by seed.
+
+    Args:
+        folder: See `further_folder`.
+        settings: The section `train` of params.
+        template: The training of the search, from the first epoch to the last.
+    """
+    seeds = [seed for seed in range(settings.seed, settings.seed + settings.seeds) if seed != template.seed]
+    return {
+        seed: replace(template, seed=seed, folder=folder / f"seed-{seed}", ledger=folder / "epochs.log")
+        for seed in seeds[: settings.seeds - 1]
+    }
+
+
+def finished(task: TrainingTask) -> bool:
+    """Return whether a training is finished, and its model is there."""
+    trained = _read(_written(task))
+    return trained is not None and (task.folder / _name(trained, task.span.total) / "model").is_dir()
+
+
+def write_finished(folder: Path, checkpoint: Path, trained: TaskResult, total: int) -> None:
+    """Write a finished training into an empty folder, so that `Seeds` finds it as one of its own.
+
+    Args:
+        folder: The folder of a task.
+        checkpoint: Folder with its model and pictures; its state is not needed any more.
+        trained: The result of all of its epochs.
+        total: Epochs of a whole training.
+    """
+    name = _name(trained, total)
+    shutil.copytree(checkpoint, folder / name, ignore=shutil.ignore_patterns("state.npz"))
+    pictures = [f"{name}/{Path(picture).name}" for picture in trained.pictures]
+    write_json(folder / _RESULT, replace(trained, pictures=pictures).plain())
+
+
 def last_loss(trained: TaskResult) -> float:
     """Return the last validation loss: it decides between equals, which are common on small validation splits."""
     return trained.epochs[-1].values.get("val_loss", math.inf)
@@ -176,8 +274,18 @@ def _ends(total: int) -> list[int]:
     return sorted({math.ceil(total * piece / _PIECES) for piece in range(1, _PIECES + 1)})
 
 
+def _name(trained: TaskResult, total: int) -> str:
+    """Return the name of the folder in which a finished training has left its model."""
+    return f"epoch-{_end(len(trained.epochs), total):04d}"
+
+
+def _end(epochs: int, total: int) -> int:
+    """Return the epoch at which the piece ends in which a training of some epochs ended."""
+    return next(end for end in _ends(total) if end >= epochs)
+
+
 def _written(task: TrainingTask) -> Path:
-    return task.folder / "trained.json"
+    return task.folder / _RESULT
 
 
 def _read(path: Path) -> TaskResult | None:

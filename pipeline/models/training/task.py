@@ -45,7 +45,7 @@ class TrainingTask:
         span: Epochs to train now.
         folder: Where the checkpoints of this training lie, one folder per task.
         ledger: File that gets a line ``training epoch`` for every epoch computed: the actual cost of the search.
-        export: Whether to leave a folder ``model`` beside the checkpoint; see `exported_model`.
+        export: Whether to leave a folder ``model`` beside the checkpoint when the training ends; see `exported_model`.
         latency: Whether to measure how long the model takes to label one image.
         features: Folder written by the stage `features`, for families that need it.
     """
@@ -180,7 +180,7 @@ def _train(task: TrainingTask, finished: Path, emit: Callable[[EpochMetrics], No
         raise
     with new_folder(finished) as partial:
         fitted.save_state(partial / "state.npz")
-        if task.export:
+        if task.export and (span.stop == span.total or fitted.history[-1].stopped):
             (partial / "model").mkdir()
             fitted.export(partial / "model")
         latency = _latency_ms(fitted, _load_data(task.data, version)) if task.latency else None
