@@ -249,7 +249,7 @@ def test_augmentation_moves_mirrors_and_blanks(data: Splits) -> None:
     flipped = [np.array_equal(a, b[:, ::-1]) for a, b in zip(mirrored, images, strict=True)]
     assert all(a or b for a, b in zip(same, flipped, strict=True))
     assert 16 < sum(flipped) < 48
-    padded = np.pad(images, ((0, 0), (2, 2), (2, 2), (0, 0)))
+    padded = np.pad(images, ((0, 0), (2, 2), (2, 2), (0, 0)), mode="edge")
     offsets = set()
     for moved, around in zip(changed(shift=2), padded, strict=True):
         windows = {(y, x): around[y : y + 28, x : x + 28] for y in range(5) for x in range(5)}
@@ -259,6 +259,32 @@ def test_augmentation_moves_mirrors_and_blanks(data: Splits) -> None:
     blanked = changed(cutout=8)
     assert ((blanked == images) | (blanked == 0)).all()
     assert 0 < ((images > 0) & (blanked == 0)).any(axis=(1, 2, 3)).mean() < 1
+
+
+def test_turns_and_zooms_keep_the_centre_and_repeat_the_border() -> None:
+    import keras
+
+    white = np.full((64, 21, 31, 1), 255, np.uint8)
+    dots = white.copy()
+    dots[:, 10, 22] = 0  # seven pixels to the right of the centre
+
+    def places(**values: Any) -> Any:
+        augment = Augment({**recipe.PLAIN, **values}, keras.random.SeedGenerator(3))
+        np.testing.assert_allclose(augment(white), white, rtol=1e-5)
+        ink = 255 - np.asarray(augment(dots))[..., 0]
+        total = ink.sum(axis=(1, 2))
+        return [(ink.sum(axis=a) * (np.arange(n) - n // 2)).sum(axis=1) / total for a, n in ((1, 31), (2, 21))]
+
+    x, y = places(turn=40.0)
+    np.testing.assert_allclose(np.hypot(x, y), 7, atol=0.3)
+    angles = np.degrees(np.arctan2(y, x))
+    assert angles.min() < -25
+    assert angles.max() > 25
+    assert abs(angles).max() < 43
+    x, y = places(zoom=0.3)
+    np.testing.assert_allclose(y, 0, atol=0.1)
+    assert 4.6 < x.min() < 5.6
+    assert 8.4 < x.max() < 9.4
 
 
 class TestSpace:

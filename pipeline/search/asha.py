@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING
 
-from pipeline.search.leader import value_after
+from pipeline.search.leader import rank_after
 from pipeline.search.trials import history, stopped
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ class Halving:
         for end in reversed(self._rungs[:-1]):
             reached = [trial for trial in contenders if len(history(trial)) >= end or stopped(trial)]
             places = max(len(reached) // self._reduction, at_least, int(end > self._rungs[0]))
-            best = sorted(reached, key=lambda trial: (-value_after(trial, end, self._objective), trial.number))[:places]
+            best = sorted(reached, key=lambda trial: rank_after(trial, end, self._objective), reverse=True)[:places]
             number = next((t.number for t in best if t.number in waiting and len(history(t)) == end), None)
             if number is not None:
                 return number
@@ -68,4 +68,4 @@ class Halving:
         """Return the number of the waiting trial with the fewest epochs; of several, the one with the lowest value."""
         trials = [trial for trial in contenders if trial.number in waiting]
         end = self._rungs[-1]
-        return min(trials, key=lambda t: (len(history(t)), value_after(t, end, self._objective), -t.number)).number
+        return min(trials, key=lambda t: (len(history(t)), rank_after(t, end, self._objective), -t.number)).number

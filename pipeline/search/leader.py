@@ -6,6 +6,7 @@ epochs that both have trained. A trial with fewer epochs leads only while no tri
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -21,10 +22,16 @@ def reached(trial: optuna.Trial | FrozenTrial, total: int) -> int:
     return total if stopped(trial) else len(history(trial))
 
 
-def value_after(trial: optuna.Trial | FrozenTrial, epochs: int, objective: str) -> float:
-    """Return the objective after a number of epochs; the last value if the trial stopped earlier."""
+def rank_after(trial: optuna.Trial | FrozenTrial, epochs: int, objective: str) -> tuple[float, float]:
+    """Return what ranks a trial after some epochs, or after its last one if it stopped earlier: higher is better.
+
+    It is the objective, and the negative validation loss, which decides between equals: on small validation splits many
+    trials reach the same accuracy.
+    """
     trained = history(trial)
-    return trained[min(epochs, len(trained)) - 1][objective]
+    reported = trained[min(epochs, len(trained)) - 1]
+    loss = reported.values.get("val_loss", math.inf)
+    return reported[objective], -loss if math.isfinite(loss) else -math.inf
 
 
 def unbeaten(contenders: Sequence[FrozenTrial], total: int, objective: str) -> list[FrozenTrial]:
@@ -43,8 +50,8 @@ def unbeaten(contenders: Sequence[FrozenTrial], total: int, objective: str) -> l
     further: list[FrozenTrial] = []
     for epochs in sorted({reached(trial, total) for trial in contenders}, reverse=True):
         here = [trial for trial in contenders if reached(trial, total) == epochs]
-        best = max(here, key=lambda trial: (value_after(trial, epochs, objective), -trial.number))
-        if all(value_after(best, epochs, objective) > value_after(other, epochs, objective) for other in further):
+        best = max(here, key=lambda trial: (rank_after(trial, epochs, objective), -trial.number))
+        if all(rank_after(best, epochs, objective) > rank_after(other, epochs, objective) for other in further):
             found.append(best)
         further += here
     return found

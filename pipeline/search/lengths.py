@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from pipeline.search.settings import Budget
 
 _FIRST_STEPS = 90  # of a first rung, at least (chosen)
-_WHOLE_STEPS = 600  # of a whole trial, at least, where params name no budget for the dataset (chosen)
-_WHOLE_TRIALS = 4  # whole trials' worth of epochs in a lengthened budget, at most (chosen)
+_WHOLE_STEPS = 400  # of a whole trial, at least, where params name no budget for the dataset (chosen)
+_WHOLE_TRIALS = 5  # whole trials' worth of epochs in a lengthened budget, at most (chosen)
 _DEFAULT_BATCH = 64  # for families without the dimension
 
 

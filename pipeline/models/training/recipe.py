@@ -28,6 +28,8 @@ TRAINING: Space = {
     "label_smoothing": Range(low=0.0, high=0.3, bounds=SHARE),
     "shift": Range(low=0, high=8, bounds=PIXELS),
     "flip": Choice(choices=(False, True)),
+    "turn": Range(low=0.0, high=45.0, bounds=Bounds(0, 180)),  # degrees
+    "zoom": Range(low=0.0, high=0.5, bounds=Bounds(0, 1, below=True)),
     "cutout": Range(low=0, high=16, bounds=PIXELS),
     "mixup": Range(low=0.0, high=1.0, bounds=Bounds(0, 100)),
     "average": Range(low=0.0, high=0.9999, bounds=SHARE),  # of the weights: share of it that a step leaves; 0: none
@@ -40,9 +42,11 @@ SEARCHED: Mapping[str, Any] = {
     "batch_size": [64, 128],
     "weight_decay": {"low": 1e-4, "high": 5e-2, "log": True},
     "l2": 0.0,
-    "label_smoothing": 0.0,
+    "label_smoothing": [0.0, 0.1],
     "shift": {"low": 0, "high": 4},
     "flip": False,  # labels must allow it: a mirrored cat is a cat, a mirrored 3 is no 3
+    "turn": [0.0, 8.0],
+    "zoom": [0.0, 0.1],
     "cutout": [0, 6],
     "mixup": 0.0,
     "average": 0.99,
@@ -59,6 +63,8 @@ PLAIN: Hyperparameters = {
     "label_smoothing": 0.0,
     "shift": 0,
     "flip": False,
+    "turn": 0.0,
+    "zoom": 0.0,
     "cutout": 0,
     "mixup": 0.0,
     "average": 0.0,

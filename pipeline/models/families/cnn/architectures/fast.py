@@ -25,7 +25,7 @@ SPACE: Space = {
     "scale": Range(low=0.05, high=1.0, log=True, bounds=Bounds(0, 100, above=True)),
 }
 
-SEARCHED: Mapping[str, Any] = {"width": [16, 32], "activation": "relu", "dropout": 0.0, "scale": 0.125}
+SEARCHED: Mapping[str, Any] = {"width": 16, "activation": "relu", "dropout": 0.0, "scale": 0.125}
 
 
 def least_side(space: Space) -> int:
