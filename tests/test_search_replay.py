@@ -135,6 +135,22 @@ class Timed(Machine):
         yield from super().wait(timeout_s)
 
 
+@dataclass
+class Crowded(Machine):
+    """A machine whose memory suffices for one wide model, if it is alone; some are too large even then."""
+
+    too_large: int = 99
+
+    def wait(self, timeout_s: float) -> Iterator[Event]:
+        key = self.chance.choice(list(self.running))
+        width = int(self.running[key].point["width"])
+        if width >= self.too_large or (width == 8 and len(self.running) > 1):
+            self.running.pop(key)
+            yield Failed(key, "out of memory", "worker", died=self.chance.random() < 0.5)
+        else:
+            yield from super().wait(timeout_s)
+
+
 def fails(point: Hyperparameters) -> bool:
     return float(point["rate"]) > 8e-3
 
@@ -248,6 +264,21 @@ def test_a_deadline_stops_all_but_the_leader_which_trains_to_its_end_in_time(wor
         assert study.trials[study.require_best().number].state.name == "COMPLETE"
         assert 50 <= machine.now <= 1.05 * 60
         assert study.status().counts["running"] == 0
+
+
+def test_where_memory_runs_out_a_trial_is_tried_again_alone(tmp_path: Path) -> None:
+    for seed in range(5):
+        found, budget = settings(sampler="random", seed=seed), Budget(trials=8, epochs=60, trial_epochs=9)
+        alone = searched(tmp_path, found, budget, InMemory(), Machine(1, random.Random(0)))
+        results = InMemory()
+        crowded = searched(tmp_path, found, budget, results, Crowded(3, random.Random(seed)))
+        assert table(crowded) == table(alone)
+        assert not any(result.disturbed for result in results.kept.values() if isinstance(result, RungResult))
+        results = InMemory()
+        searched(tmp_path, found, budget, results, Crowded(3, random.Random(seed), too_large=8))
+        failed = [result for result in results.kept.values() if isinstance(result, RungResult) and result.failed]
+        widths = [trial.params["width"] for trial in alone.trials]
+        assert any(result.disturbed for result in failed) == (8 in widths)
 
 
 def test_where_nothing_can_be_trained_no_failure_is_recorded_and_the_next_call_tries_again(tmp_path: Path) -> None:

@@ -52,11 +52,16 @@ class Done:
 
 @dataclass(frozen=True)
 class Failed:
-    """A task has raised an exception, or every worker that tried it has died."""
+    """A task has raised an exception, or every worker that tried it has died.
+
+    Attributes:
+        died: Whether its workers died or hung. Then the machine may be the cause, for instance for lack of memory.
+    """
 
     key: int
     reason: str
     worker: str
+    died: bool = False
 
 
 @dataclass(frozen=True)

@@ -220,7 +220,7 @@ class LocalExecutor:
         if queued.deaths <= _RETRIES:
             self._queue.appendleft(queued)
             return None
-        return Failed(queued.key, f"{queued.deaths} workers died on it, the last {death}", worker.name)
+        return Failed(queued.key, f"{queued.deaths} workers died on it, the last {death}", worker.name, died=True)
 
 
 def _serve(pipe: Connection, work: Work, environment: dict[str, str]) -> None:

@@ -141,7 +141,9 @@ class RayExecutor:
         if submitted.starts > 1 + _RETRIES:  # Ray retries tasks killed for lack of memory without limit
             self._ray.cancel(submitted.ref, force=True)
             del self._submitted[key]
-            yield Failed(key, f"{submitted.starts - 1} workers died on it, perhaps for lack of memory", "ray")
+            yield Failed(
+                key, f"{submitted.starts - 1} workers died on it, perhaps for lack of memory", "ray", died=True
+            )
 
     def _receive(self, key: int) -> Iterator[Event]:
         submitted = self._submitted.pop(key)
@@ -152,7 +154,9 @@ class RayExecutor:
             yield Broken(key, f"a worker could not be set up: {_last_line(error)}", "ray")
             return
         except exceptions.RayError as error:
-            yield Failed(key, f"{1 + _RETRIES} workers died on it, the last with {type(error).__name__}", "ray")
+            yield Failed(
+                key, f"{1 + _RETRIES} workers died on it, the last with {type(error).__name__}", "ray", died=True
+            )
             return
         if kind == "done" and isinstance(submitted.task, remote_files.Portable):
             remote_files.bring_home(files, submitted.task.folder)
@@ -171,7 +175,7 @@ class RayExecutor:
             if submitted.starts > _RETRIES:
                 del self._submitted[key]
                 reason = f"killed after {self._silence_s:.0f} s without a sign of life"
-                yield Failed(key, f"{submitted.starts} workers died on it, the last {reason}", "ray")
+                yield Failed(key, f"{submitted.starts} workers died on it, the last {reason}", "ray", died=True)
             else:
                 again = self._send(key, submitted.task)
                 self._submitted[key] = _Submitted(submitted.task, again, submitted.starts)

@@ -52,6 +52,7 @@ class SearchResult:
     seconds: float
     parent_run: str
     cut_by_deadline: bool = False
+    disturbed: bool = False
 
 
 @dataclass(frozen=True)
@@ -135,7 +136,14 @@ def run(
         study.save_database()
         end = study.status()
         result = SearchResult(
-            definition.name, best, end.counts, end.epochs, results.elapsed_s, mirror.parent.run_id, scheduler.cut
+            definition.name,
+            best,
+            end.counts,
+            end.epochs,
+            results.elapsed_s,
+            mirror.parent.run_id,
+            scheduler.cut,
+            scheduler.disturbed or settings.constraints.latency_ms is not None,
         )
         return FinishedSearch(result, study, mirror, finalist)
 
@@ -290,6 +298,7 @@ def save(result: SearchResult, study: Study, definition: Definition, output: Pat
         epochs=result.epochs,
         seconds=round(result.seconds, 1),
         cut_by_deadline=result.cut_by_deadline,
+        disturbed=result.disturbed,
     )
     write_text(output / "trials.csv", study.table().to_csv(index=False))
     write_text(output / "timings.csv", study.timings().to_csv(index=False))

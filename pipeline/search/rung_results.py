@@ -33,12 +33,14 @@ class RungResult:
         measured: Measurements of the model, by name.
         worker: Name of the worker.
         failed: Why the rung could not be trained; empty if it was.
+        disturbed: Whether that may be due to the machine: memory ran out, or workers died.
     """
 
     epochs: list[EpochMetrics] = field(default_factory=list)
     measured: Mapping[str, float] = field(default_factory=dict)
     worker: str = ""
     failed: str = ""
+    disturbed: bool = False
 
 
 class RungResults:

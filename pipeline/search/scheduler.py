@@ -8,7 +8,7 @@ takes a time that follows from its hyperparameters. Workers only supply the resu
 from __future__ import annotations
 
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
@@ -129,15 +129,17 @@ class TrialScheduler:
         tenth = budget.epochs // _PRESETS // study.rungs[0]
         self._presets = min(study.presets, tenth, budget.trials - 1)  # they come last, and count towards the budget
         self._submitted: dict[int, TrainingTask] = {}
-        self._unproven: dict[
-            int, tuple[int, str]
-        ] = {}  # rungs, by their last epoch, that failed before anything has trained: the machine may be their cause
+        # Results of rungs, by their last epoch, that failed before anything has trained: the machine may be the cause.
+        self._unproven: dict[int, tuple[int, RungResult]] = {}
         self._trained = False  # whether any rung of the study has been trained
         self._further = further
         self._now = clock
         self._started = self._spent_until = self._ticked_at = clock()
         self._deadline_s = deadline_s
+        self._alone: deque[int] = deque()  # keys of tasks for which memory ran out, to be tried again with no other
+        self._tried_alone: set[int] = set()
         self.cut = False  # whether the deadline ended the search
+        self.disturbed = False  # whether a failure that may be due to the machine is among the results
 
     def run(self) -> MlflowMirror:
         """Run until the budget is used and every trial has ended; return the MLflow record.
@@ -185,6 +187,7 @@ class TrialScheduler:
     def _apply(self, flight: _Flight, result: RungResult) -> None:
         trial = flight.trial
         if result.failed:
+            self.disturbed |= result.disturbed
             self._end(trial, "failed", result.failed)
             return
         self._trained = True
@@ -326,7 +329,13 @@ class TrialScheduler:
     # ---------------------------------------------------------------- workers
 
     def _submit(self) -> None:
-        """Send to idle workers the rungs that the clock needs first."""
+        """Send to idle workers the rungs that the clock needs first; a task that must be alone waits for all others."""
+        if self._tried_alone & set(self._submitted):
+            return
+        if self._alone:
+            if not self._submitted:
+                self._send_alone(self._alone.popleft())
+            return
         for flight in sorted(self._flying.values(), key=lambda flight: flight.order):
             number = flight.trial.number
             if len(self._submitted) >= self._executor.slots:
@@ -348,6 +357,12 @@ class TrialScheduler:
             return None
         return self._further.next(leader.number, hyperparameters(leader))
 
+    def _send_alone(self, number: int) -> None:
+        self._tried_alone.add(number)
+        flight = self._flying.get(number)
+        if flight is not None:  # otherwise the deadline has ended it
+            self._send(number, self._make_task(number, hyperparameters(flight.trial), flight.start, flight.stop))
+
     def _send(self, key: int, task: TrainingTask) -> None:
         self._submitted[key] = task
         self._executor.submit(key, task)
@@ -360,8 +375,8 @@ class TrialScheduler:
             return
         if isinstance(event, Done):
             self._trained = True
-            for number, (stop, reason) in self._unproven.items():
-                self._results.put(number, stop, RungResult(failed=reason))
+            for number, (stop, failure) in self._unproven.items():
+                self._results.put(number, stop, failure)
             self._unproven.clear()
             self._keep(event, task, record)
         elif isinstance(event, Failed):
@@ -378,6 +393,7 @@ class TrialScheduler:
     def _keep(self, event: Done, task: TrainingTask, record: MlflowMirror) -> None:
         """Record the result of a rung; that of the probe is of no trial."""
         number, result = event.key, event.result
+        self._tried_alone.discard(number)
         if number == _PROBE:
             self._discard(_PROBE)
             return
@@ -390,11 +406,13 @@ class TrialScheduler:
     def _fail(self, event: Failed, task: TrainingTask) -> None:
         """Record a failure as a result if this machine can train; find out whether it can.
 
+        Where memory ran out or workers died, other tasks may be the cause: the task is tried again alone.
+
         Raises:
             EngineError: Nothing has been trained, not even the centre of the space.
         """
         if event.key == _PROBE:
-            reasons = Counter(reason for _, reason in self._unproven.values())
+            reasons = Counter(failure.failed for _, failure in self._unproven.values())
             reason, _ = reasons.most_common(1)[0]
             raise EngineError(
                 f"{self._study.folder.name}: every trial failed, and so did the centre of the search space",
@@ -404,10 +422,16 @@ class TrialScheduler:
                 next_step="give this machine what the message asks for, or narrow the search space in params.yaml;"
                 " then run the same command again",
             )
+        crowded = event.died or event.reason.startswith("out of memory")
+        if crowded and self._executor.slots > 1 and event.key not in self._tried_alone:
+            self._alone.append(event.key)
+            return
+        self._tried_alone.discard(event.key)
+        failure = RungResult(failed=event.reason, disturbed=crowded)
         if self._trained:
-            self._results.put(event.key, task.span.stop, RungResult(failed=event.reason))
+            self._results.put(event.key, task.span.stop, failure)
         else:
-            self._unproven[event.key] = (task.span.stop, event.reason)
+            self._unproven[event.key] = (task.span.stop, failure)
 
     # ---------------------------------------------------------------- time
 
