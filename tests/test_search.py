@@ -164,7 +164,9 @@ def assert_complete(project: Project, *, lost_epochs: int) -> None:
     table = pd.read_csv(project.folder / project.reports / "trials.csv")
     assert table["epochs"].tolist() == list(ends.values())
     kept = {int(path.name.removeprefix("trial-")) for path in (project.study_folder / "checkpoints").glob("*")}
-    assert kept <= {trial.number for trial in trials if trial.state.name == "PRUNED"}  # a larger budget goes on there
+    pruned = {trial.number for trial in trials if trial.state.name == "PRUNED"}  # a larger budget goes on there
+    summary = json.loads((project.folder / project.reports / "summary.json").read_text())
+    assert kept <= pruned | {summary["best_trial"]}  # whose model is handed on
 
 
 def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str]) -> None:

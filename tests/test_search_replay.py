@@ -83,6 +83,7 @@ class Machine:
     trained: int = 0
     now: float = 0.0  # seconds: an epoch takes one
     ends: dict[int, float] = field(default_factory=dict)
+    device: str = "cpu"
 
     def submit(self, key: int, task: Any) -> None:
         self.running[key] = task
@@ -102,7 +103,7 @@ class Machine:
             EpochMetrics(n, {"val_accuracy": curve(task.point, n)}, self.chance.random(), self.chance.random())
             for n in range(task.span.start + 1, task.span.stop + 1)
         ]
-        yield Done(key, TaskResult(epochs, 10), f"worker-{self.chance.random()}")
+        yield Done(key, TaskResult(epochs, 10, device=self.device), f"worker-{self.chance.random()}")
 
 
 class Further:
@@ -279,6 +280,15 @@ def test_where_memory_runs_out_a_trial_is_tried_again_alone(tmp_path: Path) -> N
         failed = [result for result in results.kept.values() if isinstance(result, RungResult) and result.failed]
         widths = [trial.params["width"] for trial in alone.trials]
         assert any(result.disturbed for result in failed) == (8 in widths)
+
+
+def test_a_worker_of_another_class_of_device_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for device, disturbed in (("cpu", False), ("cpu-bfloat16", True)):
+        results, machine = InMemory(), Machine(2, random.Random(0), device=device)
+        searched(tmp_path, settings(), Budget(trials=4, epochs=36, trial_epochs=9), results, machine)
+        trained = [result for result in results.kept.values() if isinstance(result, RungResult) and not result.failed]
+        assert {result.disturbed for result in trained} == {disturbed}
+        assert capsys.readouterr().err.count("is a cpu-bfloat16 device, and the study began on cpu") == disturbed
 
 
 def test_where_nothing_can_be_trained_no_failure_is_recorded_and_the_next_call_tries_again(tmp_path: Path) -> None:

@@ -37,8 +37,8 @@ class Summary(Artifact):
         epochs: Epochs of all trials together.
         seconds: Wall time.
         cut_by_deadline: Whether `search.deadline_minutes` ended the search before its budget was used.
-        disturbed: Whether measurements of the machine are among the results (memory ran out, workers died, a limit on
-            latency): another machine may give others.
+        disturbed: Whether measurements of the machine are among the results (memory ran out, workers died, a device of
+            another class trained, a limit on latency): another machine may give others.
     """
 
     study: str

@@ -33,7 +33,8 @@ class RungResult:
         measured: Measurements of the model, by name.
         worker: Name of the worker.
         failed: Why the rung could not be trained; empty if it was.
-        disturbed: Whether that may be due to the machine: memory ran out, or workers died.
+        disturbed: Whether it may be due to the machine: memory ran out, workers died, or it was trained on a device of
+            another class than the study's.
     """
 
     epochs: list[EpochMetrics] = field(default_factory=list)

@@ -7,6 +7,7 @@ takes a time that follows from its hyperparameters. Workers only supply the resu
 
 from __future__ import annotations
 
+import sys
 import time
 from collections import Counter, deque
 from collections.abc import Callable
@@ -186,8 +187,8 @@ class TrialScheduler:
 
     def _apply(self, flight: _Flight, result: RungResult) -> None:
         trial = flight.trial
+        self.disturbed |= result.disturbed
         if result.failed:
-            self.disturbed |= result.disturbed
             self._end(trial, "failed", result.failed)
             return
         self._trained = True
@@ -398,7 +399,17 @@ class TrialScheduler:
             self._discard(_PROBE)
             return
         epochs = [epoch for epoch in result.epochs if epoch.epoch > task.span.start]  # more, if a checkpoint was lost
-        self._results.put(number, task.span.stop, RungResult(epochs, result.measured(), event.worker))
+        foreign = bool(result.device) and result.device != self._study.device
+        if foreign and not self.disturbed:
+            self.disturbed = True
+            print(
+                f"{event.worker} is a {result.device} device, and the study began on {self._study.device}: its results"
+                " differ in their last digits, so another set of workers may give another search",
+                file=sys.stderr,
+                flush=True,
+            )
+        known = RungResult(epochs, result.measured(), event.worker, disturbed=foreign)
+        self._results.put(number, task.span.stop, known)
         record.show(number, task.span.stop, [task.folder / name for name in result.pictures])
         self._progress.task_done(epochs, result.checkpoint_bytes)
         self._spend()

@@ -89,6 +89,7 @@ class Study:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
         self.objective = family.objective
+        self.device = definition.device
         self.total = definition.trial_epochs
         self.rungs = rungs(self.total, settings.reduction, lengths.first_rung(steps))
         self.seed = _seed(settings.seed, settings.generation)

@@ -18,6 +18,7 @@ from typing import Any, Self
 
 import numpy as np
 
+from pipeline.backend.mixed_precision import device_class
 from pipeline.core.files import new_folder
 from pipeline.core.seeds import fold
 from pipeline.datasets.arrays import Splits, load_splits
@@ -84,6 +85,7 @@ class TaskResult:
         checkpoint_bytes: Size of its checkpoint.
         pictures: Files in the task's folder that show what the model gives after its last epoch; there until the next
             task is finished.
+        device: Class of the device that trained it; see `mixed_precision.device_class`.
     """
 
     epochs: list[EpochMetrics]
@@ -91,6 +93,7 @@ class TaskResult:
     latency_ms: float | None = None
     checkpoint_bytes: int = 0
     pictures: list[str] = field(default_factory=list)
+    device: str = ""
 
     def measured(self) -> dict[str, float]:
         """Return the measurements of the model, by name."""
@@ -186,7 +189,7 @@ def _train(task: TrainingTask, finished: Path, emit: Callable[[EpochMetrics], No
         latency = _latency_ms(fitted, _load_data(task.data, version)) if task.latency else None
         size = (partial / "state.npz").stat().st_size
         drawn = [f"{finished.name}/{_PICTURE}"] if fitted.draw(partial / _PICTURE) else []
-        trained = TaskResult(fitted.history, fitted.parameters, latency, size, drawn)
+        trained = TaskResult(fitted.history, fitted.parameters, latency, size, drawn, _device_class())
         (partial / "trained.json").write_text(json.dumps(trained.plain()), encoding="utf-8")
 
 
@@ -217,6 +220,9 @@ def _latency_ms(fitted: Fitted, data: Splits) -> float:
 def _load_data(folder: Path, version: int) -> Splits:  # version: a dataset prepared anew is loaded anew
     del version
     return load_splits(folder)
+
+
+_device_class = functools.cache(device_class)
 
 
 def _checkpoint(folder: Path, epochs: int) -> Path:
