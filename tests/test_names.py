@@ -68,8 +68,8 @@ STAGES = {
     "validate": "dataset raw report details docs",
     "prepare": "dataset raw validated near-duplicates manifest accepted output test",
     "features": "dataset family data output",
-    "search": "dataset family data features studies output",
-    "train": "dataset family data features studies best model report",
+    "search": "dataset family data features studies output finalist",
+    "train": "dataset family data features studies best finalist model report",
     "evaluate": "dataset family test features model predictions report",
     "register": "dataset models predictions report",
 }

@@ -32,7 +32,7 @@ from tests.registered import CLASSIFY, NAME, candidate, logged, store
 
 FILE = Path(__file__).parents[1] / "params.yaml"
 SETTINGS, FAMILY = params.load("search", SearchSettings, FILE), loading.load("mlp", {})
-ARGUMENTS = ("dataset=digits", "family=mlp", "features=none", "studies=none/studies", "output=none")
+ARGUMENTS = ("dataset=digits", "family=mlp", "features=none", "studies=none/studies", "output=none", "finalist=none")
 
 
 class Faulty:
@@ -216,7 +216,7 @@ def test_register_refuses_a_candidate_whose_run_is_in_the_trash(database: Path) 
 def test_a_run_names_the_seeds_without_a_model(database: Path, tmp_path: Path) -> None:
     task = TrainingTask("mlp", {}, {"units": 3}, tmp_path, 4, Span(0, 1, 1), tmp_path, tmp_path / "log")
     trained = TaskResult([EpochMetrics(1, {"val_accuracy": 0.5}, 1.0, 100.0)], 7)
-    result = SeedsResult(task, trained, {4: 0.5}, 0.5, {3: "the loss diverged in epoch 1"})
+    result = SeedsResult(task, trained, {4: 0.5}, 0.5, failed={3: "the loss diverged in epoch 1"})
     tracker = Tracker("digits")
     with tracker.running("key", "train mlp", {}) as run_id:
         packaging._log_training(tracker, run_id, result, {})

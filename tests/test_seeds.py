@@ -20,8 +20,9 @@ from pipeline.datasets.arrays import load_splits
 from pipeline.executors.base import ENDS, Broken, Done, Event, Failed, Progress, answer
 from pipeline.models import loading
 from pipeline.models.base import Span
+from pipeline.models.epoch_metrics import EpochMetrics
 from pipeline.models.training.seeds import Seeds, TrainSettings, finished, further, write_finished
-from pipeline.models.training.task import TrainingTask, exported_model, run
+from pipeline.models.training.task import TaskResult, TrainingTask, exported_model, run
 from pipeline.registry.packaging import TrainedModel
 from pipeline.stages import train as stage
 from tests.test_models import POINTS
@@ -201,11 +202,24 @@ def test_a_machine_that_cannot_train_is_held_against_no_seed(tiny_digits: Path, 
     assert list(knn(tiny_digits, tmp_path / "t").values) == [3, 4]
 
 
+def test_time_of_further_seeds_counts_once_and_only_after_the_search(whole: Any) -> None:
+    def trained(*epochs: tuple[float, float]) -> TaskResult:
+        return TaskResult([EpochMetrics(1, {}, seconds, at) for seconds, at in epochs], 1)
+
+    own = trained((9, 91), (9, 100))
+    begun = trained((20, 95), (20, 115))  # 15 s of it after the search
+    later = trained((5, 120), (10, 160))  # 5 s alone after the one before, a pause, and 10 s
+    beside = trained((20, 118))  # 3 s beyond `begun`, which `later` covers as well
+    result = replace(whole, trainings={7: own, 0: begun, 1: later, 2: beside})
+    assert result.added_seconds(7) == 15 + 3 + 2 + 10
+    assert replace(whole, trainings={7: own}).added_seconds(7) == 0
+
+
 @pytest.mark.usefixtures("eager")
 def test_the_summary_names_a_seed_without_a_model(tiny_digits: Path, tmp_path: Path) -> None:
     data, family = load_splits(tiny_digits), loading.load("knn", {})
     trained = TrainedModel(knn(tiny_digits, tmp_path / "t", diverging=(3,)), family, data, "tensorflow")
-    stage.save(trained, stage.LoggedModel("run", "model"), tmp_path / "model", tmp_path / "report")
+    stage.save(trained, stage.LoggedModel("run", "model"), 4, tmp_path / "model", tmp_path / "report")
     summary = read_json(tmp_path / "report" / "summary.json", Summary, "train")
     assert summary.failed == {"3": trained.result.failed[3]}
     assert set(summary.seeds) == {"4"}

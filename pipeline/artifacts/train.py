@@ -43,6 +43,7 @@ class Summary(Artifact):
     """The result and cost of a training, `summary.json`; `epochs` and `seconds` are those of the kept model.
 
     Attributes:
+        added_seconds: Time in which further seeds were trained after the search's training had ended.
         run: Id of the MLflow run.
         value: The objective of the kept model on validation data.
         mean: The mean over the seeds that trained.
@@ -60,6 +61,7 @@ class Summary(Artifact):
     parameters: int
     epochs: int
     seconds: float
+    added_seconds: float = 0.0
 
 
 class Epoch(Row):

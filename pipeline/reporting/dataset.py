@@ -68,7 +68,7 @@ def _tiles(found: OfDataset, confidence: float) -> list[dict[str, str]]:
             seeds += f" ± {task.value_text(trained.standard_error)}"
         seeds += f"; {len(trained.failed)} more failed" if trained.failed else ""
         tiles.append(Tile(task.labels.value, task.value_text(trained.value), seeds))
-    seconds = sum(family.searched.seconds + family.trained.seconds for family in found.families)
+    seconds = sum(family.searched.seconds + family.trained.added_seconds for family in found.families)
     trials = sum(len(family.trials) for family in found.families)
     tiles += [
         Tile(

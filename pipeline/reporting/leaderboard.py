@@ -71,7 +71,7 @@ def _row(reports: Path, dataset: str, family: str, decisions: Mapping[str, Decis
         value=trained.value,
         test=scored,
         version=_version(decisions.get(scored.task), trained.run),
-        seconds=searched.seconds + trained.seconds,
+        seconds=searched.seconds + trained.added_seconds,
     )
 
 

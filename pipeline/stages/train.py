@@ -51,8 +51,16 @@ class LoggedModel:
     model_id: str
 
 
-def save(trained: TrainedModel, logged: LoggedModel, model: Path, report: Path) -> None:
-    """Write the model with what later stages need to know of it, and its curves."""
+def save(trained: TrainedModel, logged: LoggedModel, own_seed: int, model: Path, report: Path) -> None:
+    """Write the model with what later stages need to know of it, and its curves.
+
+    Args:
+        trained: The finished trainings.
+        logged: The kept model in MLflow.
+        own_seed: Seed of the search's training.
+        model: Folder for the model.
+        report: Folder for curves and summary.
+    """
     result, family, data, backend = trained.result, trained.family, trained.data, trained.backend
     with new_folder(model) as folder:
         shutil.copytree(exported_model(result.task), folder, dirs_exist_ok=True)
@@ -84,6 +92,7 @@ def save(trained: TrainedModel, logged: LoggedModel, model: Path, report: Path) 
         parameters=result.trained.parameters,
         epochs=len(epochs),
         seconds=round(sum(epoch.seconds for epoch in result.trained.epochs), 1),
+        added_seconds=round(result.added_seconds(own_seed), 1),
     )
     artifacts.write(report / "summary.json", summary)
 
@@ -110,7 +119,7 @@ def main() -> None:
             result = seeds.finish(executor)
             trained = TrainedModel(result, family, data, backend.backend)
             logged = LoggedModel(run_id, _log(tracker, run_id, trained, sections))
-            save(trained, logged, arguments.model, arguments.report)
+            save(trained, logged, best.seed, arguments.model, arguments.report)
     print(f"{arguments.dataset} {family.name}: {family.objective} {result.value:.4f}, {_seeds(result)}")
     for seed, reason in result.failed.items():
         print(f"{arguments.dataset} {family.name}: seed {seed} has no model: {reason}")

@@ -54,6 +54,7 @@ class SeedsResult:
         trained: The result of all of its epochs.
         values: The objective after the last epoch, by seed.
         value: That of the kept model.
+        trainings: The results of all epochs, by seed.
         failed: Why the other seeds have no model, by seed.
     """
 
@@ -61,6 +62,7 @@ class SeedsResult:
     trained: TaskResult
     values: dict[int, float]
     value: float
+    trainings: Mapping[int, TaskResult] = field(default_factory=dict)
     failed: dict[int, str] = field(default_factory=dict)
 
     @property
@@ -73,6 +75,20 @@ class SeedsResult:
         """The standard error of the mean; None with one seed."""
         count = len(self.values)
         return statistics.stdev(self.values.values()) / math.sqrt(count) if count > 1 else None
+
+    def added_seconds(self, seed: int) -> float:
+        """Return the time in which other seeds were trained after one had ended: what they cost beyond a search.
+
+        Args:
+            seed: The seed of the search's training.
+        """
+        ended = self.trainings[seed].epochs[-1].at
+        others = [epoch for other, trained in self.trainings.items() if other != seed for epoch in trained.epochs]
+        seconds = 0.0
+        for epoch in sorted(others, key=lambda epoch: epoch.at):  # in parallel, or with pauses in between
+            seconds += max(0.0, epoch.at - max(ended, epoch.at - epoch.seconds))
+            ended = max(ended, epoch.at)
+        return seconds
 
 
 class Seeds:
@@ -132,7 +148,8 @@ class Seeds:
             self._write_failed()
         values = {seed: trained[seed].epochs[-1][self._objective] for seed in sorted(trained)}
         best = max(values, key=lambda seed: (values[seed], -last_loss(trained[seed])))
-        return SeedsResult(self._last(best), trained[best], values, values[best], dict(sorted(self._failed.items())))
+        failed = dict(sorted(self._failed.items()))
+        return SeedsResult(self._last(best), trained[best], values, values[best], trained, failed)
 
     def _next(self, seed: int) -> TrainingTask | None:
         """Return the next piece of a seed's training; None when all is done."""
