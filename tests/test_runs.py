@@ -77,7 +77,7 @@ def searching(tracker: Tracker, key: str, folder: Path) -> None:
     def run(*_: Any) -> FinishedSearch:
         mirror = MlflowMirror(tracker, key, "mlp g1", {"stage": "search"})
         result = SearchResult(key, Best(0, {"units": 3}, 0.5), {"complete": 1}, 2, 1.0, mirror.parent.run_id)
-        return FinishedSearch(result, None, mirror)  # type: ignore[arg-type]
+        return FinishedSearch(result, None, mirror, None)  # type: ignore[arg-type]
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(stage.configure, "load_settings", lambda: RuntimeSettings(backend="tensorflow", workers=1))
@@ -90,6 +90,7 @@ def searching(tracker: Tracker, key: str, folder: Path) -> None:
         )
         patch.setattr(stage.search, "run", run)
         patch.setattr(stage.search, "tidy", lambda *_: tracker.runs("attributes.status = 'RUNNING'"))
+        patch.setattr(stage.search, "save_finalist", lambda *_: None)
         patch.setattr(stage.search, "save", lambda *_: [file])
         patch.setattr(sys, "argv", ["search", *(f"--{argument}" for argument in (*ARGUMENTS, f"data={folder}"))])
         stage.main()
