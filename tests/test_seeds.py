@@ -24,6 +24,7 @@ from pipeline.models.epoch_metrics import EpochMetrics
 from pipeline.models.training.seeds import Seeds, TrainSettings, finished, further, write_finished
 from pipeline.models.training.task import TaskResult, TrainingTask, exported_model, run
 from pipeline.registry.packaging import TrainedModel
+from pipeline.search.further_seeds import FurtherSeeds
 from pipeline.stages import train as stage
 from tests.test_models import POINTS
 
@@ -200,6 +201,28 @@ def test_a_machine_that_cannot_train_is_held_against_no_seed(tiny_digits: Path, 
     with pytest.raises(EngineError, match=r"seed 4 cannot continue: .*found no space left; .*run the same command"):
         knn(tiny_digits, tmp_path / "t", on=Full)
     assert list(knn(tiny_digits, tmp_path / "t").values) == [3, 4]
+
+
+@pytest.mark.usefixtures("eager")
+def test_idle_workers_of_a_search_train_further_seeds_of_its_leader(tiny_digits: Path, tmp_path: Path) -> None:
+    template = TrainingTask("knn", {}, POINTS["knn"], tiny_digits, 7, Span(0, EPOCHS, EPOCHS), tmp_path / "none",
+                            tmp_path / "epochs.log", export=True)  # fmt: skip
+
+    def tasks(number: int, point: Any) -> Any:
+        (tmp_path / f"of-{number}").mkdir()
+        return further(tmp_path / f"of-{number}", TrainSettings(seeds=number, seed=0), template)
+
+    idle = FurtherSeeds(tasks, "val_accuracy")
+    assert idle.next(1, {}) is None  # the training of the search is the only one
+    (first, one), (second, two) = idle.next(3, {}), idle.next(3, {})  # type: ignore[misc]
+    assert (one.seed, two.seed, idle.next(3, {})) == (0, 1, None)
+    assert not idle.handle(Failed(0, "diverged", "here"))  # a trial's
+    assert idle.handle(Done(first, run(one, lambda _: None), "here"))
+    assert idle.handle(Failed(second, "3 workers died on it", "here"))
+    assert not idle.running
+    assert idle.next(3, {}) is None
+    again = Seeds(further(tmp_path / "of-3", TrainSettings(seeds=3, seed=0), template), "val_accuracy")
+    assert list(again.pieces()) == [1]  # the stage train tries a seed again that failed beside a search
 
 
 def test_time_of_further_seeds_counts_once_and_only_after_the_search(whole: Any) -> None:

@@ -40,7 +40,10 @@ class FurtherSeeds:
     def next(self, number: int, point: Hyperparameters) -> tuple[int, TrainingTask] | None:
         """Return a piece to train, with its key, for the trial that leads; None if there is none."""
         if number not in self._seeds:
-            self._seeds[number] = Seeds(self._tasks(number, point), self._objective)
+            tasks = self._tasks(number, point)
+            if not tasks:
+                return None
+            self._seeds[number] = Seeds(tasks, self._objective)
         for seed, piece in self._seeds[number].pieces().items():
             if (number, seed) not in self._running.values():
                 key = next(self._keys)

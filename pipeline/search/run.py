@@ -111,6 +111,8 @@ def run(
         results = RungResults(folder)
         expected = _expected(definition, budget, settings, study, executor.slots)
         make_task = _task_maker(definition, settings, folders, study, results)
+        local = settings.engine == "local"  # a cluster is paid by use, and the stage train runs here
+        spare = FurtherSeeds(_further(definition, training, make_task, study), family.objective) if local else None
         with SearchProgress(f"{definition.dataset} {definition.family}", expected) as progress:
             scheduler = TrialScheduler(
                 study,
@@ -123,7 +125,7 @@ def run(
                 make_task,
                 lambda number: shutil.rmtree(results.checkpoints(number), ignore_errors=True),
                 progress,
-                FurtherSeeds(_further(definition, training, make_task, study), family.objective),
+                spare,
                 60 * settings.deadline_minutes or None,
             )
             with _ending_runs(scheduler):
