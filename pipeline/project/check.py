@@ -5,6 +5,7 @@ What passes this check can be built, and trains its first step, on the machine w
 
 from __future__ import annotations
 
+import difflib
 import importlib.util
 from collections.abc import Mapping
 from functools import partial
@@ -52,6 +53,7 @@ def check(path: Path = params.PARAMS_FILE) -> dict[str, Any]:
     configure.check_backend(params.parse("runtime", content["runtime"], configure.RuntimeSettings, path).backend)
     search = params.parse("search", content["search"], SearchSettings, path)
     _check_packages(search, path)
+    _check_entries(content, search, families, path)
     validate = params.parse("validate", content["validate"], ValidateSettings, path)
     for dataset in content["datasets"]:
         validate.distance_of(dataset)
@@ -106,6 +108,27 @@ def _check_packages(search: SearchSettings, path: Path) -> None:
                 found="none",
                 next_step=f"{install}; or set search.{setting} to {instead}",
             )
+
+
+def _check_entries(content: Mapping[str, Any], search: SearchSettings, families: list[str], path: Path) -> None:
+    """Check that no entry for a single dataset is a misspelt name, because it would be ignored.
+
+    Entries of datasets that are no longer declared may stay.
+    """
+    from pipeline.models import loading
+
+    datasets = set(content["download"])
+    pairs = {f"{dataset}-{family}" for dataset in datasets for family in loading.family_names()}
+    spaces = [(f"{name}.space_for", content[name].get("space_for", {}), datasets) for name in families]
+    for where, entries, known in (("search.budget", search.budget, {"default", *datasets, *pairs}), *spaces):
+        for name in entries:
+            if name not in known and difflib.get_close_matches(str(name), known, cutoff=0.8):
+                raise ParamsError(
+                    f"{path}: {where}: unknown dataset",
+                    expected=nearest(str(name), known),
+                    found=repr(name),
+                    next_step="correct the name, or remove the entry: it would be ignored",
+                )
 
 
 def _check_search(family: BaseFamily, dataset: str, side: int | None, search: SearchSettings, path: Path) -> None:
