@@ -188,7 +188,7 @@ def use(content: dict[str, Any], sections: set[str], chance: random.Random, data
         assert all(math.isfinite(number) for number in numbers(found))
     if "download" in sections and "shapes" in content["download"]:
         section = shapes.Settings.model_validate(content["download"]["shapes"])
-        shapes.draw(shapes.SHAPES[:2], 2, [section.seed, 0])
+        shapes.draw(tuple(shapes.SHAPES)[:2], 2, [section.seed, 0])
     if "search" in sections:
         _search(content)
     trained = [name for name in content["families"] if sections & {name, "train"}]

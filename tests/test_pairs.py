@@ -276,7 +276,7 @@ def test_retrain_force_beside_repro_is_locked_and_raises_nothing(prepared: Path)
         retrain = start([*PIPELINE, "retrain", "--force"], prepared)
         code, output = rest(retrain)
         assert code == 12, output
-        assert re.search(r"locked: .*found `.*dvc.* repro prepare` \(pid \d+\) at work; nothing was written", output)
+        assert re.search(r"locked: .*found a stage of `dvc repro`.*nothing was changed", output)
         assert params(prepared)["search"]["generation"] == 1
     code, output = rest(repro)
     assert code == 0, output

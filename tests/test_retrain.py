@@ -69,7 +69,7 @@ def test_retraining_promotes_then_has_nothing_to_do_then_keeps_the_champion(fixe
     decision = fixed.json("register/digits.json")["classify"]
     if decision["version"] != 1:  # the new trials reached another validation value, so the model was trained anew
         assert decision["decision"] == "kept"
-        assert decision["comparison"] == {"candidate_only": 0, "champion_only": 0, "p_value": 1.0}
+        assert decision["comparison"]["p_value"] >= 0.05  # the same point, trained from other seeds
 
 
 @pytest.mark.slow

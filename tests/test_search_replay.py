@@ -244,6 +244,14 @@ def test_no_decision_changes_in_two_thousand_studies(tmp_path: Path) -> None:
     assert compared(tmp_path, 340, seed=2) >= 2000
 
 
+def test_where_the_first_trials_fail_a_budget_for_one_still_finds_one(tmp_path: Path) -> None:
+    for seed in range(8):  # some begin with points that cannot be trained
+        budget = Budget(trials=9, epochs=9, trial_epochs=9)
+        found = settings(sampler="random", seed=seed)
+        study = searched(tmp_path, found, budget, InMemory(), Machine(2, random.Random(seed)))
+        assert study.trials[study.require_best().number].state.name == "COMPLETE"
+
+
 def test_the_budget_is_never_exceeded_and_the_winner_is_complete(tmp_path: Path) -> None:
     for seed in range(20):
         found = settings(sampler="random", seed=seed)

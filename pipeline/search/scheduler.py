@@ -253,7 +253,11 @@ class TrialScheduler:
     def _may_start(self) -> bool:
         """Return whether the budget allows another trial."""
         within = len(self._study.trials) < self._budget.trials
-        return within and not self._exhausted and not self._refused and not self.cut and self._fits(None)
+        return within and not self._exhausted and not self._frozen() and not self.cut and self._fits(None)
+
+    def _frozen(self) -> bool:
+        """Return whether no new trial starts, as the budget has refused something; if all have failed, one does."""
+        return self._refused and bool(self._flying or self._waiting or self._study.leader())
 
     def _fits(self, trial: optuna.Trial | None) -> bool:
         """Return whether the next rung of a trial, or the first rung of a new one, may start; see the class."""
