@@ -324,3 +324,11 @@ def test_reference_models_stand_beside_ours_where_there_are_some(reports: Path) 
         report.run(reports, reports / "index.html", ["pets"], ["mlp", "cnn"], 0.95)
     path.unlink()
     assert report.run(reports, reports / "index.html", ["pets"], ["mlp", "cnn"], 0.95) == without
+
+
+def test_a_search_that_its_deadline_ended_is_named(reports: Path) -> None:
+    sentence = "Its deadline ended it before its budget was used."
+    assert sentence not in report.run(reports, reports / "index.html", ["pets"], ["mlp", "cnn"], 0.95)
+    path = reports / "search" / "pets" / "mlp" / "summary.json"
+    write_json(path, {**json.loads(path.read_text()), "cut_by_deadline": True})
+    assert report.run(reports, reports / "index.html", ["pets"], ["mlp", "cnn"], 0.95).count(f"{sentence} MLflow") == 1
