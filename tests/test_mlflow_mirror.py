@@ -132,7 +132,8 @@ def test_the_next_call_logs_what_was_left(server: MlflowServer, study: optuna.St
     assert again.parent.run_id == mirror.parent.run_id
     again.mirror(study.trials[0])
     again.catch_up()
-    again.close(Best(0, {"units": 3}, 0.5), {"complete": 1}, 2, [])
+    again.close(Best(0, {"units": 3}, 0.5), {"complete": 1}, 2, [], cut_by_deadline=True)
+    assert again.tracker.tag_of(again.parent.run_id, "cut_by_deadline") == "true"
     [run] = trials_of(again).values()
     assert steps(again.tracker, run) == [1, 2]
     assert {run.status, again.tracker.client.get_run(again.parent.run_id).info.status} == {"FINISHED"}

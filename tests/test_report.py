@@ -301,3 +301,34 @@ def test_the_stage_writes_to_its_output(reports: Path, monkeypatch: pytest.Monke
     report.main()
     assert (reports / "index.html").read_text() == page(reports)
     assert "reports/index.html" in capsys.readouterr().out
+
+
+def test_reference_models_stand_beside_ours_where_there_are_some(reports: Path) -> None:
+    without = report.run(reports, reports / "index.html", ["pets"], ["mlp", "cnn"], 0.95)
+    assert "Reference models" not in without
+    common = {"family": "mlp", "task": "classify", "key": "k", "parameters": 101770, "epochs": 8, "seconds": 90}
+    models = [
+        {"name": "R4", "title": NASTY, **common, "value": 0.9712, "run": "a"},
+        {"name": "R9", "title": "ten layers", **common, "failed": "the loss diverged in epoch 1"},
+        {"name": "R20", "title": "other", **common, "family": "rnn", "value": 0.5, "run": "b"},
+    ]
+    path = reports / "references" / "pets.json"
+    write_json(path, {"data_digest": "a", "models": models})
+    text = Read(report.run(reports, reports / "index.html", ["pets"], ["mlp", "cnn"], 0.95)).text
+    table = text.partition("Reference models")[2].partition("Values on validation images")[0].replace(" ", "")
+    assert "mlp97.12%\n37.50%101,770\n890.0s" in table.replace("\n37.5%", "\n37.50%")
+    assert "thelossdivergedinepoch1" in table
+    assert "rnn50.00%\n–" in table
+    path.write_text("{")
+    with pytest.raises(DataError, match=r"`pipeline references pets` writes it again, or remove it"):
+        report.run(reports, reports / "index.html", ["pets"], ["mlp", "cnn"], 0.95)
+    path.unlink()
+    assert report.run(reports, reports / "index.html", ["pets"], ["mlp", "cnn"], 0.95) == without
+
+
+def test_a_search_that_its_deadline_ended_is_named(reports: Path) -> None:
+    sentence = "Its deadline ended it before its budget was used."
+    assert sentence not in report.run(reports, reports / "index.html", ["pets"], ["mlp", "cnn"], 0.95)
+    path = reports / "search" / "pets" / "mlp" / "summary.json"
+    write_json(path, {**json.loads(path.read_text()), "cut_by_deadline": True})
+    assert report.run(reports, reports / "index.html", ["pets"], ["mlp", "cnn"], 0.95).count(f"{sentence} MLflow") == 1

@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from pipeline.cli import check, doctor, ingest, models, presets, retrain, run, schema
+from pipeline.cli import check, doctor, ingest, models, presets, references, retrain, run, schema
 from pipeline.core import process, streams
 
 COMMANDS = {
@@ -17,6 +17,7 @@ COMMANDS = {
     "check": check,
     "models": models,
     "presets": presets,
+    "references": references,
     "ingest": ingest,
     "retrain": retrain,
     "schema": schema,

@@ -35,7 +35,7 @@ def main(arguments: argparse.Namespace) -> int:
 
 def artifacts() -> dict[str, type[pydantic.BaseModel]]:
     """Return the model of every artifact, by stage and file, and task; that of a CSV file describes a row."""
-    from pipeline.artifacts import evaluate, register, search, train, validate
+    from pipeline.artifacts import evaluate, references, register, search, train, validate
     from pipeline.evaluation import base
 
     return {
@@ -51,6 +51,7 @@ def artifacts() -> dict[str, type[pydantic.BaseModel]]:
         "evaluate/predictions": evaluate.Predictions,
         "evaluate/confusion": evaluate.Pair,
         "register/report": register.Report,
+        "references/report": references.References,
     }
 
 

@@ -25,6 +25,7 @@ from pipeline.project.own_code import MARKER
 from pipeline.registry import pretrained
 from pipeline.tracking import provenance
 
+REFERENCES = Path("reports/references")  # what `pipeline references` writes, which the stage report depends on
 MANIFESTS = Path("reports/ingest")  # of accepted batches: one folder per dataset, which `prepare` depends on
 _EARLIER = f"{MANIFESTS}/${{item.dataset}}.jsonl"  # what the graph of an earlier release depends on
 _DVC_CONFIG = "[core]\n    no_scm = true\n    analytics = false\n"
@@ -54,6 +55,7 @@ def prepare(folder: Path, overrides: Iterable[str]) -> dict[str, Any]:
         _copy_code(root, folder)
         rewrite_text(folder / params.PARAMS_FILE, text)
         make_manifests(folder, content)
+    manifest.make(folder / REFERENCES)
     return content
 
 
@@ -127,6 +129,7 @@ def settle(folder: Path) -> dict[str, Any]:
         dvc_lock.writing(folder, folder / MANIFESTS, log=lock.to_stderr) if _unmade(folder, content) else nullcontext()
     ):
         make_manifests(folder, content)
+    manifest.make(folder / REFERENCES)
     return content
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from pipeline.artifacts.register import Decision
 from pipeline.artifacts.validate import Report
+from pipeline.evaluation import base as tasks
 from pipeline.evaluation.labels import Shares, Tile
 from pipeline.reporting import charts, leaderboard
 from pipeline.reporting.family import duration, family_section, plural
@@ -34,6 +35,7 @@ def section(
         "headlines": [headline(decision) for decision in found.decisions.values()],
         "tiles": _tiles(found, confidence),
         "leaderboards": _leaderboards(found, rows),
+        "references": _references(found),
         "gate_summary": _gate_summary(gate),
         "links": list(links.items()),
         "pictures": [(name, source) for name, source in found.pictures if name != _BALANCE],
@@ -117,6 +119,27 @@ def _leaderboard(families: Mapping[str, OfFamily], rows: Sequence[leaderboard.Ro
             for row in rows
         ],
     }
+
+
+def _references(found: OfDataset) -> list[dict[str, str]]:
+    """Return the rows of reference models, each beside the family's own model."""
+    ours = {family.name: family.trained.value for family in found.families}
+    rows = []
+    for model in found.references:
+        task = tasks.load(model.task)
+        rows.append(
+            {
+                "name": model.name,
+                "what": model.title,
+                "family": model.family,
+                "value": model.failed or task.value_text(model.value or 0.0),
+                "ours": task.value_text(ours[model.family]) if model.family in ours else "–",
+                "parameters": f"{model.parameters:,}" if model.parameters else "–",
+                "epochs": f"{model.epochs:,}" if model.epochs else "–",
+                "seconds": duration(model.seconds) if model.epochs else "–",
+            }
+        )
+    return rows
 
 
 def _interval(share: Shares, lowest: float, highest: float) -> dict[str, Any]:

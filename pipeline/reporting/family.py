@@ -111,7 +111,8 @@ def _confused(found: OfFamily) -> list[dict[str, str]]:
 def _cost(found: OfFamily) -> str:
     states = ", ".join(f"{count} {state}" for state, count in found.searched.trials.items())
     cost = f"{plural(found.searched.epochs, 'epoch')}, {duration(found.searched.seconds)}"
-    return f"{plural(len(found.trials), 'trial')} ({states}), {cost}."
+    cut = " Its deadline ended it before its budget was used." if found.searched.cut_by_deadline else ""
+    return f"{plural(len(found.trials), 'trial')} ({states}), {cost}.{cut}"
 
 
 def _trial(trial: Trial, best: bool, task: tasks.Task[Any]) -> dict[str, Any]:

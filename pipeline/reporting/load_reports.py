@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.artifacts import register, search, train, validate
+from pipeline.artifacts import references, register, search, train, validate
 from pipeline.artifacts.base import read_json, read_rows, usable
 from pipeline.artifacts.evaluate import Pair, Summary
 from pipeline.core.errors import DataError
@@ -48,6 +48,7 @@ class OfDataset:
     Attributes:
         decisions: Decisions of the stage register, by task.
         pictures: Names and data URLs of its pictures.
+        references: Reference models that `pipeline references` has trained.
     """
 
     name: str
@@ -55,6 +56,7 @@ class OfDataset:
     decisions: dict[str, register.Decision]
     families: tuple[OfFamily, ...]
     pictures: tuple[tuple[str, str], ...] = ()
+    references: tuple[references.Reference, ...] = ()
 
 
 def of_dataset(reports: Path, dataset: str, families: list[str]) -> OfDataset:
@@ -77,7 +79,24 @@ def of_dataset(reports: Path, dataset: str, families: list[str]) -> OfDataset:
         decisions,
         tuple(_of_family(reports, dataset, name) for name in families),
         tuple((path.stem, _address(path)) for path in pictures),
+        _references(reports / "references" / f"{dataset}.json"),
     )
+
+
+def _references(path: Path) -> tuple[references.Reference, ...]:
+    """Return the reference models in a file; none where there is no file."""
+    if not path.exists():
+        return ()
+    try:
+        return read_json(path, references.References, "references").models
+    except DataError:
+        dataset = path.stem
+        raise DataError(
+            f"{path}",
+            expected="what `pipeline references` writes",
+            found="a damaged file",
+            next_step=f"`pipeline references {dataset}` writes it again, or remove it",
+        ) from None
 
 
 def _of_family(reports: Path, dataset: str, family: str) -> OfFamily:

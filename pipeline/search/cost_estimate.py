@@ -37,11 +37,15 @@ def remembered(folders: Sequence[Path]) -> Measured | None:
 
 
 def expected_epochs(budget: Budget, settings: SearchSettings, rungs: Sequence[int]) -> int:
-    """Return the approximate number of epochs of a search; pruners keep a share of the trials at each rung."""
+    """Return the approximate number of epochs of a search.
+
+    Pruners keep a share of the trials at each rung. With halving, as many continue at the end as there are slots.
+    """
     kept = {"none": 1.0, "median": 0.5}.get(settings.pruner, 1 / settings.reduction)
+    least = min(settings.slots, budget.trials) if settings.pruner == "halving" else 0
     lengths = [end - start for start, end in zip([0, *rungs], rungs, strict=False)]
-    per_trial = sum(length * kept**place for place, length in enumerate(lengths))
-    return min(budget.epochs, round(budget.trials * per_trial))
+    epochs = sum(length * max(budget.trials * kept**place, least) for place, length in enumerate(lengths))
+    return min(budget.epochs, round(epochs))
 
 
 def describe(budget: Budget, epochs: int, slots: int, measured: Measured | None) -> str:
@@ -59,10 +63,13 @@ def describe(budget: Budget, epochs: int, slots: int, measured: Measured | None)
     seconds = epochs * measured.epoch_s / slots
     disk = slots * 2 * measured.checkpoint_bytes / 1e6  # a trial's last checkpoint, and the next while it is written
     return (
-        f"{limits}; about {epochs} epochs of {measured.epoch_s:.1f} s each are expected: {_duration(seconds)},"
+        f"{limits}; about {epochs} epochs of {measured.epoch_s:.1f} s each are expected: {duration(seconds)},"
         f" {max(disk, 0.1):.1f} MB of checkpoints"
     )
 
 
-def _duration(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.1f} min"
+def duration(seconds: float) -> str:
+    """Return a duration as text."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.1f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"

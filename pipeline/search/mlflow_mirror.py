@@ -112,11 +112,23 @@ class MlflowMirror:
                 if run.status == "RUNNING":
                     self.tracker.finish(run.run_id, status)
 
-    def close(self, best: Best, counts: Mapping[str, int], epochs: int, files: list[Path]) -> None:
-        """Log the summary and the files of the search to the parent run, and end it."""
+    def close(
+        self,
+        best: Best,
+        counts: Mapping[str, int],
+        epochs: int,
+        files: list[Path],
+        *,
+        cut_by_deadline: bool | None = None,
+    ) -> None:
+        """Log the summary and the files of the search to the parent run, and end it; None sets no tag."""
         point = {f"best.{name}": str(value) for name, value in best.hyperparameters.items()}
         trials = {f"trials_{state}": float(count) for state, count in counts.items()}
-        self.tracker.tag(self.parent.run_id, {"best.trial": str(best.number), **point})
+        cut = {} if cut_by_deadline is None else {"cut_by_deadline": str(cut_by_deadline).lower()}
+        self.tracker.tag(
+            self.parent.run_id,
+            {"best.trial": str(best.number), **point, **cut},
+        )
         self.tracker.log_metrics(self.parent.run_id, {"best_value": best.value, "epochs": epochs, **trials})
         self.tracker.log_artifacts(self.parent.run_id, [file for file in files if file.suffix != ".png"])
         self.tracker.log_artifacts(self.parent.run_id, [file for file in files if file.suffix == ".png"], "plots")

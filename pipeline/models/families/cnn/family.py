@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from pipeline.core.errors import ParamsError
 from pipeline.models.base import FamilySettings, Preset, Spec
 from pipeline.models.families.cnn.presets import PRESETS
+from pipeline.models.multiply_adds import Maps
 from pipeline.models.space import Choice, Space, Trial, sample
 from pipeline.models.training.classifier import KerasClassifier
 from pipeline.models.training.recipe import SEARCHED, TRAINING
@@ -27,8 +28,9 @@ class Family(KerasClassifier):
 
     An architecture is a module of the package `architectures` with ``SPACE`` and ``SEARCHED``, as a family has them,
     ``build(x, hyperparameters, classes)``, which turns images from 0 to 1 into logits, ``least_side(space)``, the
-    shorter side of the smallest images for which every point of a space can be built, and ``HEAVY``, whether it spends
-    its time in wide convolutions. Its dimensions are called after it: ``plain_filters``.
+    shorter side of the smallest images for which every point of a space can be built, ``count(image, hyperparameters,
+    classes)``, which counts the multiply-adds of what `build` gives, and ``HEAVY``, whether it spends its time in wide
+    convolutions. Its dimensions are called after it: ``plain_filters``.
     """
 
     presets: ClassVar[tuple[Preset, ...]] = PRESETS
@@ -77,13 +79,17 @@ class Family(KerasClassifier):
         """Return whether the architecture is marked as heavy."""
         return bool(_load(word(hyperparameters, "architecture")).HEAVY)
 
+    def epoch_cost(self, hyperparameters: Hyperparameters, spec: Spec) -> float:
+        """Return the multiply-adds of an image; see `BaseFamily.epoch_cost`."""
+        architecture, own = _own(hyperparameters)
+        maps: Maps = _load(architecture).count(Maps(*spec.image_shape), own, spec.classes)
+        return float(maps.multiply_adds)
+
     def build(self, hyperparameters: Hyperparameters, spec: Spec) -> keras.Model:
         """Return a convolutional network; see `KerasClassifier.build`."""
         import keras
 
-        architecture = word(hyperparameters, "architecture")
-        prefix = f"{architecture}_"
-        own = {name.removeprefix(prefix): v for name, v in hyperparameters.items() if name.startswith(prefix)}
+        architecture, own = _own(hyperparameters)
         inputs = keras.Input(spec.image_shape, dtype="uint8")
         x = keras.layers.Rescaling(1 / 255)(inputs)
         outputs = _load(architecture).build(x, own, spec.classes)
@@ -100,6 +106,15 @@ class Family(KerasClassifier):
 def architectures() -> list[str]:
     """Return the names of all architectures."""
     return sorted(path.stem for path in (_FOLDER / "architectures").glob("*.py") if path.stem != "__init__")
+
+
+def _own(hyperparameters: Hyperparameters) -> tuple[str, Hyperparameters]:
+    """Return the architecture of a point, and that architecture's own dimensions."""
+    architecture = word(hyperparameters, "architecture")
+    prefix = f"{architecture}_"
+    return architecture, {
+        name.removeprefix(prefix): value for name, value in hyperparameters.items() if name.startswith(prefix)
+    }
 
 
 def _load(architecture: str) -> ModuleType:

@@ -13,11 +13,11 @@ from typing import Any
 import keras
 from keras import ops
 
+from pipeline.models.families.gan.networks import PENALISED
 from pipeline.models.training.ema import follow, start
 from pipeline.models.values import Hyperparameters, real, whole, word, yes
 
 _SIGMA = 0.02  # step of the finite difference, in values of a pixel from 0 to 1
-_SHARE = 4  # the penalty is taken on one in so many images: it is a mean, and each costs a pass of the discriminator
 
 
 def _non_saturating(real: Any, fake: Any, judged: Any) -> tuple[Any, Any]:
@@ -95,7 +95,7 @@ class Adversaries(keras.Model):
             "judged": self._judge_only(fake, labels),
         }
         if training and self._penalty:
-            some = max(1, count // _SHARE) if isinstance(count, int) else ops.maximum(1, count // _SHARE)
+            some = max(1, count // PENALISED) if isinstance(count, int) else ops.maximum(1, count // PENALISED)
             shifted = real[:some] + _SIGMA * keras.random.normal(ops.shape(real[:some]), seed=self._noise)
             logits["shifted"] = self._judge(shifted, [of[:some] for of in labels])
         if training:

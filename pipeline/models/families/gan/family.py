@@ -19,11 +19,12 @@ from pipeline.evaluation.feature_network import FeatureNetwork, labels_like
 from pipeline.models.base import Preset, Spec
 from pipeline.models.epoch_metrics import EpochMetrics
 from pipeline.models.families.gan import networks
+from pipeline.models.families.gan.networks import PENALISED
 from pipeline.models.families.gan.presets import PRESETS
 from pipeline.models.space import Choice, Range, Space
 from pipeline.models.training.fitted import KerasFitted, trainable_parameters
 from pipeline.models.training.keras_family import KerasFamily, TrainingPlan, Values
-from pipeline.models.values import SHARE, Bounds, Hyperparameters
+from pipeline.models.values import SHARE, Bounds, Hyperparameters, real
 
 if TYPE_CHECKING:
     import keras
@@ -82,6 +83,16 @@ class Family(KerasFamily):
         return trainable_parameters(
             networks.generator(hyperparameters, spec), networks.discriminator(hyperparameters, spec)
         )
+
+    def epoch_cost(self, hyperparameters: Hyperparameters, spec: Spec) -> float:
+        """Return the multiply-adds of a training image; see `BaseFamily.epoch_cost`.
+
+        For each image the generator draws one, and both are judged. The generator learns from a further judgement, of
+        which the discriminator's weights need no gradient: a third less. The penalty judges one image in a few again.
+        """
+        judged = 2 + 2 / 3 + (1 / PENALISED if real(hyperparameters, "penalty") else 0)
+        drawn = networks.generator_maps(hyperparameters, spec).multiply_adds
+        return drawn + judged * networks.discriminator_maps(hyperparameters, spec).multiply_adds
 
     def plan(self, data: Splits) -> TrainingPlan:
         """Return how both networks train: on images and labels, scored in the features of a fixed network.

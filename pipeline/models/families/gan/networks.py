@@ -9,11 +9,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from pipeline.models.base import Spec
+from pipeline.models.multiply_adds import Maps
 from pipeline.models.values import Hyperparameters, whole, word, yes
 
 if TYPE_CHECKING:
     import keras
 
+PENALISED = 4  # the penalty is taken on one in so many images: it is a mean, and each costs a pass of the discriminator
 _LEAST_SIDE = 4  # of the smallest feature map; halving continues while the next map is at least this large
 _SLOPE = 0.2
 _MOMENTUM = 0.9
@@ -56,6 +58,38 @@ def discriminator(hyperparameters: Hyperparameters, spec: Spec) -> keras.Model:
     return keras.Model(inputs if len(inputs) > 1 else images, logits, name="discriminator")
 
 
+def generator_maps(hyperparameters: Hyperparameters, spec: Spec) -> Maps:
+    """Return what `generator` computes, with its multiply-adds."""
+    inputs = whole(hyperparameters, "latent") * (2 if yes(hyperparameters, "conditional") else 1)
+    width, maps = whole(hyperparameters, "width"), Maps(1, 1, inputs)
+    height, wide, channels = spec.image_shape
+    if word(hyperparameters, "architecture") == "dense":
+        return maps.dense(2 * width).dense(height * wide * channels)
+    doublings = _halvings(spec)
+    rows, columns, filters = _first_maps(width, spec)
+    maps = maps.dense(rows * columns * filters).reshaped(rows, columns)
+    for step in range(doublings - 1):
+        maps = maps.transposed(filters >> (step + 1), 4, strides=2)
+    return maps.transposed(channels, 4, strides=2)
+
+
+def discriminator_maps(hyperparameters: Hyperparameters, spec: Spec) -> Maps:
+    """Return what `discriminator` computes, with its multiply-adds."""
+    width, maps = whole(hyperparameters, "width"), Maps(*spec.image_shape)
+    if word(hyperparameters, "architecture") == "dense":
+        return maps.dense(width).dense(1)
+    for step in range(_halvings(spec)):
+        maps = maps.conv(width << step, 4, strides=2)
+    return maps.dense(4 * width).dense(1)
+
+
+def _first_maps(width: int, spec: Spec) -> tuple[int, int, int]:
+    """Return the shape of the convolutional generator's smallest maps."""
+    height, wide, _ = spec.image_shape
+    doublings = _halvings(spec)
+    return -(-height >> doublings), -(-wide >> doublings), width << (doublings - 1)  # sides are rounded up
+
+
 def _dense_images(x: Any, width: int, spec: Spec) -> Any:
     from keras import layers
 
@@ -81,8 +115,7 @@ def _convolved_images(x: Any, width: int, spec: Spec) -> Any:
 
     height, wide, channels = spec.image_shape
     doublings = _halvings(spec)
-    rows, columns = -(-height >> doublings), -(-wide >> doublings)  # rounded up
-    filters = width << (doublings - 1)
+    rows, columns, filters = _first_maps(width, spec)
     x = layers.Dense(rows * columns * filters, use_bias=False)(x)
     x = layers.ReLU()(layers.BatchNormalization(momentum=_MOMENTUM)(x))
     x = layers.Reshape((rows, columns, filters))(x)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pipeline.models.base import Preset, Spec
 from pipeline.models.families.rnn.presets import PRESETS
+from pipeline.models.multiply_adds import recurrent
 from pipeline.models.space import Choice, Range, Space
 from pipeline.models.training.classifier import KerasClassifier
 from pipeline.models.training.recipe import SEARCHED, TRAINING
@@ -40,6 +41,20 @@ class Family(KerasClassifier):
         **SEARCHED,
     }
     presets: ClassVar[tuple[Preset, ...]] = PRESETS
+
+    def epoch_cost(self, hyperparameters: Hyperparameters, spec: Spec) -> float:
+        """Return the multiply-adds of an image; see `BaseFamily.epoch_cost`."""
+        height, width, channels = spec.image_shape
+        cell, units = word(hyperparameters, "cell"), whole(hyperparameters, "units")
+        directions = 2 if yes(hyperparameters, "bidirectional") else 1
+        read, products = width * channels, 0
+        for _ in range(whole(hyperparameters, "layers")):
+            products += height * directions * recurrent(cell, read, units)
+            read = directions * units
+        if head_units := whole(hyperparameters, "head_units"):
+            products += read * head_units
+            read = head_units
+        return float(products + read * spec.classes)
 
     def build(self, hyperparameters: Hyperparameters, spec: Spec) -> keras.Model:
         """Return a recurrent network; see `KerasClassifier.build`."""

@@ -18,6 +18,7 @@ from pipeline.datasets.arrays import Images, Splits
 from pipeline.evaluation import image_grid
 from pipeline.models.base import Spec
 from pipeline.models.epoch_metrics import EpochMetrics
+from pipeline.models.multiply_adds import recurrent
 from pipeline.models.space import Choice, Range, Space
 from pipeline.models.training import recipe
 from pipeline.models.training.fitted import KerasFitted, trainable_parameters
@@ -64,6 +65,15 @@ class Family(KerasFamily):
         super().require_fit(side)
         if side < 2:
             raise ParamsError(f"{self.name}: the images have no halves", expected="at least 2 rows", found=side)
+
+    def epoch_cost(self, hyperparameters: Hyperparameters, spec: Spec) -> float:
+        """Return the multiply-adds of an image; see `BaseFamily.epoch_cost`."""
+        height, width, channels = spec.image_shape
+        row, cell, units = width * channels, word(hyperparameters, "cell"), whole(hyperparameters, "units")
+        # The encoder reads the upper rows and the decoder writes the others, each with as many layers.
+        further = (whole(hyperparameters, "layers") - 1) * recurrent(cell, units, units)
+        written = height - height // 2
+        return float(height * (recurrent(cell, row, units) + further) + written * units * row)
 
     def build(self, hyperparameters: Hyperparameters, spec: Spec) -> keras.Model:
         """Return a new model: upper halves, uint8 (N, H // 2, W, C), to the other rows, from 0 to 1, float32."""

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from pipeline.core import params
 from pipeline.core.errors import DataError, ParamsError
 from pipeline.models.base import FamilySettings, Spec, TrainingError
+from pipeline.models.families.transfer.saved_model import below_head
 from pipeline.models.space import Choice, Range, Space, Trial
 from pipeline.models.training.classifier import ClassifierSettings, KerasClassifier
 from pipeline.models.training.recipe import SEARCHED, TRAINING
@@ -78,6 +79,17 @@ class Family(KerasClassifier):
         self._pin()
         return super().suggest(trial)
 
+    def epoch_cost(self, hyperparameters: Hyperparameters, spec: Spec) -> float:
+        """Return the multiply-adds of an image; see `BaseFamily.epoch_cost`.
+
+        Frozen layers compute no gradients, which are two thirds of the work of training.
+        """
+        pin = self._pin()
+        body, features = _body_cost(pin.file, pin.sha256)
+        units = whole(hyperparameters, "units")
+        head = units * (features + spec.classes) if units else features * spec.classes
+        return (body if yes(hyperparameters, "fine_tune") else body / 3) + head
+
     def build(self, hyperparameters: Hyperparameters, spec: Spec) -> keras.Model:
         """Return the body with a new head; see `KerasClassifier.build`."""
         import keras
@@ -85,7 +97,7 @@ class Family(KerasClassifier):
 
         body = self._body(spec)
         fine_tune = yes(hyperparameters, "fine_tune")
-        body.trainable = fine_tune
+        _set_trainable(body, fine_tune)
         inputs = keras.Input(spec.image_shape, dtype="uint8")
         # Frozen layers give each image the same features always: no dropout, and the averages that they came with.
         x = body(inputs) if fine_tune else body(inputs, training=False)
@@ -118,6 +130,21 @@ class Family(KerasClassifier):
                 next_step="set it, then `pipeline ingest` (or `pipeline run`, `pipeline retrain`) resolves it",
             )
         return pin
+
+
+def _set_trainable(model: keras.Model, trainable: bool) -> None:
+    """Let all layers of a model train, or none; Keras leaves out models in it that were loaded from a file."""
+    model.trainable = trainable
+    for layer in model.layers:
+        if hasattr(layer, "layers"):
+            _set_trainable(layer, trainable)
+
+
+@functools.lru_cache(maxsize=4)
+def _body_cost(file: str, sha256: str) -> tuple[int, int]:
+    """Return the multiply-adds of the layers below a model's classifier, and the number of features that they give."""
+    _verify(file, sha256)
+    return below_head(Path(file))
 
 
 @functools.lru_cache(maxsize=4)

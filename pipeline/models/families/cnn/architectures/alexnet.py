@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from pipeline.models.families.cnn.blocks import conv, logits
+from pipeline.models.multiply_adds import Maps
 from pipeline.models.space import Choice, Range, Space
 from pipeline.models.values import DROPOUT, Bounds, Hyperparameters, real, whole
 
@@ -39,3 +40,11 @@ def build(x: Any, hyperparameters: Hyperparameters, classes: int) -> Any:
         x = layers.Dense(units, activation="relu")(x)
         x = layers.Dropout(real(hyperparameters, "dropout"))(x)
     return logits(x, classes)
+
+
+def count(image: Maps, hyperparameters: Hyperparameters, classes: int) -> Maps:
+    """Return what `build` computes, with its multiply-adds."""
+    width, units = whole(hyperparameters, "width"), whole(hyperparameters, "units")
+    maps = image.conv(width, 5).pool().conv(3 * width).pool()
+    maps = maps.conv(4 * width).conv(4 * width).conv(3 * width).pool()
+    return maps.dense(units).dense(units).dense(classes)

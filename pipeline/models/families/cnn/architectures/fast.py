@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from pipeline.models.families.cnn.blocks import conv, logits
+from pipeline.models.multiply_adds import Maps
 from pipeline.models.space import Choice, Range, Space
 from pipeline.models.values import DROPOUT, Bounds, Hyperparameters, real, whole, word
 
@@ -46,6 +47,15 @@ def build(x: Any, hyperparameters: Hyperparameters, classes: int) -> Any:
     x = layers.GlobalMaxPooling2D()(x)
     x = layers.Dropout(real(hyperparameters, "dropout"))(x)
     return layers.Rescaling(real(hyperparameters, "scale"), dtype="float32")(logits(x, classes))
+
+
+def count(image: Maps, hyperparameters: Hyperparameters, classes: int) -> Maps:
+    """Return what `build` computes, with its multiply-adds."""
+    width = whole(hyperparameters, "width")
+    maps = image.conv(width).pool().conv(2 * width)
+    maps = maps.added(maps.conv(2 * width).conv(2 * width)).conv(4 * width).pool()
+    maps = maps.added(maps.conv(4 * width).conv(4 * width)).conv(8 * width)
+    return maps.pool_all().dense(classes)
 
 
 def _residual(x: Any, activation: str) -> Any:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from pipeline.models.families.cnn.blocks import conv, logits
+from pipeline.models.multiply_adds import Maps
 from pipeline.models.space import Choice, Range, Space
 from pipeline.models.values import DROPOUT, Bounds, Hyperparameters, real, whole
 
@@ -43,6 +44,17 @@ def build(x: Any, hyperparameters: Hyperparameters, classes: int) -> Any:
     return logits(x, classes)
 
 
+def count(image: Maps, hyperparameters: Hyperparameters, classes: int) -> Maps:
+    """Return what `build` computes, with its multiply-adds."""
+    width = whole(hyperparameters, "width")
+    maps = image.conv(2 * width).pool()
+    for stage in range(3):
+        for _ in range(whole(hyperparameters, "modules")):
+            maps = _inception_maps(maps, width << stage)
+        maps = maps.pool() if stage < 2 else maps
+    return maps.pool_all().dense(classes)
+
+
 def _inception(x: Any, width: int) -> Any:
     """Return 1×1, 3×3 and 5×5 convolutions and a pooling side by side: 4 × width channels."""
     from keras import layers
@@ -54,4 +66,14 @@ def _inception(x: Any, width: int) -> Any:
             conv(conv(x, width // 2, 1), width, 5),
             conv(layers.MaxPooling2D(3, strides=1, padding="same")(x), width // 2, 1),
         ]
+    )
+
+
+def _inception_maps(maps: Maps, width: int) -> Maps:
+    """Return what `_inception` computes."""
+    return maps.concatenated(
+        maps.conv(width, 1),
+        maps.conv(width, 1).conv(3 * width // 2),
+        maps.conv(width // 2, 1).conv(width, 5),
+        maps.conv(width // 2, 1),
     )

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from pipeline.models.families.cnn.blocks import logits
+from pipeline.models.multiply_adds import Maps
 from pipeline.models.space import Choice, Space
 from pipeline.models.values import Hyperparameters, word
 
@@ -39,3 +40,10 @@ def build(x: Any, hyperparameters: Hyperparameters, classes: int) -> Any:
     x = layers.Dense(120, activation=activation)(x)
     x = layers.Dense(84, activation=activation)(x)
     return logits(x, classes)
+
+
+def count(image: Maps, hyperparameters: Hyperparameters, classes: int) -> Maps:
+    """Return what `build` computes, with its multiply-adds."""
+    del hyperparameters
+    maps = image.conv(6, 5, padded=image.height < 32).pool().conv(16, 5, padded=False).pool()
+    return maps.dense(120).dense(84).dense(classes)

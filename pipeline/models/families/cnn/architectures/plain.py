@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from pipeline.models.families.cnn.blocks import batch_norm, logits
+from pipeline.models.multiply_adds import Maps
 from pipeline.models.space import Choice, Range, Space, largest
 from pipeline.models.values import DROPOUT, Bounds, Hyperparameters, real, whole, word, yes
 
@@ -72,3 +73,14 @@ def build(x: Any, hyperparameters: Hyperparameters, classes: int) -> Any:
             x = layers.Dropout(real(hyperparameters, "dropout"))(x)
     x = logits(x, classes, bias=bias)
     return layers.ReLU(dtype="float32")(batch_norm(x)) if normalised else x
+
+
+def count(image: Maps, hyperparameters: Hyperparameters, classes: int) -> Maps:
+    """Return what `build` computes, with its multiply-adds."""
+    maps, padded = image, word(hyperparameters, "padding") == "same"
+    for block in range(whole(hyperparameters, "blocks")):
+        filters = whole(hyperparameters, "filters") << block
+        maps = maps.conv(filters, whole(hyperparameters, "kernel"), padded=padded).pool()
+    for units in (whole(hyperparameters, "units"), whole(hyperparameters, "more_units")):
+        maps = maps.dense(units) if units else maps
+    return maps.dense(classes)

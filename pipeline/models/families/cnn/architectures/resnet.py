@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from pipeline.models.families.cnn.blocks import conv, logits
+from pipeline.models.multiply_adds import Maps
 from pipeline.models.space import Choice, Range, Space
 from pipeline.models.values import Bounds, Hyperparameters, whole
 
@@ -35,6 +36,18 @@ def build(x: Any, hyperparameters: Hyperparameters, classes: int) -> Any:
             strides = 2 if stage and not block else 1
             x = _residual(x, whole(hyperparameters, "width") << stage, strides)
     return logits(layers.GlobalAveragePooling2D()(x), classes)
+
+
+def count(image: Maps, hyperparameters: Hyperparameters, classes: int) -> Maps:
+    """Return what `build` computes, with its multiply-adds."""
+    maps = image.conv(whole(hyperparameters, "width"))
+    for stage in range(3):
+        for block in range(whole(hyperparameters, "blocks")):
+            width, strides = whole(hyperparameters, "width") << stage, 2 if stage and not block else 1
+            same = strides == 1 and maps.channels == width
+            shortcut = maps if same else maps.conv(width, 1, strides=strides)
+            maps = maps.added(maps.conv(width, strides=strides).conv(width), shortcut)
+    return maps.pool_all().dense(classes)
 
 
 def _residual(x: Any, width: int, strides: int) -> Any:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from pipeline.models.families.cnn.blocks import conv, logits
+from pipeline.models.multiply_adds import Maps
 from pipeline.models.space import Choice, Range, Space, largest
 from pipeline.models.values import DROPOUT, Bounds, Hyperparameters, real, whole
 
@@ -37,3 +38,12 @@ def build(x: Any, hyperparameters: Hyperparameters, classes: int) -> Any:
     x = layers.Dense(whole(hyperparameters, "units"), activation="relu")(x)
     x = layers.Dropout(real(hyperparameters, "dropout"))(x)
     return logits(x, classes)
+
+
+def count(image: Maps, hyperparameters: Hyperparameters, classes: int) -> Maps:
+    """Return what `build` computes, with its multiply-adds."""
+    maps = image
+    for stage in range(whole(hyperparameters, "stages")):
+        width = whole(hyperparameters, "width") << stage
+        maps = maps.conv(width).conv(width).pool()
+    return maps.dense(whole(hyperparameters, "units")).dense(classes)
