@@ -12,6 +12,7 @@ import io
 import json
 import unicodedata
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Self
@@ -113,10 +114,17 @@ class SourceSettings(Settings):
 
 @dataclass(frozen=True)
 class Labelled:
-    """Images of shape (N, H, W, C), uint8, with integer labels of shape (N,)."""
+    """Images of shape (N, H, W, C), uint8, with integer labels of shape (N,).
+
+    Attributes:
+        files: The file of each image, such as ``cat/1.png``; empty where images come from no files.
+        groups: The group of each image, such as its author; ``""`` for an image without one, empty where none has one.
+    """
 
     images: Images
     labels: Labels
+    files: tuple[str, ...] = ()
+    groups: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.images.ndim != 4 or self.images.dtype != np.uint8:
@@ -125,20 +133,39 @@ class Labelled:
         if self.labels.shape != self.images.shape[:1] or self.labels.dtype != np.int64:
             expected = f"one int64 per image ({len(self.images)})"
             raise DataError("labels", expected=expected, found=f"{self.labels.dtype} {self.labels.shape}")
+        for what, texts in (("files", self.files), ("groups", self.groups)):
+            if len(texts) not in (0, len(self.images)):
+                raise DataError(what, expected=f"none, or one per image ({len(self.images)})", found=len(texts))
 
     def __len__(self) -> int:
         return len(self.images)
 
     def take(self, indices: npt.NDArray[np.int64]) -> Labelled:
         """Return a copy in memory of the images and labels at the given indices, in that order."""
-        return Labelled(self.images[indices], self.labels[indices])
+        files, groups = (
+            tuple(texts[index] for index in indices) if texts else () for texts in (self.files, self.groups)
+        )
+        return Labelled(self.images[indices], self.labels[indices], files, groups)
 
     def digest(self) -> str:
-        """Return the sha256 of shape, pixels and labels: the identity of the data, independent of its file."""
+        """Return the sha256 of shape, pixels, labels and groups: the identity of the data, independent of its files."""
         sha = hashlib.sha256(str(self.images.shape).encode())
         sha.update(np.ascontiguousarray(self.images).data)
         sha.update(np.ascontiguousarray(self.labels).data)
+        if any(self.groups):
+            sha.update(json.dumps(self.groups).encode())
         return sha.hexdigest()
+
+
+def concatenated(parts: Sequence[Labelled]) -> Labelled:
+    """Return the images of several parts as one; those of a part without files or groups have ``""``."""
+    texts = {
+        name: tuple(text for part in parts for text in getattr(part, name) or ("",) * len(part))
+        for name in ("files", "groups")
+        if any(getattr(part, name) for part in parts)
+    }
+    images, labels = (np.concatenate([getattr(part, name) for part in parts]) for name in ("images", "labels"))
+    return Labelled(images, labels, **texts)
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ whose message the batch's sender reads.
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -41,6 +42,7 @@ def read(path: Path, shape: tuple[int, int, int], class_names: tuple[str, ...]) 
         batch = _read_folder(path, shape, class_names)
     elif path.suffix.lower() == ".npz" and path.is_file():
         batch = npz.read_npz(path, shape, MOST_IMAGES)
+        batch = replace(batch, files=tuple(f"{path.name}[{index}]" for index in range(len(batch))))
     else:
         expected = "an .npz file, or a folder with a folder of images per class"
         found = f"a file named {path.name}" if path.is_file() else "neither a file nor a folder"
@@ -69,7 +71,8 @@ def _read_folder(path: Path, shape: tuple[int, int, int], class_names: tuple[str
     _require_few([picture for picture, _ in named], path, shape)
     contents = ((str(picture.relative_to(path)), _content(picture)) for picture, _ in named)
     images = decode_all(path.name, contents, (shape[0], shape[1]), shape[2])
-    return Labelled(images, np.array([label for _, label in named], np.int64))
+    files = tuple(picture.relative_to(path.parent).as_posix() for picture, _ in named)
+    return Labelled(images, np.array([label for _, label in named], np.int64), files)
 
 
 def _require_few(pictures: list[Path], batch: Path, shape: tuple[int, int, int]) -> None:

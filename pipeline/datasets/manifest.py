@@ -22,7 +22,7 @@ from pipeline.core.conflicts import conflict
 from pipeline.core.errors import DataError
 from pipeline.core.files import new_file, new_folder, rewrite_text
 from pipeline.core.params import Settings
-from pipeline.datasets.arrays import ClassName, Images, Labelled, Labels, RawImages, Sha256, image_digests
+from pipeline.datasets.arrays import ClassName, Labelled, RawImages, Sha256, concatenated, image_digests
 from pipeline.datasets.npz import read_npz
 
 PLACEHOLDER = ".gitkeep"  # empty: git tracks no folder without a file, and DVC needs the folder
@@ -235,8 +235,7 @@ def grow(raw: RawImages, manifest: Path, folder: Path) -> Grown:
     """
     entries = read_manifest(manifest)
     held_out = set(image_digests(raw.test.images)) if entries else set()
-    images: list[Images] = [raw.train.images]
-    labels: list[Labels] = [raw.train.labels]
+    parts = [raw.train]
     held_back = 0
     for entry in entries:
         data = load(folder, entry, entry_file(manifest, entry.digest), raw.class_names)
@@ -245,11 +244,10 @@ def grow(raw: RawImages, manifest: Path, folder: Path) -> Grown:
             raise DataError(f"{manifest}: batch {entry.batch} has another shape", expected=expected, found=found)
         kept = np.array([digest not in held_out for digest in image_digests(data.images)])
         held_back += int((~kept).sum())
-        images.append(data.images[kept])
-        labels.append(data.labels[kept])
+        parts.append(data.take(np.flatnonzero(kept)))
     if not entries:
         return Grown(raw, (), 0, 0)
-    train = Labelled(np.concatenate(images), np.concatenate(labels))
+    train = concatenated(parts)
     added = len(train) - len(raw.train)
     return Grown(
         RawImages(train, raw.test, raw.class_names), tuple(entry.digest for entry in entries), added, held_back

@@ -198,7 +198,7 @@ class _Intake:
             return IngestSummary(known=1)
         if checked.decision.reasons or checked.batch is None:
             return self._refuse(path, checked)
-        return self._accept(path, checked.batch, checked.decision.warnings)
+        return self._accept(path, checked.batch, checked.decision)
 
     def _check(self, path: Path) -> _Checked:
         """Read and check a batch. Exceptions that are not its fault are raised."""
@@ -218,7 +218,7 @@ class _Intake:
         except Exception as error:  # noqa: BLE001 - of any kind: the batch is untrusted
             return _Checked(batch, _fault(path, error))
 
-    def _accept(self, path: Path, batch: Labelled, warnings: tuple[str, ...]) -> IngestSummary:
+    def _accept(self, path: Path, batch: Labelled, decision: BatchDecision) -> IngestSummary:
         """Write the file, then the entry that makes it count, and only then remove the batch."""
         digest = accepted.store(self._places.accepted, batch)
         entry = ManifestEntry(
@@ -226,8 +226,11 @@ class _Intake:
         )
         with dvc_lock.writing(self._places.root, self._places.manifest, log=self._say_line):  # no stage reads it
             accepted.append(self._places.manifest, entry)
-        warned = f", with warnings ({', '.join(warnings)})" if warnings else ""
+        warned = f", with warnings ({', '.join(decision.warnings)})" if decision.warnings else ""
         self._say(f"{path.name} accepted{warned}: {len(batch):,} images, digest {digest[:12]}")
+        for outcome in decision.outcomes:
+            if outcome.details:
+                self._say(f"{path.name}: warning: {outcome.name}: expected {outcome.expected}, found {outcome.found}")
         self._remove(path)
         return IngestSummary(accepted=1, images=len(batch))
 

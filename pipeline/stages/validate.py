@@ -16,7 +16,7 @@ from pipeline.core.errors import GateError
 from pipeline.core.files import new_folder, write_json, write_text
 from pipeline.datasets.arrays import Labelled, RawImages
 from pipeline.datasets.source_format import read_raw
-from pipeline.validation import duplicate_pairs, reference, review_page, suites
+from pipeline.validation import class_conflicts, duplicate_pairs, reference, review_page, suites
 from pipeline.validation import plots as pictures
 from pipeline.validation.duplicate_pairs import Pairs
 from pipeline.validation.expectations import Outcome
@@ -50,9 +50,11 @@ def run(dataset: str, raw: RawImages, settings: ValidateSettings, docs_folder: P
     distance = settings.distance_of(dataset)
     further = suites.near_duplicates(parts, settings, dataset)
     near = further.within(distance)
-    table = suites.image_table(parts, near)
+    conflicts = class_conflicts.find(parts, near, distance)
+    table = suites.image_table(parts, near, conflicts)
     scale = reference.learn(table)
-    outcomes = tuple(suites.check(table, settings, len(raw.class_names), docs_folder, scale=scale))
+    checked = suites.check(table, settings, len(raw.class_names), docs_folder, scale=scale)
+    outcomes = tuple(suites.described(checked, class_conflicts.texts(parts, raw.class_names, conflicts)))
     passed = not any(outcome.stops for outcome in outcomes)
     report = Report(
         dataset=dataset,
@@ -76,7 +78,7 @@ def run(dataset: str, raw: RawImages, settings: ValidateSettings, docs_folder: P
 
 def refusal(result: ValidationResult, docs: Path) -> GateError:
     """Return the error that names the first failed expectation, what it found, and where to look."""
-    failed = [outcome for outcome in result.outcomes if outcome.stops]
+    failed = sorted((outcome for outcome in result.outcomes if outcome.stops), key=lambda outcome: not outcome.details)
     first = failed[0]
     where = f"column {first.column}" if first.column else "the table"
     count = f"{first.unexpected_count:,} unexpected, such as {', '.join(first.examples)}" if first.examples else ""

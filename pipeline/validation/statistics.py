@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pipeline.datasets.arrays import Images, Labelled, image_digests
+from pipeline.validation.class_conflicts import NO_CONFLICTS, Conflicts
 from pipeline.validation.duplicate_pairs import NONE, Pairs
 
 if TYPE_CHECKING:
@@ -25,11 +26,16 @@ def image_columns(channels: int) -> tuple[str, ...]:
     """Return the columns of a table of images; colour images have more than grey ones."""
     colour = ("saturation",) if channels == 3 else ()
     levels = tuple(f"channel{channel}" for channel in range(channels))
-    found = ("sha256", "repeats", "leaked", "near", "near_leaked")
+    found = ("sha256", "repeats", "leaked", "near", "near_leaked", "two_classes", "near_two_classes")
     return ("split", "index", "label", "shape", "mean", "std", "ink", *colour, "clipped", *levels, *found)
 
 
-def image_table(parts: Mapping[str, Labelled], near: Pairs = NONE, scored: str = "test") -> pd.DataFrame:
+def image_table(
+    parts: Mapping[str, Labelled],
+    near: Pairs = NONE,
+    scored: str = "test",
+    conflicts: Conflicts = NO_CONFLICTS,
+) -> pd.DataFrame:
     """Return one row per image of the splits, with the columns of `image_columns`.
 
     ``mean`` and ``std`` are over an image's values (all channels), 0..255; ``ink`` is the share of values above 0
@@ -37,12 +43,14 @@ def image_table(parts: Mapping[str, Labelled], near: Pairs = NONE, scored: str =
     the mean difference between a pixel's highest and lowest channel, 0..255; ``channel0`` … are the channel means.
     ``repeats``: the same pixels occur earlier in the split; ``near``: nearly the same pattern does. ``leaked`` and
     ``near_leaked``: the same occurs across the boundary between training and scoring data: for an image of `scored`,
-    in any other split; for an image of a split after `scored`, in `scored`.
+    in any other split; for an image of a split after `scored`, in `scored`. ``two_classes`` and ``near_two_classes``:
+    an earlier image of any split that is the same, or nearly the same, has another label.
 
     Args:
         parts: The splits, in the order of the table.
         near: Pairs of near duplicates, as positions in that order.
         scored: The split that models are scored on.
+        conflicts: Images with two labels, as positions in that order.
     """
     import pandas as pd
 
@@ -62,6 +70,8 @@ def image_table(parts: Mapping[str, Labelled], near: Pairs = NONE, scored: str =
     across = ~same & ((place[near.first] == order.get(scored)) | (place[near.second] == order.get(scored)))
     table["near"] = np.isin(table.index, near.first[same])
     table["near_leaked"] = np.isin(table.index, near.first[across])
+    table["two_classes"] = np.isin(table.index, conflicts.same.first)
+    table["near_two_classes"] = np.isin(table.index, conflicts.alike())
     return table
 
 

@@ -131,7 +131,7 @@ def read(folder: Path, settings: Settings) -> RawImages:
         held_out = choose_test(images, labels, settings.test_fraction, settings.seed)
     else:
         held_out = np.array([part[0] == "test" for part in parts])
-    everything = Labelled(images, labels)
+    everything = Labelled(images, labels, tuple(name.removeprefix(f"{UNSPLIT}/") for name in names))
     train, test = everything.take(np.flatnonzero(~held_out)), everything.take(np.flatnonzero(held_out))
     return RawImages(train, test, settings.classes)
 
