@@ -26,6 +26,9 @@ def declare(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-S", dest="settings", action="append", default=[], metavar="KEY=VALUE", help="a setting: 'datasets=[mnist]'"
     )
+    parser.add_argument(
+        "--renumber", action="store_true", help="number own classes in the natural order of their names"
+    )
 
 
 def main(arguments: argparse.Namespace) -> int:
@@ -37,17 +40,17 @@ def main(arguments: argparse.Namespace) -> int:
     machine.require(folder)
     folder.mkdir(parents=True, exist_ok=True)
     with lock.hold(folder, f"pipeline run --workspace {folder}"):
-        return _run(folder, arguments.settings)
+        return _run(folder, arguments.settings, arguments.renumber)
 
 
-def _run(folder: Path, settings: list[str]) -> int:
+def _run(folder: Path, settings: list[str], renumber: bool) -> int:
     from rich.console import Console
 
     from pipeline.project import dvc, preflight, workspace
     from pipeline.reporting import leaderboard
 
     console = Console()
-    params = workspace.prepare(folder, settings)
+    params = workspace.prepare(folder, settings, renumber=renumber)
     _announce(console, params, folder)
     if any((folder / "data" / "incoming").glob("*/*")):  # own images are pinned already
         from pipeline.retraining import ingest

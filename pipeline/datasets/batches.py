@@ -8,7 +8,6 @@ whose message the batch's sender reads.
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +25,7 @@ MOST_PIXELS = 20_000_000_000  # of all pictures of a batch (chosen): 1,600 photo
 def read(path: Path, shape: tuple[int, int, int], class_names: tuple[str, ...]) -> Labelled:
     """Return the images and labels of a batch.
 
-    There is at least one image, and all have the dataset's shape. Labels are not checked and may be any integers.
+    There is at least one image, and all have the dataset's shape. Labels that are whole numbers may be any.
 
     Args:
         path: A file ``*.npz`` with ``images`` and ``labels``, or a folder with a folder of PNG or JPEG files per class.
@@ -41,8 +40,7 @@ def read(path: Path, shape: tuple[int, int, int], class_names: tuple[str, ...]) 
     if path.is_dir():
         batch = _read_folder(path, shape, class_names)
     elif path.suffix.lower() == ".npz" and path.is_file():
-        batch = npz.read_npz(path, shape, MOST_IMAGES)
-        batch = replace(batch, files=tuple(f"{path.name}[{index}]" for index in range(len(batch))))
+        batch = npz.read_batch(path, shape, MOST_IMAGES, class_names)
     else:
         expected = "an .npz file, or a folder with a folder of images per class"
         found = f"a file named {path.name}" if path.is_file() else "neither a file nor a folder"

@@ -11,7 +11,7 @@ Earlier releases listed all batches in one JSON Lines file; `convert` makes the 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -180,7 +180,9 @@ def store(folder: Path, data: Labelled) -> str:
     """Write images and labels atomically to a read-only file named by their digest, and return the digest."""
     digest = data.digest()
     with new_file(folder / f"{digest}.npz", mode=0o444) as partial, partial.open("xb") as file:
-        np.savez(file, images=data.images, labels=data.labels)
+        texts = {"files": data.files, "groups": data.groups}
+        further = {name: np.array(values, dtype=str) for name, values in texts.items() if any(values)}
+        np.savez(file, images=data.images, labels=data.labels, **further)
     return digest
 
 
@@ -222,7 +224,8 @@ def load(folder: Path, entry: ManifestEntry, listed: Path, class_names: tuple[st
     if removed:
         raise DataError(f"{path} has an unknown class", expected=", ".join(class_names), found=removed[0])
     numbers = [class_names.index(name) if name in class_names else -1 for name in entry.classes]
-    return Labelled(data.images, np.array(numbers, np.int64)[data.labels])
+    files = data.files or tuple(f"{entry.batch}[{index}]" for index in range(len(data)))
+    return replace(data, labels=np.array(numbers, np.int64)[data.labels], files=files)
 
 
 def grow(raw: RawImages, manifest: Path, folder: Path) -> Grown:
@@ -249,6 +252,4 @@ def grow(raw: RawImages, manifest: Path, folder: Path) -> Grown:
         return Grown(raw, (), 0, 0)
     train = concatenated(parts)
     added = len(train) - len(raw.train)
-    return Grown(
-        RawImages(train, raw.test, raw.class_names), tuple(entry.digest for entry in entries), added, held_back
-    )
+    return Grown(replace(raw, train=train), tuple(entry.digest for entry in entries), added, held_back)

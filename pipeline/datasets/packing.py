@@ -16,8 +16,10 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
-from pipeline.core import files, names
+from pipeline.core import files, names, params
 from pipeline.core.errors import DataError, ParamsError
+from pipeline.datasets import class_names
+from pipeline.datasets.arrays import nfc
 from pipeline.datasets.decoding import MOST_BYTES
 from pipeline.datasets.formats.folder import Entry
 from pipeline.datasets.source_format import source_format
@@ -26,13 +28,14 @@ _CLASS = re.compile(r"[^./\\\x00-\x1f][^/\\\x00-\x1f]{0,79}")
 _LONG_AGO = (1980, 1, 1, 0, 0, 0)  # the earliest time that a zip file can store
 
 
-def pins(content: dict[str, Any], root: Path, project: Path) -> list[str]:
+def pins(content: dict[str, Any], root: Path, project: Path, *, renumber: bool = False) -> list[str]:
     """Pack your own images of every selected dataset and return ``key=value`` settings that pin them.
 
     Args:
         content: The content of params.yaml.
         root: The base of relative paths.
         project: The folder whose stages read the packs; they are written to its ``data/own/<dataset>``.
+        renumber: Number classes in the natural order of their names, also where they were pinned in another order.
 
     Raises:
         DataError: Images are missing, or the folder contains something else.
@@ -50,6 +53,8 @@ def pins(content: dict[str, Any], root: Path, project: Path) -> list[str]:
         path = _resolved(dataset, section["path"], root)
         if not path.exists() and section.get("files"):
             print(f"{dataset}: {path} does not exist; using the pinned file", file=sys.stderr)
+            if renumber and section.get("classes") != (ordered := class_names.natural(section.get("classes") or ())):
+                settings.append(f"download.{dataset}.classes={json.dumps(ordered, ensure_ascii=False)}")
             continue
         try:
             entries = source.collect(path)
@@ -60,20 +65,36 @@ def pins(content: dict[str, Any], root: Path, project: Path) -> list[str]:
             "path": str(section["path"] if root == project else path),
             "mirrors": [f"file:data/own/{dataset}/"],
             "files": [pin],
-            "classes": classes(dataset, entries),
+            "classes": class_names.in_order(
+                classes(dataset, entries), () if renumber else _known(section, dataset, project)
+            ),
         }
         if section.get("files") != [pin]:
             summary = f"{len(entries):,} pictures of {len(values['classes'])} classes"
             print(f"{dataset}: {summary} pinned as {pin['name']}", file=sys.stderr)
+            print(f"{dataset}: {class_names.listed(values['classes'])}", file=sys.stderr)
+        if values["classes"] != class_names.natural(values["classes"]):
+            kept = "classes keep the order in which they were pinned before"
+            print(f"{dataset}: {kept}; `pipeline ingest --renumber` numbers them in natural order", file=sys.stderr)
         changed = [key for key, value in values.items() if section.get(key) != value]
         texts = {key: json.dumps(values[key], ensure_ascii=False) for key in changed}  # YAML has no surrogate pairs
         settings += [f"download.{dataset}.{key}={text}" for key, text in texts.items()]
     return settings
 
 
+def _known(section: dict[str, Any], dataset: str, project: Path) -> list[str]:
+    """Return the classes of a dataset in the order in which they are pinned already."""
+    found = section.get("classes")
+    if found is None and (project / params.PARAMS_FILE).exists():  # a workspace pins what the project's params lack
+        pinned = params.read(project / params.PARAMS_FILE).get("download")
+        mine = pinned.get(dataset) if isinstance(pinned, dict) else None
+        found = mine.get("classes") if isinstance(mine, dict) else None
+    return [nfc(name) for name in found if isinstance(name, str)] if isinstance(found, list) else []
+
+
 def classes(dataset: str, entries: list[Entry]) -> list[str]:
-    """Return the names of the classes, sorted."""
-    names = sorted({entry.label for entry in entries})
+    """Return the names of the classes, in natural order."""
+    names = class_names.natural({entry.label for entry in entries})
     wrong = [name for name in names if not _CLASS.fullmatch(name)]
     if wrong or len(names) < 2:
         expected = "at least two classes with names of at most 80 characters, without slashes or a leading dot"

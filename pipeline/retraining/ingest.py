@@ -24,7 +24,7 @@ from pipeline.artifacts import base as artifacts
 from pipeline.artifacts.validate import Reference, Report
 from pipeline.core import params
 from pipeline.core.errors import ParamsError, PipelineError, nearest
-from pipeline.datasets import batches
+from pipeline.datasets import batches, class_names
 from pipeline.datasets import manifest as accepted
 from pipeline.datasets.arrays import Labelled, RawImages
 from pipeline.datasets.manifest import ManifestEntry
@@ -66,19 +66,20 @@ class IngestSummary:
         return IngestSummary(*(a + b for a, b in zip(mine, theirs, strict=True)))
 
 
-def run(root: Path, say: Say) -> IngestSummary:
+def run(root: Path, say: Say, *, renumber: bool = False) -> IngestSummary:
     """Pin own images and deal with every waiting batch of the datasets in params.
 
     Args:
         root: The project or workspace.
         say: Receives one line per batch.
+        renumber: Number the classes of own images in natural order.
 
     Raises:
         PipelineError: Params are wrong, another command does not end, or the reference cannot be made.
     """
     try:
         with lock.hold(root, "pipeline ingest", wait_s=_PATIENCE_S, log=say):
-            content = workspace.settle(root)
+            content = workspace.settle(root, renumber=renumber)
             summary = _take_all(root, content, lambda line: say(printable(line)))
             dvc.run_again_where_recorded_wrongly(root, "prepare@")
             return summary
@@ -227,7 +228,8 @@ class _Intake:
         with dvc_lock.writing(self._places.root, self._places.manifest, log=self._say_line):  # no stage reads it
             accepted.append(self._places.manifest, entry)
         warned = f", with warnings ({', '.join(decision.warnings)})" if decision.warnings else ""
-        self._say(f"{path.name} accepted{warned}: {len(batch):,} images, digest {digest[:12]}")
+        taken = f"{len(batch):,} images, digest {digest[:12]}; {class_names.listed(self._original.class_names)}"
+        self._say(f"{path.name} accepted{warned}: {taken}")
         for outcome in decision.outcomes:
             if outcome.details:
                 self._say(f"{path.name}: warning: {outcome.name}: expected {outcome.expected}, found {outcome.found}")
