@@ -170,11 +170,16 @@ def concatenated(parts: Sequence[Labelled]) -> Labelled:
 
 @dataclass(frozen=True)
 class RawImages:
-    """A dataset split into train and test, as a source format reads it."""
+    """A dataset split into train and test, as a source format reads it.
+
+    Attributes:
+        group: The pattern that finds the group of a picture in its path; pictures of a batch are grouped likewise.
+    """
 
     train: Labelled
     test: Labelled
     class_names: tuple[str, ...]
+    group: str | None = None
 
 
 @dataclass(frozen=True)

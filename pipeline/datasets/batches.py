@@ -8,12 +8,13 @@ whose message the batch's sender reads.
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from pipeline.core.errors import DataError, nearest
-from pipeline.datasets import npz
+from pipeline.datasets import grouping, npz
 from pipeline.datasets.arrays import Labelled, nfc
 from pipeline.datasets.decoding import MOST_BYTES, declared_pixels, decode_all
 from pipeline.datasets.formats.folder import pictures, visible
@@ -22,7 +23,7 @@ MOST_IMAGES = 500_000  # of a batch (chosen): the checks of so many take some mi
 MOST_PIXELS = 20_000_000_000  # of all pictures of a batch (chosen): 1,600 photographs of 12 million pixels
 
 
-def read(path: Path, shape: tuple[int, int, int], class_names: tuple[str, ...]) -> Labelled:
+def read(path: Path, shape: tuple[int, int, int], class_names: tuple[str, ...], group: str | None = None) -> Labelled:
     """Return the images and labels of a batch.
 
     There is at least one image, and all have the dataset's shape. Labels that are whole numbers may be any.
@@ -31,6 +32,7 @@ def read(path: Path, shape: tuple[int, int, int], class_names: tuple[str, ...]) 
         path: A file ``*.npz`` with ``images`` and ``labels``, or a folder with a folder of PNG or JPEG files per class.
         shape: Height, width and channels; pictures are resized to fit, arrays must match.
         class_names: The names of labels 0, 1, ….
+        group: The pattern that finds the group of a picture in its path.
 
     Raises:
         DataError: The path is a link, is not a batch, or the batch is empty or has another shape.
@@ -39,6 +41,9 @@ def read(path: Path, shape: tuple[int, int, int], class_names: tuple[str, ...]) 
         raise DataError(f"{path.name} is a link", expected="a file or folder", found="a link")
     if path.is_dir():
         batch = _read_folder(path, shape, class_names)
+        if group is not None and len(batch):
+            below = [file.removeprefix(f"{path.name}/") for file in batch.files]
+            batch = replace(batch, groups=grouping.of_paths(path.name, group, below))
     elif path.suffix.lower() == ".npz" and path.is_file():
         batch = npz.read_batch(path, shape, MOST_IMAGES, class_names)
     else:

@@ -22,6 +22,7 @@ from pipeline.core.conflicts import conflict
 from pipeline.core.errors import DataError
 from pipeline.core.files import new_file, new_folder, rewrite_text
 from pipeline.core.params import Settings
+from pipeline.datasets import grouping
 from pipeline.datasets.arrays import ClassName, Labelled, RawImages, Sha256, concatenated, image_digests
 from pipeline.datasets.npz import read_npz
 
@@ -41,7 +42,7 @@ class ManifestEntry(Settings):
 
 @dataclass(frozen=True)
 class Grown:
-    """A dataset with its accepted batches (their digests), without the ``held_back`` images that are in test."""
+    """A dataset with its accepted batches (their digests), without images ``held_back`` that belong in test."""
 
     raw: RawImages
     batches: tuple[str, ...]
@@ -231,7 +232,8 @@ def load(folder: Path, entry: ManifestEntry, listed: Path, class_names: tuple[st
 def grow(raw: RawImages, manifest: Path, folder: Path) -> Grown:
     """Return a dataset with every batch of its manifest added to train, in order; test is unchanged.
 
-    Images of a batch that are in test are left out: your own images may be split again after a batch was accepted.
+    Images of a batch that are in test, or whose group is, are left out: your own images may be split again after a
+    batch was accepted.
 
     Raises:
         DataError: A batch is missing, damaged, or has images of another shape; see `load`.
@@ -246,6 +248,7 @@ def grow(raw: RawImages, manifest: Path, folder: Path) -> Grown:
             expected, found = raw.train.images.shape[1:], data.images.shape[1:]
             raise DataError(f"{manifest}: batch {entry.batch} has another shape", expected=expected, found=found)
         kept = np.array([digest not in held_out for digest in image_digests(data.images)])
+        kept &= ~grouping.in_test(data.groups, raw.test.groups, len(data))
         held_back += int((~kept).sum())
         parts.append(data.take(np.flatnonzero(kept)))
     if not entries:

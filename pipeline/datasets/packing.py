@@ -13,12 +13,13 @@ import json
 import re
 import sys
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from pipeline.core import files, names, params
 from pipeline.core.errors import DataError, ParamsError
-from pipeline.datasets import class_names
+from pipeline.datasets import class_names, grouping
 from pipeline.datasets.arrays import nfc
 from pipeline.datasets.decoding import MOST_BYTES
 from pipeline.datasets.formats.folder import Entry
@@ -57,8 +58,8 @@ def pins(content: dict[str, Any], root: Path, project: Path, *, renumber: bool =
                 settings.append(f"download.{dataset}.classes={json.dumps(ordered, ensure_ascii=False)}")
             continue
         try:
-            entries = source.collect(path)
-            pin = pack(dataset, entries, project / "data" / "own" / dataset)
+            entries = _grouped(dataset, source.collect(path), section.get("group"), path)
+            pin = pack(dataset, entries, project / "data" / "own" / dataset, section.get("group"))
         except PermissionError as error:
             raise DataError(f"{dataset}: {error.filename} cannot be accessed", found=error.strerror) from None
         values = {
@@ -102,10 +103,26 @@ def classes(dataset: str, entries: list[Entry]) -> list[str]:
     return names
 
 
-def pack(dataset: str, entries: list[Entry], store: Path) -> dict[str, Any]:
+def _grouped(dataset: str, entries: list[Entry], pattern: Any, path: Path) -> list[Entry]:
+    """Return pictures with the groups that a pattern finds in their paths, relative to the folder of all."""
+    if not isinstance(pattern, str):
+        return entries  # `pipeline check` reports another type
+    if any(entry.group for entry in entries):
+        expected = "groups from the column group, or from the pattern"
+        raise DataError(f"download.{dataset}.group", expected=expected, found="both", next_step="remove one of them")
+    home = path if path.is_dir() else path.parent
+    try:
+        below = [entry.path.resolve().relative_to(home.resolve()).as_posix() for entry in entries]
+        found = grouping.of_paths(dataset, pattern, below)
+    except re.error as error:
+        raise ParamsError(f"download.{dataset}.group", expected="a regular expression", found=error) from None
+    return [replace(entry, group=group) for entry, group in zip(entries, found, strict=True)]
+
+
+def pack(dataset: str, entries: list[Entry], store: Path, pattern: str | None = None) -> dict[str, Any]:
     """Write pictures unchanged to one file named by its sha256, and return its pin.
 
-    Equal pictures give an equal file.
+    Equal pictures with equal groups give an equal file. A pattern is that of the groups.
 
     Raises:
         DataError: A picture is too large, or its name is not valid UTF-8.
@@ -114,6 +131,9 @@ def pack(dataset: str, entries: list[Entry], store: Path) -> dict[str, Any]:
         with zipfile.ZipFile(partial, "x", zipfile.ZIP_STORED) as archive:
             for entry in entries:
                 _add(archive, entry)
+            groups = {_member(entry): entry.group for entry in entries if entry.group}
+            if groups or pattern:
+                archive.writestr(_info(grouping.MEMBER), grouping.packed(groups, pattern))
         with partial.open("rb") as file:
             sha256 = hashlib.file_digest(file, "sha256").hexdigest()
         size = partial.stat().st_size
@@ -126,9 +146,17 @@ def _add(archive: zipfile.ZipFile, entry: Entry) -> None:
     size = entry.path.stat().st_size
     if size > MOST_BYTES:
         raise DataError(f"{entry.path} is too large", expected=f"at most {MOST_BYTES:,} bytes", found=f"{size:,}")
-    info = zipfile.ZipInfo("/".join((entry.split, entry.label, _text(entry))), _LONG_AGO)
+    archive.writestr(_info(_member(entry)), entry.path.read_bytes())
+
+
+def _info(member: str) -> zipfile.ZipInfo:
+    info = zipfile.ZipInfo(member, _LONG_AGO)
     info.create_system, info.external_attr = 3, 0o644 << 16  # the same on every system
-    archive.writestr(info, entry.path.read_bytes())
+    return info
+
+
+def _member(entry: Entry) -> str:
+    return "/".join((entry.split, entry.label, _text(entry)))
 
 
 def _text(entry: Entry) -> str:

@@ -6,8 +6,12 @@ import argparse
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 from pipeline.artifacts import base as artifacts
 from pipeline.artifacts.validate import NearDuplicates, Report
@@ -54,7 +58,8 @@ def run(dataset: str, raw: RawImages, settings: ValidateSettings, docs_folder: P
     table = suites.image_table(parts, near, conflicts)
     scale = reference.learn(table)
     checked = suites.check(table, settings, len(raw.class_names), docs_folder, scale=scale)
-    outcomes = tuple(suites.described(checked, class_conflicts.texts(parts, raw.class_names, conflicts)))
+    details = class_conflicts.texts(parts, raw.class_names, conflicts)
+    outcomes = tuple(suites.described(checked, {**details, "class-groups": one_group(raw, table)}))
     passed = not any(outcome.stops for outcome in outcomes)
     report = Report(
         dataset=dataset,
@@ -74,6 +79,26 @@ def run(dataset: str, raw: RawImages, settings: ValidateSettings, docs_folder: P
     page = review_page.page(dataset, parts, raw.class_names, _doubts(outcomes), further, distance, plots)
     write_text(docs_folder / _IMAGES, page)
     return ValidationResult(dataset, passed, outcomes, report, near, plots)
+
+
+def one_group(raw: RawImages, table: pd.DataFrame) -> list[str]:
+    """Return a text for each class whose images in train are all copies, near duplicates or members of one group."""
+    train = table[table["split"] == "train"]
+    texts = []
+    for label, name in enumerate(raw.class_names):
+        mine = train[train["label"] == label]
+        if mine["group"].nunique() != 1:
+            continue
+        files = [raw.train.files[index] if raw.train.files else f"train[{index}]" for index in mine["index"]]
+        groups = {raw.train.groups[index] for index in mine["index"]} if raw.train.groups else {""}
+        one = min(groups) if len(groups) == 1 else ""
+        how = f"are of the group {one!r}" if one else "are near duplicates of each other"
+        listed = f"{', '.join(files[:3])}{', …' if len(files) > 3 else ''}"
+        found = (
+            f"all {len(files):,} pictures of {name!r} {how} ({listed})" if files[1:] else f"{name!r} has one, {listed}"
+        )
+        texts.append(f"{found}: add others, or leave the class out")
+    return texts
 
 
 def refusal(result: ValidationResult, docs: Path) -> GateError:

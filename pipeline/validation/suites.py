@@ -119,9 +119,10 @@ def suites(
     if splits == (BATCH,):  # a batch need not hold every class
         return {"images": images, "classes": [shift]}
     count = expect.within("class-count", "images", settings.min_per_class, None)
+    groups = expect.within("class-groups", "groups", 2, None)  # one to learn from, one for validation
     return {
         "images": images,
-        "classes": [count, expect.within("class-balance", "imbalance", None, settings.max_imbalance), shift],
+        "classes": [count, groups, expect.within("class-balance", "imbalance", None, settings.max_imbalance), shift],
     }
 
 

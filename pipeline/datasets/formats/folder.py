@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -21,12 +22,25 @@ import numpy.typing as npt
 import pydantic
 
 from pipeline.core.errors import DataError
+from pipeline.datasets import grouping
 from pipeline.datasets.arrays import Images, Labelled, Labels, RawImages, SourceSettings, nfc
 from pipeline.datasets.decoding import MOST_BYTES, SUFFIXES, decode_all
 
 _SPLITS = {"train", "test"}
 UNSPLIT = "all"
 _Side = Annotated[int, pydantic.Field(ge=1, le=1024)]
+
+
+def _expression(pattern: str) -> str:
+    """Check that a pattern is a regular expression."""
+    try:
+        re.compile(pattern)
+    except re.error as error:
+        raise ValueError(f"no regular expression: {error}") from None
+    return pattern
+
+
+Pattern = Annotated[str, pydantic.Field(min_length=1), pydantic.AfterValidator(_expression)]
 
 
 class Settings(SourceSettings):
@@ -37,16 +51,18 @@ class Settings(SourceSettings):
     channels: Literal[1, 3]
     test_fraction: Annotated[float, pydantic.Field(gt=0, lt=1)] = 0.2  # used without train and test folders
     seed: Annotated[int, pydantic.Field(ge=0)] = 0
+    group: Pattern | None = None  # on the path: pictures in which it finds the same stay on one side of every split
 
 
 @dataclass(frozen=True, order=True)
 class Entry:
-    """One of your own pictures: its split, label, name and path."""
+    """One of your own pictures: its split, label, name, path, and group; ``""`` if it has none."""
 
     split: str
     label: str
     name: str
     path: Path
+    group: str = ""
 
 
 def collect(path: Path) -> list[Entry]:
@@ -119,6 +135,7 @@ def read(folder: Path, settings: Settings) -> RawImages:
             names = sorted(name for name in archive.namelist() if name.count("/") >= 2)
             contents = ((name, _content(archive, name)) for name in names)
             images = decode_all(str(pack), contents, settings.size, settings.channels)
+            groups = grouping.of_pack(archive, names, settings.group)
     except (OSError, zipfile.BadZipFile) as error:
         raise DataError(f"{pack} cannot be unpacked", expected="a packed file", found=str(error)) from None
     parts = [[nfc(part) for part in name.split("/", 2)] for name in names]
@@ -127,13 +144,16 @@ def read(folder: Path, settings: Settings) -> RawImages:
     if unknown:
         raise DataError(f"{pack}: a class is not in download's classes", expected=settings.classes, found=unknown[0])
     labels = np.array([classes[part[1]] for part in parts], np.int64)
-    if {part[0] for part in parts} == {UNSPLIT}:
-        held_out = choose_test(images, labels, settings.test_fraction, settings.seed)
-    else:
+    if {part[0] for part in parts} != {UNSPLIT}:
         held_out = np.array([part[0] == "test" for part in parts])
-    everything = Labelled(images, labels, tuple(name.removeprefix(f"{UNSPLIT}/") for name in names))
+    elif groups:
+        held_out = grouping.choose_test(images, labels, groups, settings.test_fraction, settings.seed)
+    else:
+        held_out = choose_test(images, labels, settings.test_fraction, settings.seed)
+    grouping.require_apart(str(pack), groups, held_out)
+    everything = Labelled(images, labels, tuple(name.removeprefix(f"{UNSPLIT}/") for name in names), groups)
     train, test = everything.take(np.flatnonzero(~held_out)), everything.take(np.flatnonzero(held_out))
-    return RawImages(train, test, settings.classes)
+    return RawImages(train, test, settings.classes, settings.group)
 
 
 def choose_test(images: Images, labels: Labels, fraction: float, seed: int) -> npt.NDArray[np.bool_]:

@@ -1,7 +1,7 @@
-"""Source format `table`: your own pictures, listed in a CSV file with ``path``, ``label`` and optionally ``split``.
+"""Source format `table`: your own pictures, listed in a CSV file with ``path`` and ``label``.
 
-Paths are relative to the table and stay below its folder; ``split`` is ``train`` or ``test``. Pictures are packed and
-read as in `folder`.
+It may have ``split``, which is ``train`` or ``test``, and ``group``: pictures of one group stay on one side of every
+split. Paths are relative to the table and stay below its folder. Pictures are packed and read as in `folder`.
 """
 
 from __future__ import annotations
@@ -60,4 +60,4 @@ def _entry(table: Path, line: int, row: dict[str, str | None], has_split: bool) 
         raise DataError(f"{where}: path is outside the folder", expected=f"a picture below {table.parent}", found=name)
     if picture.suffix.lower() not in SUFFIXES or not picture.is_file():
         raise DataError(f"{where}: no such picture", expected=" ".join(SUFFIXES), found=repr(name))
-    return Entry(split or UNSPLIT, label, f"{line:07}-{picture.name}", picture)
+    return Entry(split or UNSPLIT, label, f"{line:07}-{picture.name}", picture, (row.get("group") or "").strip())
