@@ -16,6 +16,8 @@ from pipeline.datasets.arrays import Images, Labelled, Labels, image_digests
 from pipeline.validation import near_duplicates
 from pipeline.validation.duplicate_pairs import NONE, Indices, Pairs
 
+_LISTED = 1000  # pairs in a report, so that it stays small
+
 
 @dataclass(frozen=True)
 class Conflicts:
@@ -94,14 +96,14 @@ def _same(images: list[Images], labels: Labels, since: int) -> Pairs:
 
 
 def texts(parts: Mapping[str, Labelled], class_names: tuple[str, ...], conflicts: Conflicts) -> dict[str, list[str]]:
-    """Return a text that names both images of each pair, by the name of the expectation."""
+    """Return a text that names both images of each pair, of the first thousand, by the name of the expectation."""
 
     def both(pairs: Pairs, how: str) -> list[str]:
-        ends = zip(pairs.second, pairs.first, strict=True)
+        ends = zip(pairs.second[:_LISTED], pairs.first[:_LISTED], strict=True)
         return [f"{_name(parts, class_names, a)} and {_name(parts, class_names, b)}{how}" for a, b in ends]
 
     alike = both(conflicts.near, " look the same") + both(conflicts.mirrored, " look the same when mirrored")
-    return {"two-classes": both(conflicts.same, ""), "two-classes-near": alike}
+    return {"two-classes": both(conflicts.same, ""), "two-classes-near": alike[:_LISTED]}
 
 
 def _name(parts: Mapping[str, Labelled], class_names: tuple[str, ...], position: int) -> str:
