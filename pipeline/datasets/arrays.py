@@ -287,12 +287,16 @@ def load_test(folder: Path) -> TestSplit:
 def _save_labelled(folder: Path, name: str, data: Labelled) -> None:
     np.save(folder / f"{name}_images.npy", data.images)
     np.save(folder / f"{name}_labels.npy", data.labels)
+    if any(data.groups):
+        np.save(folder / f"{name}_groups.npy", np.array(data.groups, dtype=str))
 
 
 def _load_labelled(folder: Path, name: str) -> Labelled:
     try:
         images = np.load(folder / f"{name}_images.npy", mmap_mode="r", allow_pickle=False)
         labels = np.load(folder / f"{name}_labels.npy", mmap_mode="r", allow_pickle=False)
+        grouped = folder / f"{name}_groups.npy"  # there if images have groups
+        groups = np.load(grouped, allow_pickle=False).tolist() if grouped.exists() else ()
     except (OSError, ValueError) as error:
         raise DataError(
             f"{folder}: {name} cannot be loaded",
@@ -300,7 +304,7 @@ def _load_labelled(folder: Path, name: str) -> Labelled:
             found=str(error),
             next_step="dvc repro prepare",
         ) from None
-    return Labelled(images, labels)
+    return Labelled(images, labels, groups=tuple(groups))
 
 
 def _save_meta(folder: Path, class_names: tuple[str, ...], digest: str, batches: tuple[str, ...] = ()) -> None:

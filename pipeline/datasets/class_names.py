@@ -59,7 +59,7 @@ def require_plain_numbers(what: str, names: Sequence[str]) -> None:
     """
     if any(_NUMBER.fullmatch(name) and float(name.replace(",", ".")) != number for number, name in enumerate(names)):
         raise DataError(
-            f"{what}: labels are numbers, and so are names of classes, but others",
+            f"{what}: whole numbers as labels are ambiguous",
             expected="labels that are names, or an array class_names with the name of each number, because here "
             + table(names),
             found="whole numbers alone",

@@ -71,8 +71,8 @@ def run(raw: RawImages, settings: PrepareSettings, near: Pairs = NONE) -> Prepar
     in_val = choose(group, raw.train.labels, settings.val_fraction, settings.seed)
     require_disjoint(raw.train, in_val, near)
     grouping.require_apart("prepare: validation", raw.train.groups, in_val)
-    pixels = Labelled(raw.train.images, raw.train.labels)
-    train, val = pixels.take(np.flatnonzero(~in_val)), pixels.take(np.flatnonzero(in_val))
+    learnt = Labelled(raw.train.images, raw.train.labels, groups=raw.train.groups)
+    train, val = learnt.take(np.flatnonzero(~in_val)), learnt.take(np.flatnonzero(in_val))
     for label, name in enumerate(raw.class_names):
         sides = {"train": int((train.labels == label).sum()), "validation": int((val.labels == label).sum())}
         if 0 in sides.values():

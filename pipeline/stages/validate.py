@@ -94,9 +94,8 @@ def one_group(raw: RawImages, table: pd.DataFrame) -> list[str]:
         one = min(groups) if len(groups) == 1 else ""
         how = f"are of the group {one!r}" if one else "are near duplicates of each other"
         listed = f"{', '.join(files[:3])}{', …' if len(files) > 3 else ''}"
-        found = (
-            f"all {len(files):,} pictures of {name!r} {how} ({listed})" if files[1:] else f"{name!r} has one, {listed}"
-        )
+        every = f"all {len(files):,} pictures of {name!r} in train {how} ({listed})"
+        found = every if files[1:] else f"{name!r} has one picture in train, {listed}"
         texts.append(f"{found}: add others, or leave the class out")
     return texts
 
