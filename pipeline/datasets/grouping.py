@@ -89,9 +89,9 @@ def components(first: _Integers, second: _Integers, count: int) -> _Integers:
 
 
 def links(values: Iterable[Hashable]) -> tuple[_Integers, _Integers]:
-    """Return pairs that link each image to the first one of the same value; an empty value links nothing."""
+    """Return pairs that link each image to the first one of the same value; ``""`` links nothing."""
     known: dict[Hashable, int] = {}
-    pairs = [(place, known.setdefault(value, place)) for place, value in enumerate(values) if value]
+    pairs = [(place, known.setdefault(value, place)) for place, value in enumerate(values) if value != ""]
     ends = np.array([pair for pair in pairs if pair[0] != pair[1]], np.int64).reshape(-1, 2)
     return ends[:, 0], ends[:, 1]
 
@@ -133,7 +133,8 @@ def choose(
     """
     places = {group: row for row, group in enumerate(order)}
     counts = np.zeros((len(order), int(labels.max(initial=0)) + 1), np.int64)
-    np.add.at(counts, ([places[group] for group in component.tolist()], labels), 1)
+    rows = np.array([places[group] for group in component.tolist()], np.int64)
+    np.add.at(counts, (rows, labels), 1)
     target, held = counts.sum(axis=0) * fraction, np.zeros(counts.shape[1], np.int64)
     groups = (counts > 0).sum(axis=0)
     least, left = np.maximum(1, np.minimum(leave, groups - 1)), groups.copy()
@@ -155,10 +156,10 @@ def choose(
             take(row)
     for label in np.argsort(groups, kind="stable"):
         if groups[label] and not held[label]:
-            rows = [row for row in np.flatnonzero(counts[:, label]).tolist() if may(row)]
-            if rows:
-                take(min(rows, key=away))
-    mask: npt.NDArray[np.bool_] = chosen[[places[group] for group in component.tolist()]]
+            allowed = [row for row in np.flatnonzero(counts[:, label]).tolist() if may(row)]
+            if allowed:
+                take(min(allowed, key=away))
+    mask: npt.NDArray[np.bool_] = chosen[rows]
     return mask
 
 

@@ -183,7 +183,7 @@ def store(folder: Path, data: Labelled) -> str:
     with new_file(folder / f"{digest}.npz", mode=0o444) as partial, partial.open("xb") as file:
         texts = {"files": data.files, "groups": data.groups}
         further = {name: np.array(values, dtype=str) for name, values in texts.items() if any(values)}
-        np.savez(file, images=data.images, labels=data.labels, **further)
+        np.savez(file, allow_pickle=False, images=data.images, labels=data.labels, **further)
     return digest
 
 

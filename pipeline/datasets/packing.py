@@ -62,19 +62,18 @@ def pins(content: dict[str, Any], root: Path, project: Path, *, renumber: bool =
             pin = pack(dataset, entries, project / "data" / "own" / dataset, section.get("group"))
         except PermissionError as error:
             raise DataError(f"{dataset}: {error.filename} cannot be accessed", found=error.strerror) from None
+        ordered = class_names.in_order(classes(dataset, entries), () if renumber else _known(section, dataset, project))
         values = {
             "path": str(section["path"] if root == project else path),
             "mirrors": [f"file:data/own/{dataset}/"],
             "files": [pin],
-            "classes": class_names.in_order(
-                classes(dataset, entries), () if renumber else _known(section, dataset, project)
-            ),
+            "classes": ordered,
         }
         if section.get("files") != [pin]:
-            summary = f"{len(entries):,} pictures of {len(values['classes'])} classes"
+            summary = f"{len(entries):,} pictures of {len(ordered)} classes"
             print(f"{dataset}: {summary} pinned as {pin['name']}", file=sys.stderr)
-            print(f"{dataset}: {class_names.listed(values['classes'])}", file=sys.stderr)
-        if values["classes"] != class_names.natural(values["classes"]):
+            print(f"{dataset}: {class_names.listed(ordered)}", file=sys.stderr)
+        if ordered != class_names.natural(ordered):
             kept = "classes keep the order in which they were pinned before"
             print(f"{dataset}: {kept}; `pipeline ingest --renumber` numbers them in natural order", file=sys.stderr)
         changed = [key for key, value in values.items() if section.get(key) != value]

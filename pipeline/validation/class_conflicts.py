@@ -75,8 +75,11 @@ def _chosen(pairs: Pairs, mask: npt.NDArray[np.bool_]) -> Pairs:
 def _once(pairs: Pairs, known: Pairs) -> npt.NDArray[np.bool_]:
     """Return a mask of the pairs that are not known and do not repeat an earlier one."""
     seen = set(zip(known.first.tolist(), known.second.tolist(), strict=True))
-    ends = list(zip(pairs.first.tolist(), pairs.second.tolist(), strict=True))
-    return np.array([end not in seen and not seen.add(end) for end in ends], dtype=bool)
+    new = np.zeros(len(pairs), dtype=bool)
+    for place, end in enumerate(zip(pairs.first.tolist(), pairs.second.tolist(), strict=True)):
+        new[place] = end not in seen
+        seen.add(end)
+    return new
 
 
 def _same(images: list[Images], labels: Labels, since: int) -> Pairs:

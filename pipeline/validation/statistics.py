@@ -80,7 +80,8 @@ def image_table(
         grouping.links(zip(place, table["sha256"], strict=True)),
         grouping.links(named),
     ]
-    table["group"] = grouping.components(*map(np.concatenate, zip(*ends, strict=True)), len(table))
+    first, second = (np.concatenate(both) for both in zip(*ends, strict=True))
+    table["group"] = grouping.components(first, second, len(table))
     return table
 
 
