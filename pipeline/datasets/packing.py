@@ -13,6 +13,7 @@ import json
 import re
 import sys
 import zipfile
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -86,9 +87,10 @@ def _known(section: dict[str, Any], dataset: str, project: Path) -> list[str]:
     """Return the classes of a dataset in the order in which they are pinned already."""
     found = section.get("classes")
     if found is None and (project / params.PARAMS_FILE).exists():  # a workspace pins what the project's params lack
-        pinned = params.read(project / params.PARAMS_FILE).get("download")
-        mine = pinned.get(dataset) if isinstance(pinned, dict) else None
-        found = mine.get("classes") if isinstance(mine, dict) else None
+        with suppress(ParamsError):  # damaged params of a workspace are about to be written anew
+            pinned = params.read(project / params.PARAMS_FILE).get("download")
+            mine = pinned.get(dataset) if isinstance(pinned, dict) else None
+            found = mine.get("classes") if isinstance(mine, dict) else None
     return [nfc(name) for name in found if isinstance(name, str)] if isinstance(found, list) else []
 
 
