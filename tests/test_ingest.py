@@ -275,8 +275,8 @@ def png_header(width: int, height: int) -> bytes:
 FOLDERS: dict[str, tuple[Callable[[Path], object], str]] = {
     "misnamed": (lambda box: (box / "left").rename(box / "lefd"), "unknown class: expected 'left'. .*found 'lefd'"),
     "stray": (lambda box: (box / "notes.txt").write_text("x"), "a file next to the class folders"),
-    "not-a-picture": (lambda box: (box / "left/a.csv").write_text("x"), "a.csv does not have the suffix of a picture"),
-    "gif": (lambda box: (box / "left/a.png").write_bytes(b"GIF89a"), "1 of 61 .*left/a.png .not a PNG or JPEG"),
+    "not-a-picture": (lambda box: (box / "left/a.csv").write_text("x"), "a.csv .does not have the suffix of a picture"),
+    "gif": (lambda box: (box / "left/a.png").write_bytes(b"GIF89a"), "1 of 61 .*left/a.png .not a PNG, JPEG"),
     "torn": (lambda box: os.truncate(box / "left/000.png", 200), "1 of 60 pictures cannot be read: .*left/000.png"),
     "pixel-bomb": (
         lambda box: (box / "left/a.png").write_bytes(png_header(9_000, 9_000)),
@@ -290,8 +290,8 @@ FOLDERS: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda box: (box / "left/a.png").write_bytes(png_header(60_000, 60_000)),
         "Image size .3600000000 pixels. exceeds limit",
     ),
-    "link-out": (lambda box: (box / "left/a.png").symlink_to("/etc/passwd"), "a.png is a link"),
-    "link-round": (lambda box: (box / "left/a.png").symlink_to("a.png"), "a.png does not have the suffix of a picture"),
+    "link-out": (lambda box: (box / "left/a.png").symlink_to("/etc/passwd"), "a.png .is a link out of"),
+    "link-round": (lambda box: (box / "left/a.png").symlink_to("a.png"), "a.png .is a link to nothing"),
     "no-pictures": (lambda box: [path.unlink() for path in box.glob("*/*")], "no-pictures is empty"),
 }
 ODD = {"link.npz": "is a link", "pipe.npz": "is not a batch: .*neither a file nor a folder"}

@@ -29,6 +29,7 @@ def declare(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--renumber", action="store_true", help="number own classes in the natural order of their names"
     )
+    parser.add_argument("--skip-damaged", action="store_true", help="leave out own pictures that cannot be read")
 
 
 def main(arguments: argparse.Namespace) -> int:
@@ -40,17 +41,19 @@ def main(arguments: argparse.Namespace) -> int:
     machine.require(folder)
     folder.mkdir(parents=True, exist_ok=True)
     with lock.hold(folder, f"pipeline run --workspace {folder}"):
-        return _run(folder, arguments.settings, arguments.renumber)
+        return _run(folder, arguments)
 
 
-def _run(folder: Path, settings: list[str], renumber: bool) -> int:
+def _run(folder: Path, arguments: argparse.Namespace) -> int:
     from rich.console import Console
 
     from pipeline.project import dvc, preflight, workspace
     from pipeline.reporting import leaderboard
 
     console = Console()
-    params = workspace.prepare(folder, settings, renumber=renumber)
+    params = workspace.prepare(
+        folder, arguments.settings, renumber=arguments.renumber, skip_damaged=arguments.skip_damaged
+    )
     _announce(console, params, folder)
     if any((folder / "data" / "incoming").glob("*/*")):  # own images are pinned already
         from pipeline.retraining import ingest

@@ -15,7 +15,7 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -27,6 +27,9 @@ from pipeline.core.params import Settings
 
 Images = npt.NDArray[np.uint8]
 Labels = npt.NDArray[np.int64]
+Covers = npt.NDArray[np.int16]
+Fit = Literal["pad", "crop", "stretch"]
+Background = Literal["black", "white", "refuse"]
 
 
 def nfc(name: str) -> str:
@@ -119,12 +122,14 @@ class Labelled:
     Attributes:
         files: The file of each image, such as ``cat/1.png``; empty where images come from no files.
         groups: The group of each image, such as its author; ``""`` for an image without one, empty where none has one.
+        covers: What of each image its picture covers, (N, 4): top, left, bottom and right; None where that is all.
     """
 
     images: Images
     labels: Labels
     files: tuple[str, ...] = ()
     groups: tuple[str, ...] = ()
+    covers: Covers | None = None
 
     def __post_init__(self) -> None:
         if self.images.ndim != 4 or self.images.dtype != np.uint8:
@@ -145,7 +150,8 @@ class Labelled:
         files, groups = (
             tuple(texts[index] for index in indices) if texts else () for texts in (self.files, self.groups)
         )
-        return Labelled(self.images[indices], self.labels[indices], files, groups)
+        covers = None if self.covers is None else self.covers[indices]
+        return Labelled(self.images[indices], self.labels[indices], files, groups, covers)
 
     def digest(self) -> str:
         """Return the sha256 of shape, pixels, labels and groups: the identity of the data, independent of its files."""
@@ -165,7 +171,39 @@ def concatenated(parts: Sequence[Labelled]) -> Labelled:
         if any(getattr(part, name) for part in parts)
     }
     images, labels = (np.concatenate([getattr(part, name) for part in parts]) for name in ("images", "labels"))
-    return Labelled(images, labels, **texts)
+    return Labelled(images, labels, **texts, covers=_covers(parts))
+
+
+def _covers(parts: Sequence[Labelled]) -> Covers | None:
+    if all(part.covers is None for part in parts):
+        return None
+    whole = [np.array([(0, 0, *part.images.shape[1:3])] * len(part), np.int16).reshape(-1, 4) for part in parts]
+    return np.concatenate(
+        [all_ if part.covers is None else part.covers for all_, part in zip(whole, parts, strict=True)]
+    )
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How pictures become arrays.
+
+    Attributes:
+        depth: Bits of the values in 16-bit files; None for 16, unless the values of the whole set fill fewer.
+        background: What lies behind transparent pixels; None for black, unless dark ink would be lost on it.
+        fit: Whether a picture of another shape is padded, cropped or stretched.
+    """
+
+    depth: int | None = None
+    background: Background | None = None
+    fit: Fit = "pad"
+
+    @property
+    def level(self) -> int:
+        """The level of the background in every channel."""
+        return 255 if self.background == "white" else 0
+
+
+PLAIN = Reading()
 
 
 @dataclass(frozen=True)
@@ -174,12 +212,16 @@ class RawImages:
 
     Attributes:
         group: The pattern that finds the group of a picture in its path; pictures of a batch are grouped likewise.
+        validation: Which images of train the publisher set apart for validation; None where `prepare` chooses them.
+        reading: How its pictures became arrays; pictures of a batch are read likewise.
     """
 
     train: Labelled
     test: Labelled
     class_names: tuple[str, ...]
     group: str | None = None
+    validation: npt.NDArray[np.bool_] | None = None
+    reading: Reading = PLAIN
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from pipeline.core.conflicts import conflict
 from pipeline.core.errors import DataError
 from pipeline.core.files import new_file, new_folder, rewrite_text
 from pipeline.core.params import Settings
-from pipeline.datasets import grouping
+from pipeline.datasets import covers, grouping
 from pipeline.datasets.arrays import ClassName, Labelled, RawImages, Sha256, concatenated, image_digests
 from pipeline.datasets.npz import read_npz
 
@@ -250,6 +250,7 @@ def grow(raw: RawImages, manifest: Path, folder: Path) -> Grown:
         kept = np.array([digest not in held_out for digest in image_digests(data.images)])
         kept &= ~grouping.in_test(data.groups, raw.test.groups, len(data))
         held_back += int((~kept).sum())
+        data = replace(data, covers=covers.inferred(data.images, raw.train, raw.reading.level))
         parts.append(data.take(np.flatnonzero(kept)))
     if not entries:
         return Grown(raw, (), 0, 0)

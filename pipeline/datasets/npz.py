@@ -73,7 +73,8 @@ def read_npz(path: Path) -> Labelled:
     found = _opened(path, ("files", "groups"), None, None)
     if found.labels.dtype.kind not in "iu":
         raise DataError(f"{path.name}: labels", expected="integers of shape (N,)", found=found.labels.dtype)
-    return Labelled(found.images, found.labels.astype(np.int64), **found.texts)
+    labels, texts = found.labels.astype(np.int64), found.texts
+    return Labelled(found.images, labels, texts.get("files", ()), texts.get("groups", ()))
 
 
 def read_batch(path: Path, shape: tuple[int, int, int], most_images: int, class_names: tuple[str, ...]) -> Labelled:

@@ -68,20 +68,21 @@ class IngestSummary:
         return IngestSummary(*(a + b for a, b in zip(mine, theirs, strict=True)))
 
 
-def run(root: Path, say: Say, *, renumber: bool = False) -> IngestSummary:
+def run(root: Path, say: Say, *, renumber: bool = False, skip_damaged: bool = False) -> IngestSummary:
     """Pin own images and deal with every waiting batch of the datasets in params.
 
     Args:
         root: The project or workspace.
         say: Receives one line per batch.
         renumber: Number the classes of own images in natural order.
+        skip_damaged: Leave out files among own images that cannot be read.
 
     Raises:
         PipelineError: Params are wrong, another command does not end, or the reference cannot be made.
     """
     try:
         with lock.hold(root, "pipeline ingest", wait_s=_PATIENCE_S, log=say):
-            content = workspace.settle(root, renumber=renumber)
+            content = workspace.settle(root, renumber=renumber, skip_damaged=skip_damaged)
             summary = _take_all(root, content, lambda line: say(printable(line)))
             dvc.run_again_where_recorded_wrongly(root, "prepare@")
             return summary
@@ -211,8 +212,9 @@ class _Intake:
         """Read and check a batch. Exceptions that are not its fault are raised."""
         shape = self._original.train.images.shape[1:]
         try:
-            names, group = self._original.class_names, self._original.group
-            batch = batches.read(path, (shape[0], shape[1], shape[2]), names, group)
+            original = self._original
+            sizes = (shape[0], shape[1], shape[2])
+            batch = batches.read(path, sizes, original.class_names, original.group, original.reading)
         except Exception as error:  # noqa: BLE001 - of any kind: the batch is untrusted
             return _Checked(None, _fault(path, error))
         digest = batch.digest()

@@ -33,6 +33,7 @@ from pipeline.datasets.arrays import (
     save_splits,
     save_test,
 )
+from pipeline.datasets.covers import without_bars
 from pipeline.datasets.manifest import Grown
 from pipeline.datasets.source_format import read_raw
 from pipeline.validation import duplicate_pairs
@@ -67,8 +68,11 @@ def run(raw: RawImages, settings: PrepareSettings, near: Pairs = NONE) -> Prepar
         DataError: A class has too few images for both sides.
     """
     group = groups_of(raw.train.images, near, raw.train.groups)
-    choose = choose_groups if any(raw.train.groups) else choose_val
-    in_val = choose(group, raw.train.labels, settings.val_fraction, settings.seed)
+    if raw.validation is None:
+        choose = choose_groups if any(raw.train.groups) else choose_val
+        in_val = choose(group, raw.train.labels, settings.val_fraction, settings.seed)
+    else:
+        in_val = keep_val(group, raw.validation)
     require_disjoint(raw.train, in_val, near)
     grouping.require_apart("prepare: validation", raw.train.groups, in_val)
     learnt = Labelled(raw.train.images, raw.train.labels, groups=raw.train.groups)
@@ -131,6 +135,17 @@ def choose_groups(group: Indices, labels: Labels, fraction: float, seed: int) ->
     return grouping.choose(group, labels, fraction, order.tolist(), leave=1)
 
 
+def keep_val(group: Indices, validation: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+    """Return which images are for validation where the publisher set some apart; images of batches are not.
+
+    Groups with an image in train are for training: validation must not contain what was learnt by heart.
+    """
+    in_val = np.zeros(len(group), dtype=bool)
+    in_val[: len(validation)] = validation
+    in_val &= ~np.isin(group, group[~in_val])
+    return in_val
+
+
 def require_disjoint(train: Labelled, in_val: npt.NDArray[np.bool_], near: Pairs) -> None:
     """Make sure of what a score on validation rests on: no image, nor a near duplicate of one, is on both sides.
 
@@ -186,7 +201,7 @@ def near_duplicates(path: Path, grown: Grown, distance: float) -> Pairs:
     near = duplicate_pairs.load(path, "train", published)
     if not grown.images:
         return near
-    return duplicate_pairs.joined(near, neighbours.search(grown.raw.train.images, distance, since=published))
+    return duplicate_pairs.joined(near, neighbours.search(without_bars(grown.raw.train), distance, since=published))
 
 
 def main() -> None:

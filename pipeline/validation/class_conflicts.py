@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.datasets.arrays import Images, Labelled, Labels, image_digests
+from pipeline.datasets.covers import without_bars
 from pipeline.validation import near_duplicates
 from pipeline.validation.duplicate_pairs import NONE, Indices, Pairs
 
@@ -62,7 +63,7 @@ def find(parts: Mapping[str, Labelled], near: Pairs, distance: float, since: int
     same = _same([part.images for part in parts.values()], labels, since)
     mirrored = NONE
     if len({part.images.shape[1:] for part in parts.values()}) == 1:
-        images = np.concatenate([part.images for part in parts.values()])
+        images = np.concatenate([without_bars(part) for part in parts.values()])
         mirrored = near_duplicates.search_mirrored(images, labels, distance, since)
     other = labels[near.first] != labels[near.second]
     return Conflicts(same, _chosen(near, other), _chosen(mirrored, _once(mirrored, near)))

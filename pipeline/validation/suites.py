@@ -18,6 +18,7 @@ from pipeline.artifacts.validate import Reference
 from pipeline.core.errors import ParamsError
 from pipeline.core.params import Settings as BaseSettings
 from pipeline.datasets.arrays import Labelled, RawImages
+from pipeline.datasets.covers import without_bars
 from pipeline.validation import class_conflicts, reference, statistics
 from pipeline.validation import expectations as expect
 from pipeline.validation import near_duplicates as neighbours
@@ -81,7 +82,7 @@ def near_duplicates(parts: Mapping[str, Labelled], settings: ValidateSettings, d
     """
     import numpy as np
 
-    images = [part.images for part in parts.values()]
+    images = [without_bars(part) for part in parts.values()]
     if len({part.shape[1:] for part in images}) > 1:
         return NONE
     return neighbours.search(np.concatenate(images), settings.distance_of(dataset) * _FURTHER, since)
