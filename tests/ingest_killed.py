@@ -106,7 +106,7 @@ def main(folder: Path) -> None:
     print(json.dumps(results))
 
 
-def settled(root: Path) -> dict[str, Any]:
+def settled(root: Path, **more: Any) -> dict[str, Any]:
     workspace.make_manifests(root, {"datasets": ["toy"]})
     return {"datasets": ["toy"], "validate": None}
 

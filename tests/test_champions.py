@@ -136,7 +136,7 @@ def test_a_champion_that_can_be_used_again_competes_again(tracker: Tracker, scor
     flag.touch()
     assert score_champion(tracker, NAME, scorer) == f"{NAME} version 1, the champion, was scored on this test split"
     assert champions.UNUSABLE not in tracker.client.get_model_version(NAME, "1").tags
-    assert tracker.has_artifact(first.run_id, predictions_path("split"))
+    assert tracker.has_artifact(first.run_id, predictions_path(scorer.key()))
     assert score_champion(tracker, NAME, scorer) == ""
 
 

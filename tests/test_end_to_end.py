@@ -29,6 +29,7 @@ from ruamel.yaml import YAML
 from pipeline.datasets.arrays import TestSplit, load_test, save_test
 from pipeline.project import dvc, params_edit
 from pipeline.registry.versions import Registry
+from pipeline.tracking.runs import predictions_path
 
 SETTINGS = [
     "datasets=[digits]",
@@ -365,7 +366,8 @@ def test_a_new_test_split_scores_the_champion_anew(demo: Demo) -> None:
     done = demo.command([*PYTHON, "-m", "pipeline.stages.evaluate", *options.split(), *outputs.split()])
     assert done.returncode == 0, done.stderr
     assert f"digits-classifier version {champion.version}, the champion, was scored on this test split" in done.stdout
-    kept = demo.client.download_artifacts(champion.run_id, f"predictions/{fewer.digest()[:16]}.npz", str(demo.folder))
+    key = json.loads((demo.folder / "other-predictions/meta.json").read_text())["key"]
+    kept = demo.client.download_artifacts(champion.run_id, predictions_path(key), str(demo.folder))
     stored, _ = predictions(demo)
     np.testing.assert_array_equal(np.load(kept)["predicted"], stored["predicted"][:100])
 

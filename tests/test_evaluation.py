@@ -89,7 +89,9 @@ class TestGenerators:
             (tmp_path / "scale.json").write_text(f'{{"digest": "{digest}"}}')
             keys.append(base.load("generate").key(split, tmp_path))
         assert keys[0] != keys[1]
-        assert base.load("classify").key(split, tmp_path) == "digest"
+        renamed = TestSplit(empty, ("b",), "digest")
+        keys += [base.load("classify").key(each, tmp_path) for each in (split, renamed)]
+        assert len(set(keys)) == 4
 
 
 class TestCompleters:

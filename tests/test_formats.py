@@ -65,7 +65,7 @@ LIES: dict[str, tuple[str, bytes, str]] = {
     "no image": ("train-images.gz", encode(IMAGES[:0]), "is empty"),
     "truncated gzip": ("train-images.gz", gzip.compress(encode(IMAGES))[:-12], "cannot be unpacked"),
     "damaged gzip": ("train-images.gz", b"\x1f\x8b" + bytes(100), "cannot be unpacked"),
-    "unknown label": ("train-labels.gz", encode(LABELS + 1), r"label 2 is out of range: expected 0 to 2"),
+    "unknown label": ("train-labels.gz", encode(LABELS * 2), r"label 2 is out of range: expected 0 to 2"),
     "too few labels": (
         "train-labels.gz",
         encode(LABELS[:5]),
@@ -190,3 +190,65 @@ def test_the_real_digits_are_read_whole(digits_settings: digits.Settings) -> Non
     assert (len(raw.train), len(raw.test)) == (1442, 355)
     assert raw.train.images.max() == 255
     assert len(np.unique(np.concatenate([raw.train.images, raw.test.images]), axis=0)) == 1797
+
+
+# ---------------------------------------------------------------- IDX files of one's own, such as EMNIST's
+
+EMNIST = {
+    "train_images": "emnist-letters-train-images-idx3-ubyte.gz",
+    "train_labels": "emnist-letters-train-labels-idx1-ubyte.gz",
+    "test_images": "emnist-letters-test-images-idx3-ubyte.gz",
+    "test_labels": "emnist-letters-test-labels-idx1-ubyte.gz",
+}
+
+
+def own_idx(root: Path, names: dict[str, str], images: np.ndarray, labels: np.ndarray) -> Path:
+    root.mkdir()
+    for role, name in names.items():
+        (root / name).write_bytes(gzip.compress(encode(images if "images" in role else labels)))
+    return root
+
+
+def pinned_idx(project: Path, path: Path, **more: object) -> RawImages:
+    """Pin own files as `pipeline ingest` does, and read them."""
+    from ruamel.yaml import YAML
+
+    from pipeline.datasets import packing
+    from pipeline.project.params_edit import override
+
+    section = {"format": "idx", "path": str(path), **more}
+    text = override("download: {}\ndatasets: [letters]\n", [f"download.letters={section!r}"])
+    text = override(text, packing.pins(YAML(typ="safe").load(text), project, project))
+    settings = idx.Settings.model_validate(YAML(typ="safe").load(text)["download"]["letters"])
+    return idx.read(project / "data/own/letters", settings)
+
+
+def test_letters_of_emnist_are_upright_and_their_classes_begin_at_1(tmp_path: Path) -> None:
+    letters = own_idx(tmp_path / "letters", EMNIST, IMAGES.transpose(0, 2, 1), LABELS + 1)
+    raw = pinned_idx(tmp_path, letters, transpose=True, first_label=1)
+    assert raw.class_names == ("1", "2", "3")
+    np.testing.assert_array_equal(raw.train.images[..., 0], IMAGES)
+    np.testing.assert_array_equal(raw.test.labels, LABELS)
+    assert pinned_idx(tmp_path, letters, transpose=True, first_label=1, classes=["a", "b", "c"]).class_names[0] == "a"
+
+
+def test_files_of_emnist_stop_until_the_settings_say_how_they_lie_and_where_labels_begin(tmp_path: Path) -> None:
+    letters = own_idx(tmp_path / "letters", EMNIST, IMAGES, LABELS + 1)
+    with pytest.raises(DataError, match=r"labels are out of range: .* found 1 to 3; next: set first_label: 1$"):
+        pinned_idx(tmp_path, letters, transpose=True)
+    with pytest.raises(DataError, match=r"labels are out of range: .* next: set first_label: 1$"):
+        pinned_idx(tmp_path, letters, transpose=True, classes=["a", "b", "c"])
+    with pytest.raises(DataError, match=r"whose images are transposed: .* next: set transpose: true, or false"):
+        pinned_idx(tmp_path, letters, first_label=1)
+    assert pinned_idx(tmp_path, letters, first_label=1, transpose=False).train.images.shape == (6, 4, 3, 1)
+
+
+def test_files_with_any_names_have_the_roles_that_the_settings_name(tmp_path: Path) -> None:
+    names = dict(zip(EMNIST, ("a b.idx", "c.idx", "d.idx", "e.idx"), strict=True))
+    own = own_idx(tmp_path / "letters", names, IMAGES, LABELS)
+    with pytest.raises(DataError, match="expected one named train-images"):
+        pinned_idx(tmp_path, own)
+    raw = pinned_idx(tmp_path, own, roles={**names, "train_images": "a b.idx"})
+    np.testing.assert_array_equal(raw.train.images[..., 0], IMAGES)
+    with pytest.raises(DataError, match=r"expected one named f\.idx, found a b\.idx, c\.idx"):
+        pinned_idx(tmp_path, own, roles={**names, "test_labels": "f.idx"})

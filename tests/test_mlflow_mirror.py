@@ -156,17 +156,18 @@ def test_a_run_that_was_created_just_before_a_kill_gets_its_parameters(
 def test_a_model_that_a_killed_training_logged_is_found_and_one_that_it_began_is_deleted(server: MlflowServer) -> None:
     tracker = Tracker("digits")
     run = tracker.start("train", "train mlp", tags={})
-    assert packaging._model_logged_before(tracker, run.run_id) is None
+    assert packaging._model_logged_before(tracker, run.run_id, ()) is None
 
     def begin() -> str:
-        begun = tracker.client.create_logged_model(tracker.experiment_id, name="model", source_run_id=run.run_id)
+        tags = {packaging._CLASSES: packaging._digest(())}
+        begun = tracker.client.create_logged_model(tracker.experiment_id, "model", run.run_id, tags=tags)
         return str(begun.model_id)
 
     begin()
-    assert packaging._model_logged_before(tracker, run.run_id) is None
+    assert packaging._model_logged_before(tracker, run.run_id, ()) is None
     whole = begin()
     tracker.client.finalize_logged_model(whole, "READY")
-    assert packaging._model_logged_before(tracker, run.run_id) == whole
+    assert packaging._model_logged_before(tracker, run.run_id, ()) == whole
     left = tracker.client.search_logged_models([tracker.experiment_id], f"source_run_id = '{run.run_id}'")
     assert [model.model_id for model in left] == [whole]
     assert [each.model_id for each in tracker.client.get_run(run.run_id).outputs.model_outputs] == [whole]

@@ -90,9 +90,9 @@ def test_a_table_is_the_same_as_a_folder(tmp_path: Path) -> None:
     ("text", "told"),
     [
         ("file,label\n", "columns: expected path, label, found"),
-        ("path,label\n../secret.png,cat\n", "line 2: path is outside the folder"),
-        ("path,label\ncat/99.png,cat\n", "line 2: no such picture"),
-        ("path,label,split\ncat/0.png,cat,val\n", "line 2: split: expected train or test, found 'val'"),
+        ("path,label\n../secret.png,cat\n", "line 2 .path is outside the folder"),
+        ("path,label\ncat/99.png,cat\n", "line 2 .no such picture: 'cat/99.png'"),
+        ("path,label,split\ncat/0.png,cat,dev\n", "line 2 .split: expected train, val or test, found 'dev'"),
         ("path,label\ncat/0.png,a/b\n", "classes: expected at least two classes"),
     ],
 )
@@ -147,8 +147,8 @@ def test_few_pictures_change_sides_when_some_are_added() -> None:
         (lambda root: (root / "notes.txt").write_text("x"), "a file next to the class folders"),
         (lambda root: (root / "cat/notes.txt").write_text("x"), "does not have the suffix of a picture"),
         (lambda root: (root / "cat/0").mkdir(), "does not have the suffix of a picture"),
-        (lambda root: (root / "cat/out.png").symlink_to(root.parent / "secret.png"), "is a link"),
-        (lambda root: [path.unlink() for path in (root / "cat").iterdir()], "cat: a class without pictures"),
+        (lambda root: (root / "cat/out.png").symlink_to(root.parent / "secret.png"), "is a link out of the folder"),
+        (lambda root: [path.unlink() for path in (root / "cat").iterdir()], "cat .a class without pictures"),
         (
             lambda root: [path.rename(root / "dog" / f"c{path.name}") for path in (root / "cat").iterdir()],
             "a class without",
@@ -171,8 +171,8 @@ def test_damaged_pictures_are_named_one_by_one(tmp_path: Path) -> None:
     with pytest.raises(DataError) as caught:
         read(tmp_path)
     told = str(caught.value)
-    assert "3 of 16 pictures cannot be read" in told
-    assert re.search(r"all/cat/1.png \(not a PNG or JPEG file\), all/cat/2.png \(.+\), all/dog/0.png \(.+\);", told)
+    assert "3 files beside 13 pictures cannot be used" in told
+    assert re.search(r"found cat/1.png \(not a PNG, JPEG.+\), cat/2.png \(.+\), dog/0.png \(.+\);", told)
 
 
 def encoded(image: Image.Image, form: str = "PNG", **more: Any) -> bytes:

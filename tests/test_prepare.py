@@ -190,6 +190,6 @@ def test_a_split_that_is_not_disjoint_is_refused(raw: RawImages, near: Pairs) ->
 
 def test_run_itself_makes_sure_that_its_sides_are_disjoint(raw: RawImages, monkeypatch) -> None:
     links = in_pairs(*((index + 1, index) for index in range(300)))
-    monkeypatch.setattr(prepare, "groups_of", lambda images, near: np.arange(len(images)))
+    monkeypatch.setattr(prepare, "groups_of", lambda images, *_: np.arange(len(images)))
     with pytest.raises(DataError, match="train and validation are not disjoint"):
         prepare.run(raw, settings(0.3), links)

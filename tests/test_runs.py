@@ -162,7 +162,7 @@ def trained(tracker: Tracker, folder: Path) -> tuple[str, str]:
         patch.setattr(packaging, "package", lambda _: None)
         patch.setattr(packaging, "log_model", lambda *_: logged(tracker, run_id))
         part = SimpleNamespace(images=None, labels=None)
-        data = SimpleNamespace(train=part, val=part, digest="d")
+        data = SimpleNamespace(train=part, val=part, digest="d", class_names=("a", "b"))
         return run_id, packaging.log(tracker, run_id, SimpleNamespace(result=None, data=data), {})  # type: ignore[arg-type]
 
 

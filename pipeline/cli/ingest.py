@@ -15,6 +15,12 @@ HELP = "take in own images and incoming batches"
 def declare(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     parser.add_argument("--workspace", type=Path, default=Path(), metavar="DIR", help="default: the working directory")
+    parser.add_argument(
+        "--renumber", action="store_true", help="number own classes in the natural order of their names"
+    )
+    parser.add_argument(
+        "--skip-damaged", action="store_true", help="leave out own pictures that cannot be read; sets skip_damaged"
+    )
 
 
 def main(arguments: argparse.Namespace) -> int:
@@ -27,7 +33,7 @@ def main(arguments: argparse.Namespace) -> int:
     if not (root / "dvc.yaml").exists():
         raise PipelineError("nothing to take in here", expected="dvc.yaml", found=root.resolve(), next_step="cd to it")
     machine.require(root)
-    summary = ingest.run(root, print)
+    summary = ingest.run(root, print, renumber=arguments.renumber, skip_damaged=arguments.skip_damaged)
     text = f"{summary.accepted} accepted ({summary.images:,} images), {summary.quarantined} quarantined"
     left = f", {summary.left} left alone" if summary.left else ""
     print(f"ingest: {text}, {summary.known} known already{left}{'; next: dvc repro' if summary.accepted else ''}")

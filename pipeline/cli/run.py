@@ -38,6 +38,10 @@ def declare(parser: argparse.ArgumentParser) -> None:
         help="end each search after so long, with its leader trained to the end: search.deadline_minutes of this run",
     )
     parser.add_argument("-y", "--yes", action="store_true", help="do not ask before a run of more than an hour")
+    parser.add_argument(
+        "--renumber", action="store_true", help="number own classes in the natural order of their names"
+    )
+    parser.add_argument("--skip-damaged", action="store_true", help="leave out own pictures that cannot be read")
 
 
 def _minutes(text: str) -> float:
@@ -62,10 +66,10 @@ def main(arguments: argparse.Namespace) -> int:
     machine.require(folder)
     folder.mkdir(parents=True, exist_ok=True)
     with lock.hold(folder, f"pipeline run --workspace {folder}"):
-        return _run(folder, settings, confirmed=arguments.yes)
+        return _run(folder, settings, arguments)
 
 
-def _run(folder: Path, settings: list[str], *, confirmed: bool) -> int:
+def _run(folder: Path, settings: list[str], arguments: argparse.Namespace) -> int:
     from rich.console import Console
 
     from pipeline.core.errors import DataError
@@ -73,7 +77,7 @@ def _run(folder: Path, settings: list[str], *, confirmed: bool) -> int:
     from pipeline.reporting import leaderboard
 
     console = Console()
-    params = workspace.prepare(folder, settings)
+    params = workspace.prepare(folder, settings, renumber=arguments.renumber, skip_damaged=arguments.skip_damaged)
     _announce(console, params, folder)
     if any((folder / "data" / "incoming").glob("*/*")):  # own images are pinned already
         from pipeline.retraining import ingest
@@ -88,7 +92,7 @@ def _run(folder: Path, settings: list[str], *, confirmed: bool) -> int:
         except DataError as error:  # damaged, or of an earlier release: the stages make it again
             console.print(f"no estimate: {error}", highlight=False, markup=False, soft_wrap=True)
             seconds = 0.0
-        if seconds > _ASK_S and not confirmed and not _confirm(console):
+        if seconds > _ASK_S and not arguments.yes and not _confirm(console):
             console.print(
                 "stopped: the data is prepared, and nothing was trained; `--yes` continues without a question",
                 soft_wrap=True,

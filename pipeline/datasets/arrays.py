@@ -12,9 +12,10 @@ import io
 import json
 import unicodedata
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -26,6 +27,9 @@ from pipeline.core.params import Settings
 
 Images = npt.NDArray[np.uint8]
 Labels = npt.NDArray[np.int64]
+Covers = npt.NDArray[np.int16]
+Fit = Literal["pad", "crop", "stretch"]
+Background = Literal["black", "white", "refuse"]
 
 
 def nfc(name: str) -> str:
@@ -113,10 +117,19 @@ class SourceSettings(Settings):
 
 @dataclass(frozen=True)
 class Labelled:
-    """Images of shape (N, H, W, C), uint8, with integer labels of shape (N,)."""
+    """Images of shape (N, H, W, C), uint8, with integer labels of shape (N,).
+
+    Attributes:
+        files: The file of each image, such as ``cat/1.png``; empty where images come from no files.
+        groups: The group of each image, such as its author; ``""`` for an image without one, empty where none has one.
+        covers: What of each image its picture covers, (N, 4): top, left, bottom and right; None where that is all.
+    """
 
     images: Images
     labels: Labels
+    files: tuple[str, ...] = ()
+    groups: tuple[str, ...] = ()
+    covers: Covers | None = None
 
     def __post_init__(self) -> None:
         if self.images.ndim != 4 or self.images.dtype != np.uint8:
@@ -125,29 +138,90 @@ class Labelled:
         if self.labels.shape != self.images.shape[:1] or self.labels.dtype != np.int64:
             expected = f"one int64 per image ({len(self.images)})"
             raise DataError("labels", expected=expected, found=f"{self.labels.dtype} {self.labels.shape}")
+        for what, texts in (("files", self.files), ("groups", self.groups)):
+            if len(texts) not in (0, len(self.images)):
+                raise DataError(what, expected=f"none, or one per image ({len(self.images)})", found=len(texts))
 
     def __len__(self) -> int:
         return len(self.images)
 
     def take(self, indices: npt.NDArray[np.int64]) -> Labelled:
         """Return a copy in memory of the images and labels at the given indices, in that order."""
-        return Labelled(self.images[indices], self.labels[indices])
+        files, groups = (
+            tuple(texts[index] for index in indices) if texts else () for texts in (self.files, self.groups)
+        )
+        covers = None if self.covers is None else self.covers[indices]
+        return Labelled(self.images[indices], self.labels[indices], files, groups, covers)
 
     def digest(self) -> str:
-        """Return the sha256 of shape, pixels and labels: the identity of the data, independent of its file."""
+        """Return the sha256 of shape, pixels, labels and groups: the identity of the data, independent of its files."""
         sha = hashlib.sha256(str(self.images.shape).encode())
         sha.update(np.ascontiguousarray(self.images).data)
         sha.update(np.ascontiguousarray(self.labels).data)
+        if any(self.groups):
+            sha.update(json.dumps(self.groups).encode())
         return sha.hexdigest()
+
+
+def concatenated(parts: Sequence[Labelled]) -> Labelled:
+    """Return the images of several parts as one; those of a part without files or groups have ``""``."""
+    texts = {
+        name: tuple(text for part in parts for text in getattr(part, name) or ("",) * len(part))
+        for name in ("files", "groups")
+        if any(getattr(part, name) for part in parts)
+    }
+    images, labels = (np.concatenate([getattr(part, name) for part in parts]) for name in ("images", "labels"))
+    return Labelled(images, labels, **texts, covers=_covers(parts))
+
+
+def _covers(parts: Sequence[Labelled]) -> Covers | None:
+    if all(part.covers is None for part in parts):
+        return None
+    whole = [np.array([(0, 0, *part.images.shape[1:3])] * len(part), np.int16).reshape(-1, 4) for part in parts]
+    return np.concatenate(
+        [all_ if part.covers is None else part.covers for all_, part in zip(whole, parts, strict=True)]
+    )
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How pictures become arrays.
+
+    Attributes:
+        depth: Bits of the values in 16-bit files; None for 16, unless the values of the whole set fill fewer.
+        background: What lies behind transparent pixels; None for black, unless dark ink would be lost on it.
+        fit: Whether a picture of another shape is padded, cropped or stretched.
+    """
+
+    depth: int | None = None
+    background: Background | None = None
+    fit: Fit = "pad"
+
+    @property
+    def level(self) -> int:
+        """The level of the background in every channel."""
+        return 255 if self.background == "white" else 0
+
+
+PLAIN = Reading()
 
 
 @dataclass(frozen=True)
 class RawImages:
-    """A dataset split into train and test, as a source format reads it."""
+    """A dataset split into train and test, as a source format reads it.
+
+    Attributes:
+        group: The pattern that finds the group of a picture in its path; pictures of a batch are grouped likewise.
+        validation: Which images of train the publisher set apart for validation; None where `prepare` chooses them.
+        reading: How its pictures became arrays; pictures of a batch are read likewise.
+    """
 
     train: Labelled
     test: Labelled
     class_names: tuple[str, ...]
+    group: str | None = None
+    validation: npt.NDArray[np.bool_] | None = None
+    reading: Reading = PLAIN
 
 
 @dataclass(frozen=True)
@@ -255,12 +329,16 @@ def load_test(folder: Path) -> TestSplit:
 def _save_labelled(folder: Path, name: str, data: Labelled) -> None:
     np.save(folder / f"{name}_images.npy", data.images)
     np.save(folder / f"{name}_labels.npy", data.labels)
+    if any(data.groups):
+        np.save(folder / f"{name}_groups.npy", np.array(data.groups, dtype=str))
 
 
 def _load_labelled(folder: Path, name: str) -> Labelled:
     try:
         images = np.load(folder / f"{name}_images.npy", mmap_mode="r", allow_pickle=False)
         labels = np.load(folder / f"{name}_labels.npy", mmap_mode="r", allow_pickle=False)
+        grouped = folder / f"{name}_groups.npy"  # there if images have groups
+        groups = np.load(grouped, allow_pickle=False).tolist() if grouped.exists() else ()
     except (OSError, ValueError) as error:
         raise DataError(
             f"{folder}: {name} cannot be loaded",
@@ -268,7 +346,7 @@ def _load_labelled(folder: Path, name: str) -> Labelled:
             found=str(error),
             next_step="dvc repro prepare",
         ) from None
-    return Labelled(images, labels)
+    return Labelled(images, labels, groups=tuple(groups))
 
 
 def _save_meta(folder: Path, class_names: tuple[str, ...], digest: str, batches: tuple[str, ...] = ()) -> None:

@@ -11,7 +11,7 @@ Earlier releases listed all batches in one JSON Lines file; `convert` makes the 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +22,8 @@ from pipeline.core.conflicts import conflict
 from pipeline.core.errors import DataError
 from pipeline.core.files import new_file, new_folder, rewrite_text
 from pipeline.core.params import Settings
-from pipeline.datasets.arrays import ClassName, Images, Labelled, Labels, RawImages, Sha256, image_digests
+from pipeline.datasets import covers, grouping
+from pipeline.datasets.arrays import ClassName, Labelled, RawImages, Sha256, concatenated, image_digests
 from pipeline.datasets.npz import read_npz
 
 PLACEHOLDER = ".gitkeep"  # empty: git tracks no folder without a file, and DVC needs the folder
@@ -41,7 +42,7 @@ class ManifestEntry(Settings):
 
 @dataclass(frozen=True)
 class Grown:
-    """A dataset with its accepted batches (their digests), without the ``held_back`` images that are in test."""
+    """A dataset with its accepted batches (their digests), without images ``held_back`` that belong in test."""
 
     raw: RawImages
     batches: tuple[str, ...]
@@ -180,7 +181,9 @@ def store(folder: Path, data: Labelled) -> str:
     """Write images and labels atomically to a read-only file named by their digest, and return the digest."""
     digest = data.digest()
     with new_file(folder / f"{digest}.npz", mode=0o444) as partial, partial.open("xb") as file:
-        np.savez(file, images=data.images, labels=data.labels)
+        texts = {"files": data.files, "groups": data.groups}
+        further = {name: np.array(values, dtype=str) for name, values in texts.items() if any(values)}
+        np.savez(file, allow_pickle=False, images=data.images, labels=data.labels, **further)
     return digest
 
 
@@ -222,21 +225,22 @@ def load(folder: Path, entry: ManifestEntry, listed: Path, class_names: tuple[st
     if removed:
         raise DataError(f"{path} has an unknown class", expected=", ".join(class_names), found=removed[0])
     numbers = [class_names.index(name) if name in class_names else -1 for name in entry.classes]
-    return Labelled(data.images, np.array(numbers, np.int64)[data.labels])
+    files = data.files or tuple(f"{entry.batch}[{index}]" for index in range(len(data)))
+    return replace(data, labels=np.array(numbers, np.int64)[data.labels], files=files)
 
 
 def grow(raw: RawImages, manifest: Path, folder: Path) -> Grown:
     """Return a dataset with every batch of its manifest added to train, in order; test is unchanged.
 
-    Images of a batch that are in test are left out: your own images may be split again after a batch was accepted.
+    Images of a batch that are in test, or whose group is, are left out: your own images may be split again after a
+    batch was accepted.
 
     Raises:
         DataError: A batch is missing, damaged, or has images of another shape; see `load`.
     """
     entries = read_manifest(manifest)
     held_out = set(image_digests(raw.test.images)) if entries else set()
-    images: list[Images] = [raw.train.images]
-    labels: list[Labels] = [raw.train.labels]
+    parts = [raw.train]
     held_back = 0
     for entry in entries:
         data = load(folder, entry, entry_file(manifest, entry.digest), raw.class_names)
@@ -244,13 +248,12 @@ def grow(raw: RawImages, manifest: Path, folder: Path) -> Grown:
             expected, found = raw.train.images.shape[1:], data.images.shape[1:]
             raise DataError(f"{manifest}: batch {entry.batch} has another shape", expected=expected, found=found)
         kept = np.array([digest not in held_out for digest in image_digests(data.images)])
+        kept &= ~grouping.in_test(data.groups, raw.test.groups, len(data))
         held_back += int((~kept).sum())
-        images.append(data.images[kept])
-        labels.append(data.labels[kept])
+        data = replace(data, covers=covers.inferred(data.images, raw.train, raw.reading.level))
+        parts.append(data.take(np.flatnonzero(kept)))
     if not entries:
         return Grown(raw, (), 0, 0)
-    train = Labelled(np.concatenate(images), np.concatenate(labels))
+    train = concatenated(parts)
     added = len(train) - len(raw.train)
-    return Grown(
-        RawImages(train, raw.test, raw.class_names), tuple(entry.digest for entry in entries), added, held_back
-    )
+    return Grown(replace(raw, train=train), tuple(entry.digest for entry in entries), added, held_back)

@@ -41,6 +41,7 @@ class Scored:
         metrics: The metrics for MLflow, without the prefix ``test_``.
         plots: Plot files, by name.
         text: The figures in a line.
+        note: What a person should know who compares the model with others, in a clause; empty for nothing.
     """
 
     kept: Arrays
@@ -48,6 +49,7 @@ class Scored:
     metrics: dict[str, float]
     plots: dict[str, bytes]
     text: str
+    note: str = ""
 
 
 @dataclass(frozen=True)

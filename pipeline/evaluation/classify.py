@@ -1,9 +1,15 @@
-"""Classifiers: the share of test images that they label right; an exact McNemar test compares two."""
+"""Classifiers: the share of test images that they label right; an exact McNemar test compares two.
+
+Answers count by the name of the class: the numbers of a model are those of the dataset that it learned from, and
+classes may have been added or numbered anew since.
+"""
 
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -13,7 +19,7 @@ import numpy.typing as npt
 
 from pipeline.artifacts import evaluate
 from pipeline.core.errors import DataError
-from pipeline.datasets.arrays import Images, TestSplit
+from pipeline.datasets.arrays import Images, TestSplit, nfc
 from pipeline.evaluation import base
 from pipeline.evaluation.base import Arrays, Comparison, Scored
 from pipeline.evaluation.interface import Column, Interface, Pixels
@@ -73,7 +79,13 @@ class Task(base.Task[Summary]):
             metrics={"accuracy": found["accuracy"], "loss": found["loss"]},
             plots={"confusion.csv": _pairs(actual, predicted, split.class_names).encode()},
             text=f"test accuracy {found['accuracy']:.4f} ({interval})",
+            note=_unknown(class_names_of(model, split), split.class_names),
         )
+
+    def key(self, split: TestSplit, features: Path) -> str:
+        """Return the digest of test split and class names: labels of other classes do not compare."""
+        del features
+        return hashlib.sha256(json.dumps([split.digest, *split.class_names]).encode()).hexdigest()
 
     def compare(self, candidate: Arrays, champion: Arrays, version: str) -> Comparison:
         """Compare which images two classifiers label right; see `compare`."""
@@ -140,9 +152,33 @@ def figures(predicted: Integers, probabilities: Floats, split: TestSplit, confid
 
 
 def predict(model: Any, split: TestSplit) -> tuple[Integers, Floats]:
-    """Return a served model's labels (N,) and probabilities (N, classes) for the test images."""
+    """Return a served model's labels (N,) and probabilities (N, classes) for the test images.
+
+    They are numbered as the classes of the split, whatever their numbers in the model: the names count. The label is -1
+    for an answer that is no class of the split.
+    """
     answers = model.predict(np.asarray(split.test.images))
-    return answers["label"].to_numpy(np.int64), np.asarray(answers["probabilities"].tolist(), np.float64)
+    theirs = class_names_of(model, split)
+    places = np.array([split.class_names.index(name) if name in split.class_names else -1 for name in theirs])
+    given = np.asarray(answers["probabilities"].tolist(), np.float64)
+    probabilities = np.zeros((len(given), len(split.class_names)))
+    probabilities[:, places[places >= 0]] = given[:, places >= 0]
+    return places[answers["label"].to_numpy(np.int64)], probabilities
+
+
+def class_names_of(model: Any, split: TestSplit) -> tuple[str, ...]:
+    """Return the names of a served model's labels 0, 1, …; those of the split for a model that does not state them."""
+    config = getattr(model, "model_config", None) or {}
+    return tuple(nfc(name) for name in config.get("class_names", split.class_names))
+
+
+def _unknown(theirs: tuple[str, ...], ours: tuple[str, ...]) -> str:
+    """Return a clause about classes that a model does not know; empty if it knows all."""
+    missing = [name for name in ours if name not in theirs]
+    if not missing:
+        return ""
+    known = f"it answers {', '.join(map(repr, theirs))}"
+    return f"it does not know {', '.join(map(repr, missing))}, so its answers to their images are wrong: {known}"
 
 
 def compare(candidate: Bools, champion: Bools, version: str) -> Comparison:
@@ -178,5 +214,5 @@ def _pairs(actual: Integers, predicted: Integers, names: tuple[str, ...]) -> str
     rows = io.StringIO()
     writer = csv.writer(rows, lineterminator="\n")  # it quotes: a class name may hold a comma
     writer.writerow(evaluate.Pair.model_fields)
-    writer.writerows((names[a], names[p]) for a, p in zip(actual, predicted, strict=True))
+    writer.writerows((names[a], names[p] if p >= 0 else "none of them") for a, p in zip(actual, predicted, strict=True))
     return rows.getvalue()

@@ -31,12 +31,16 @@ _EARLIER = f"{MANIFESTS}/${{item.dataset}}.jsonl"  # what the graph of an earlie
 _DVC_CONFIG = "[core]\n    no_scm = true\n    analytics = false\n"
 
 
-def prepare(folder: Path, overrides: Iterable[str]) -> dict[str, Any]:
+def prepare(
+    folder: Path, overrides: Iterable[str], *, renumber: bool = False, skip_damaged: bool = False
+) -> dict[str, Any]:
     """Make a folder a workspace, or bring an older one up to date, and return its params.
 
     Args:
         folder: New, empty, or a workspace already.
         overrides: Settings as ``key=value``; see `override`.
+        renumber: Number the classes of own images in natural order.
+        skip_damaged: Leave out files among own images that cannot be read.
 
     Raises:
         PipelineError: The folder holds something else.
@@ -47,7 +51,8 @@ def prepare(folder: Path, overrides: Iterable[str]) -> dict[str, Any]:
     text = require_usable(folder, overrides)
     folder.mkdir(parents=True, exist_ok=True)
     write_text(folder / MARKER, "A copy of the project, made by `pipeline run`; safe to delete.\n")
-    text = params_edit.override(text, packing.pins(YAML(typ="safe").load(text), root, folder))
+    content = YAML(typ="safe").load(text)
+    text = params_edit.override(text, packing.pins(content, root, folder, renumber=renumber, skip_damaged=skip_damaged))
     text = params_edit.override(text, pretrained.pins(YAML(typ="safe").load(text), folder))
     content = _checked(text, folder)
     written = (folder / "pipeline", folder / params.PARAMS_FILE, folder / MANIFESTS)
@@ -108,8 +113,13 @@ def _own_paths(text: str) -> dict[str, str]:
     return {name: each["path"] for name, each in of_mappings.items() if isinstance(each.get("path"), str)}
 
 
-def settle(folder: Path) -> dict[str, Any]:
+def settle(folder: Path, *, renumber: bool = False, skip_damaged: bool = False) -> dict[str, Any]:
     """Pin own images and models to begin with in params, make missing manifests, and return the params.
+
+    Args:
+        folder: The project or workspace.
+        renumber: Number the classes of own images in natural order.
+        skip_damaged: Leave out files among own images that cannot be read.
 
     Raises:
         PipelineError: Own images are missing or damaged, or a setting is wrong; then params.yaml is as it was.
@@ -117,7 +127,8 @@ def settle(folder: Path) -> dict[str, Any]:
     file = folder / params.PARAMS_FILE
     content = params.read(file)
     check.check_names(content, file)
-    settings = [*packing.pins(content, folder, folder), *pretrained.pins(content, folder)]
+    own = packing.pins(content, folder, folder, renumber=renumber, skip_damaged=skip_damaged)
+    settings = [*own, *pretrained.pins(content, folder)]
     if settings:
         text = params_edit.override(file.read_text(encoding="utf-8"), settings)
         content = _checked(text, folder)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.metadata
 import importlib.util
 import json
@@ -20,13 +21,15 @@ from pipeline.evaluation.interface import Interface, Pixels
 from pipeline.models import base as models
 from pipeline.models.training.seeds import SeedsResult
 from pipeline.models.training.task import exported_model
-from pipeline.tracking.runs import Tracker, load_mlflow, log_dataset
+from pipeline.tracking.errors import translated
+from pipeline.tracking.runs import Tracker, load_mlflow, log_dataset, tracking_uri
 
 if TYPE_CHECKING:
     from mlflow.models import ModelSignature
 
 _EXAMPLES = 4
 _MODEL_ID = "model_id"  # tag of a run whose model has been logged
+_CLASSES = "pipeline.class_names"  # tag of a logged model: a digest of the names that it answers
 
 
 @dataclass(frozen=True)
@@ -69,25 +72,44 @@ def log(tracker: Tracker, run_id: str, trained: TrainedModel, settings: Mapping[
     """Write a finished training to its MLflow run and return the id of the logged model.
 
     A run that has a model already is not changed: the same training gives the same model. One that somebody has deleted
-    in MLflow is logged again.
+    in MLflow is logged again, and so is one that answers other names: classes may be renamed without a new training.
     """
-    if (known := tracker.tag_of(run_id, _MODEL_ID)) and tracker.has_model(known):
+    known = tracker.tag_of(run_id, _MODEL_ID)
+    if known and tracker.has_model(known) and _answers(tracker, known, trained.data.class_names):
         return known
     _log_training(tracker, run_id, trained.result, settings)
     data = trained.data
     for name, part, context in (("train", data.train, "training"), ("val", data.val, "validation")):
         log_dataset(tracker, run_id, f"{tracker.experiment}-{name}", data.digest, part.images, part.labels, context)
-    model_id = _model_logged_before(tracker, run_id) or log_model(tracker, run_id, package(trained))
+    before = _model_logged_before(tracker, run_id, data.class_names)
+    model_id = before or log_model(tracker, run_id, package(trained))
     tracker.tag(run_id, {_MODEL_ID: model_id})
     return model_id
 
 
-def _model_logged_before(tracker: Tracker, run_id: str) -> str | None:
+def _answers(tracker: Tracker, model_id: str, class_names: tuple[str, ...]) -> bool:
+    """Return whether a logged model answers with these names of classes. Nothing of it is loaded."""
+    stated = tracker.client.get_logged_model(model_id).tags.get(_CLASSES)
+    if stated is not None:
+        return bool(stated == _digest(class_names))
+    mlflow = load_mlflow()  # a model of an earlier release has no tag
+    with translated():
+        mlflow.set_tracking_uri(tracking_uri())
+        flavors = mlflow.models.get_model_info(f"models:/{model_id}").flavors
+    return tuple(flavors["python_function"]["config"]["class_names"]) == class_names
+
+
+def _digest(class_names: Sequence[str]) -> str:
+    return hashlib.sha256(json.dumps(list(class_names)).encode()).hexdigest()
+
+
+def _model_logged_before(tracker: Tracker, run_id: str, class_names: tuple[str, ...]) -> str | None:
     """Return the model that a killed process logged for a run; delete those that it only began to log."""
     from mlflow.entities import LoggedModelOutput
 
     found = tracker.client.search_logged_models([tracker.experiment_id], f"source_run_id = '{run_id}'")
-    whole = [str(model.model_id) for model in found if model.status == "READY"]
+    ready = [str(model.model_id) for model in found if model.status == "READY"]
+    whole = [model_id for model_id in ready if _answers(tracker, model_id, class_names)]
     for model in found:
         if model.status != "READY":
             tracker.client.delete_logged_model(model.model_id)
@@ -152,7 +174,8 @@ def log_model(tracker: Tracker, run_id: str, packed: Package) -> str:
     from mlflow.models import Model
 
     mlflow = load_mlflow()
-    logged = tracker.client.create_logged_model(tracker.experiment_id, name="model", source_run_id=run_id)
+    tags = {_CLASSES: _digest(packed.config["class_names"])}
+    logged = tracker.client.create_logged_model(tracker.experiment_id, name="model", source_run_id=run_id, tags=tags)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model"
         mlflow.pyfunc.save_model(

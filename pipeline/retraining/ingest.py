@@ -20,11 +20,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from pipeline.artifacts import base as artifacts
 from pipeline.artifacts.validate import Reference, Report
 from pipeline.core import params
 from pipeline.core.errors import ParamsError, PipelineError, nearest
-from pipeline.datasets import batches
+from pipeline.datasets import batches, class_names, grouping
 from pipeline.datasets import manifest as accepted
 from pipeline.datasets.arrays import Labelled, RawImages
 from pipeline.datasets.manifest import ManifestEntry
@@ -66,19 +68,21 @@ class IngestSummary:
         return IngestSummary(*(a + b for a, b in zip(mine, theirs, strict=True)))
 
 
-def run(root: Path, say: Say) -> IngestSummary:
+def run(root: Path, say: Say, *, renumber: bool = False, skip_damaged: bool = False) -> IngestSummary:
     """Pin own images and deal with every waiting batch of the datasets in params.
 
     Args:
         root: The project or workspace.
         say: Receives one line per batch.
+        renumber: Number the classes of own images in natural order.
+        skip_damaged: Leave out files among own images that cannot be read.
 
     Raises:
         PipelineError: Params are wrong, another command does not end, or the reference cannot be made.
     """
     try:
         with lock.hold(root, "pipeline ingest", wait_s=_PATIENCE_S, log=say):
-            content = workspace.settle(root)
+            content = workspace.settle(root, renumber=renumber, skip_damaged=skip_damaged)
             summary = _take_all(root, content, lambda line: say(printable(line)))
             dvc.run_again_where_recorded_wrongly(root, "prepare@")
             return summary
@@ -141,11 +145,15 @@ def _reference(places: Places) -> tuple[RawImages, Reference]:
 
 @dataclass(frozen=True)
 class _Checked:
-    """The result of a check: the batch if it could be read, and what it is: rejected, known, or neither."""
+    """The result of a check: the batch if it could be read, and what it is: rejected, known, or neither.
+
+    Some images of an accepted batch may be held back, because their groups are in test.
+    """
 
     batch: Labelled | None
     decision: BatchDecision
     known_as: str | None = None
+    held_back: int = 0
 
 
 class _Intake:
@@ -198,13 +206,15 @@ class _Intake:
             return IngestSummary(known=1)
         if checked.decision.reasons or checked.batch is None:
             return self._refuse(path, checked)
-        return self._accept(path, checked.batch, checked.decision.warnings)
+        return self._accept(path, checked.batch, checked)
 
     def _check(self, path: Path) -> _Checked:
         """Read and check a batch. Exceptions that are not its fault are raised."""
         shape = self._original.train.images.shape[1:]
         try:
-            batch = batches.read(path, (shape[0], shape[1], shape[2]), self._original.class_names)
+            original = self._original
+            sizes = (shape[0], shape[1], shape[2])
+            batch = batches.read(path, sizes, original.class_names, original.group, original.reading)
         except Exception as error:  # noqa: BLE001 - of any kind: the batch is untrusted
             return _Checked(None, _fault(path, error))
         digest = batch.digest()
@@ -213,21 +223,35 @@ class _Intake:
         if earlier is not None:
             return _Checked(batch, BatchDecision(()), earlier)
         grown = accepted.grow(self._original, self._places.manifest, self._places.accepted).raw
+        held_back = grouping.in_test(batch.groups, grown.test.groups, len(batch))
+        if held_back.all():
+            return _Checked(batch, BatchDecision(("nothing is left to learn from: every image is of a group in test",)))
+        judged = batch.take(np.flatnonzero(~held_back))
         try:
-            return _Checked(batch, judge(self._places.dataset, batch, grown, self._scale, self._settings))
+            decision = judge(self._places.dataset, judged, grown, self._scale, self._settings)
+            return _Checked(batch, decision, held_back=int(held_back.sum()))
         except Exception as error:  # noqa: BLE001 - of any kind: the batch is untrusted
             return _Checked(batch, _fault(path, error))
 
-    def _accept(self, path: Path, batch: Labelled, warnings: tuple[str, ...]) -> IngestSummary:
+    def _accept(self, path: Path, batch: Labelled, checked: _Checked) -> IngestSummary:
         """Write the file, then the entry that makes it count, and only then remove the batch."""
+        decision, held_back = checked.decision, checked.held_back
         digest = accepted.store(self._places.accepted, batch)
         entry = ManifestEntry(
             digest=digest, batch=printable(path.name), images=len(batch), classes=self._original.class_names
         )
         with dvc_lock.writing(self._places.root, self._places.manifest, log=self._say_line):  # no stage reads it
             accepted.append(self._places.manifest, entry)
-        warned = f", with warnings ({', '.join(warnings)})" if warnings else ""
-        self._say(f"{path.name} accepted{warned}: {len(batch):,} images, digest {digest[:12]}")
+        warned = f", with warnings ({', '.join(decision.warnings)})" if decision.warnings else ""
+        held = f", {held_back:,} of them held back because their groups are in test" if held_back else ""
+        taken = f"{len(batch):,} images{held}, digest {digest[:12]}; {class_names.listed(self._original.class_names)}"
+        self._say(f"{path.name} accepted{warned}: {taken}")
+        if any(self._original.test.groups) and not any(batch.groups):
+            expected = "an array groups, so that no group comes into train that is in test"
+            self._say(f"{path.name}: warning: it has no groups, and the dataset has: expected {expected}")
+        for outcome in decision.outcomes:
+            if outcome.details:
+                self._say(f"{path.name}: warning: {outcome.name}: expected {outcome.expected}, found {outcome.found}")
         self._remove(path)
         return IngestSummary(accepted=1, images=len(batch))
 

@@ -73,13 +73,14 @@ def score_champion(tracker: Tracker, name: str, scorer: Scorer) -> str:
     if champion is None or tracker.has_artifact(champion.run_id, predictions_path(key)):
         return ""
     try:
-        kept = loading.use(champion, lambda model: scorer.score(model).kept)
+        scored = loading.use(champion, scorer.score)
     except loading.UnusableChampionError as error:
         registry.tag_version(champion, {champions.UNUSABLE: str(error)})
         return str(error)
-    keep_on_run(tracker, champion.run_id, key, kept)
+    keep_on_run(tracker, champion.run_id, key, scored.kept)
     registry.untag_version(champion, champions.UNUSABLE)
-    return f"{name} version {champion.version}, the champion, was scored on this test split"
+    note = f"; {scored.note}" if scored.note else ""
+    return f"{name} version {champion.version}, the champion, was scored on this test split{note}"
 
 
 def keep_on_run(tracker: Tracker, run_id: str, key: str, kept: scores.Arrays) -> None:

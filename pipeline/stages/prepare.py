@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import hashlib
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -20,7 +21,7 @@ from pipeline.artifacts import base as artifacts
 from pipeline.artifacts.validate import Report
 from pipeline.core import names, params, process
 from pipeline.core.errors import DataError
-from pipeline.datasets import manifest
+from pipeline.datasets import grouping, manifest
 from pipeline.datasets.arrays import (
     Images,
     Labelled,
@@ -32,6 +33,7 @@ from pipeline.datasets.arrays import (
     save_splits,
     save_test,
 )
+from pipeline.datasets.covers import without_bars
 from pipeline.datasets.manifest import Grown
 from pipeline.datasets.source_format import read_raw
 from pipeline.validation import duplicate_pairs
@@ -65,34 +67,50 @@ def run(raw: RawImages, settings: PrepareSettings, near: Pairs = NONE) -> Prepar
     Raises:
         DataError: A class has too few images for both sides.
     """
-    group = groups_of(raw.train.images, near)
-    in_val = choose_val(group, raw.train.labels, settings.val_fraction, settings.seed)
+    group = groups_of(raw.train.images, near, raw.train.groups)
+    if raw.validation is None:
+        choose = choose_groups if any(raw.train.groups) else choose_val
+        in_val = choose(group, raw.train.labels, settings.val_fraction, settings.seed)
+    else:
+        in_val = keep_val(group, raw.validation)
     require_disjoint(raw.train, in_val, near)
-    train, val = raw.train.take(np.flatnonzero(~in_val)), raw.train.take(np.flatnonzero(in_val))
+    grouping.require_apart("prepare: validation", raw.train.groups, in_val)
+    learnt = Labelled(raw.train.images, raw.train.labels, groups=raw.train.groups)
+    train, val = learnt.take(np.flatnonzero(~in_val)), learnt.take(np.flatnonzero(in_val))
     for label, name in enumerate(raw.class_names):
         sides = {"train": int((train.labels == label).sum()), "validation": int((val.labels == label).sum())}
         if 0 in sides.values():
+            groups = len(np.unique(group[raw.train.labels == label]))
+            few = "add images that are no near duplicates of them, and of other groups"
             raise DataError(
                 f"prepare: class {name} cannot be split",
                 expected="an image on both sides",
-                found=f"{sides['train']} in train, {sides['validation']} in validation",
-                next_step="change prepare.val_fraction, or add images",
+                found=f"{sides['train']} in train, {sides['validation']} in validation, in groups: {groups}",
+                next_step=few if groups < 2 else _larger_fraction(groups),
             )
+    test = Labelled(raw.test.images, raw.test.labels)
     digest = hashlib.sha256((train.digest() + val.digest()).encode()).hexdigest()
     return Prepared(
         Splits(train, val, raw.class_names, digest),
-        TestSplit(raw.test, raw.class_names, raw.test.digest()),
+        TestSplit(test, raw.class_names, test.digest()),
     )
 
 
-def groups_of(images: Images, near: Pairs) -> Indices:
-    """Return for each image the first one that it equals, or that a chain of near duplicates leads to."""
+def _larger_fraction(groups: int) -> str:
+    """Return how to get one of so many groups into validation: the fraction of them is rounded."""
+    return f"set prepare.val_fraction to {math.ceil(51 / groups) / 100:g} or more, or add images"
+
+
+def groups_of(images: Images, near: Pairs, groups: tuple[str, ...] = ()) -> Indices:
+    """Return for each image the first one that a chain of copies, near duplicates and members of a group leads to."""
     digests = b"".join(image_digests(images))  # to sort the pixels would copy them twice
     _, first, same_as = np.unique(np.frombuffer(digests, "V32"), return_index=True, return_inverse=True)
     equal = first[same_as]
     everyone = np.arange(len(images))
     again = np.flatnonzero(equal != everyone)
-    return duplicate_pairs.groups(np.append(again, near.first), np.append(equal[again], near.second), len(images))
+    member, first_member = grouping.links(groups)
+    ends = (again, near.first, member), (equal[again], near.second, first_member)
+    return duplicate_pairs.groups(np.concatenate(ends[0]), np.concatenate(ends[1]), len(images))
 
 
 def choose_val(group: Indices, labels: Labels, fraction: float, seed: int) -> npt.NDArray[np.bool_]:
@@ -108,6 +126,23 @@ def choose_val(group: Indices, labels: Labels, fraction: float, seed: int) -> np
         shuffled = np.random.default_rng([seed, int(label)]).permutation(inside)
         chosen[shuffled[: round(len(inside) * fraction)]] = True
     in_val: npt.NDArray[np.bool_] = chosen[group]
+    return in_val
+
+
+def choose_groups(group: Indices, labels: Labels, fraction: float, seed: int) -> npt.NDArray[np.bool_]:
+    """Return which images are for validation where groups hold images of several classes; see `grouping.choose`."""
+    order = np.random.default_rng([seed]).permutation(np.unique(group))
+    return grouping.choose(group, labels, fraction, order.tolist(), leave=1)
+
+
+def keep_val(group: Indices, validation: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+    """Return which images are for validation where the publisher set some apart; images of batches are not.
+
+    Groups with an image in train are for training: validation must not contain what was learnt by heart.
+    """
+    in_val = np.zeros(len(group), dtype=bool)
+    in_val[: len(validation)] = validation
+    in_val &= ~np.isin(group, group[~in_val])
     return in_val
 
 
@@ -166,7 +201,7 @@ def near_duplicates(path: Path, grown: Grown, distance: float) -> Pairs:
     near = duplicate_pairs.load(path, "train", published)
     if not grown.images:
         return near
-    return duplicate_pairs.joined(near, neighbours.search(grown.raw.train.images, distance, since=published))
+    return duplicate_pairs.joined(near, neighbours.search(without_bars(grown.raw.train), distance, since=published))
 
 
 def main() -> None:
@@ -192,7 +227,9 @@ def main() -> None:
     train, val, test = len(result.splits.train), len(result.splits.val), len(result.test.test)
     print(f"{args.dataset}: {train:,} images to train, {val:,} to validate, {test:,} to test")
     if grown.batches:
-        held_back = f", {grown.held_back:,} more held back: they are in test" if grown.held_back else ""
+        held_back = (
+            f", {grown.held_back:,} more held back: they, or their groups, are in test" if grown.held_back else ""
+        )
         print(f"{args.dataset}: {grown.images:,} of them from {len(grown.batches):,} accepted batches{held_back}")
 
 

@@ -6,8 +6,12 @@ import argparse
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 from pipeline.artifacts import base as artifacts
 from pipeline.artifacts.validate import NearDuplicates, Report
@@ -16,7 +20,7 @@ from pipeline.core.errors import GateError
 from pipeline.core.files import new_folder, write_json, write_text
 from pipeline.datasets.arrays import Labelled, RawImages
 from pipeline.datasets.source_format import read_raw
-from pipeline.validation import duplicate_pairs, reference, review_page, suites
+from pipeline.validation import class_conflicts, duplicate_pairs, reference, review_page, suites
 from pipeline.validation import plots as pictures
 from pipeline.validation.duplicate_pairs import Pairs
 from pipeline.validation.expectations import Outcome
@@ -50,9 +54,12 @@ def run(dataset: str, raw: RawImages, settings: ValidateSettings, docs_folder: P
     distance = settings.distance_of(dataset)
     further = suites.near_duplicates(parts, settings, dataset)
     near = further.within(distance)
-    table = suites.image_table(parts, near)
+    conflicts = class_conflicts.find(parts, near, distance)
+    table = suites.image_table(parts, near, conflicts)
     scale = reference.learn(table)
-    outcomes = tuple(suites.check(table, settings, len(raw.class_names), docs_folder, scale=scale))
+    checked = suites.check(table, settings, len(raw.class_names), docs_folder, scale=scale)
+    details = class_conflicts.texts(parts, raw.class_names, conflicts)
+    outcomes = tuple(suites.described(checked, {**details, "class-groups": one_group(raw, table)}))
     passed = not any(outcome.stops for outcome in outcomes)
     report = Report(
         dataset=dataset,
@@ -74,9 +81,28 @@ def run(dataset: str, raw: RawImages, settings: ValidateSettings, docs_folder: P
     return ValidationResult(dataset, passed, outcomes, report, near, plots)
 
 
+def one_group(raw: RawImages, table: pd.DataFrame) -> list[str]:
+    """Return a text for each class whose images in train are all copies, near duplicates or members of one group."""
+    train = table[table["split"] == "train"]
+    texts = []
+    for label, name in enumerate(raw.class_names):
+        mine = train[train["label"] == label]
+        if mine["group"].nunique() != 1:
+            continue
+        files = [raw.train.files[index] if raw.train.files else f"train[{index}]" for index in mine["index"]]
+        groups = {raw.train.groups[index] for index in mine["index"]} if raw.train.groups else {""}
+        one = min(groups) if len(groups) == 1 else ""
+        how = f"are of the group {one!r}" if one else "are near duplicates of each other"
+        listed = f"{', '.join(files[:3])}{', …' if len(files) > 3 else ''}"
+        every = f"all {len(files):,} pictures of {name!r} in train {how} ({listed})"
+        found = every if files[1:] else f"{name!r} has one picture in train, {listed}"
+        texts.append(f"{found}: add others, or leave the class out")
+    return texts
+
+
 def refusal(result: ValidationResult, docs: Path) -> GateError:
     """Return the error that names the first failed expectation, what it found, and where to look."""
-    failed = [outcome for outcome in result.outcomes if outcome.stops]
+    failed = sorted((outcome for outcome in result.outcomes if outcome.stops), key=lambda outcome: not outcome.details)
     first = failed[0]
     where = f"column {first.column}" if first.column else "the table"
     count = f"{first.unexpected_count:,} unexpected, such as {', '.join(first.examples)}" if first.examples else ""

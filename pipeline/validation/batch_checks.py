@@ -26,6 +26,7 @@ _DESCRIPTIONS = {  # of expectations whose names do not explain themselves
     "near-batch": "images that look the same within the batch",
     "leaked-batch": "images that are in test",
     "near-leaked-batch": "images that look the same as one in test",
+    "two-classes": "images that are in the batch or the dataset under another class",
     "class-shift": "classes whose levels differ from train",
     "mean-batch": "images darker or lighter than those of train",
     "std-batch": "images with less or more contrast than those of train",
@@ -62,9 +63,7 @@ def judge(
         scale: The reference of train in the report of `validate`.
         settings: Section ``validate`` of params.
     """
-    outcomes = tuple(
-        suites.check_batch(batch, known.test, scale, settings, dataset, len(known.class_names), docs_folder=None)
-    )
+    outcomes = tuple(suites.check_batch(batch, known, scale, settings, dataset, docs_folder=None))
     reasons = [_reason(outcome) for outcome in outcomes if outcome.stops]
     if not reasons:  # then labels and shapes are comparable
         reasons = [
@@ -76,6 +75,9 @@ def judge(
 
 def _reason(outcome: Outcome) -> str:
     """Return the message about an expectation that was not met."""
+    if outcome.details:
+        description = _DESCRIPTIONS.get(outcome.name, f"expectation {outcome.name!r}")
+        return f"{description} ({outcome.name}): expected {outcome.expected}, found {outcome.found}"
     rows = ", ".join(f"{'class' if outcome.of_classes else 'image'} {index}" for _, index in outcome.rows[:10])
     observed = ", ".join(f"{key} {value:g}" for key, value in outcome.observed.items() if key != "unexpected")
     found = "; ".join(text for text in (f"{outcome.unexpected_count:,} ({rows})" if rows else "", observed) if text)

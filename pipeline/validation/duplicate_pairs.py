@@ -14,6 +14,7 @@ import numpy.typing as npt
 from pipeline.core.conflicts import conflict_in
 from pipeline.core.errors import DataError
 from pipeline.core.files import write_text
+from pipeline.datasets import grouping
 
 HEADER = ("split", "index", "other_split", "other_index", "distance")
 
@@ -107,11 +108,4 @@ def groups(first: Indices, second: Indices, count: int) -> Indices:
 
     An image without pairs is a group of its own.
     """
-    from scipy.sparse import coo_array
-    from scipy.sparse.csgraph import connected_components
-
-    links = coo_array((np.ones(len(first), dtype=bool), (first, second)), shape=(count, count))
-    _, component = connected_components(links, directed=False)
-    _, lowest = np.unique(component, return_index=True)
-    group: Indices = lowest[component]
-    return group
+    return grouping.components(first, second, count)

@@ -27,7 +27,8 @@ class Outcome:
 
     `observed` contains numbers only: the lowest and highest value of a numeric column, the share of rows that did not
     meet the expectation, or the number of columns. `rows` lists at most 25 of the rows that did not meet it, as split
-    and index. The index is that of a class if `of_classes` is set.
+    and index. The index is that of a class if `of_classes` is set. `details` describes what was found where rows alone
+    do not, such as both images of a pair.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Outcome:
     unexpected_count: int
     rows: tuple[tuple[str, int], ...]
     of_classes: bool
+    details: tuple[str, ...] = ()
 
     @property
     def stops(self) -> bool:
@@ -48,9 +50,17 @@ class Outcome:
 
     @property
     def examples(self) -> tuple[str, ...]:
-        """At most ten rows in readable form: ``test[17]``, ``train class 3``."""
+        """At most five details, or ten rows in readable form: ``test[17]``, ``train class 3``."""
+        if self.details:
+            return self.details[:5]
         named = "{} class {}" if self.of_classes else "{}[{}]"
         return tuple(named.format(*row) for row in self.rows[:10])
+
+    @property
+    def found(self) -> str:
+        """How many images were found, and examples."""
+        more = ", …" if len(self.details) > len(self.examples) else ""
+        return f"{self.unexpected_count:,}: {', '.join(self.examples)}{more}"
 
 
 def columns(names: tuple[str, ...]) -> Any:
@@ -94,6 +104,13 @@ def rarely(name: str, column: str, split: str, share: float, severity: Severity 
         severity=severity,
         meta={"name": name, "expected": f"at most {share:g} of the images of {split}"},
     )
+
+
+def never(name: str, column: str, expected: str, severity: Severity = "critical") -> Any:
+    """Expect a column to be false in every row."""
+    meta = {"name": name, "expected": expected}
+    between = _gx().expectations.ExpectColumnValuesToBeInSet
+    return between(column=column, value_set=[False], severity=severity, meta=meta)
 
 
 def run(tables: Mapping[str, pd.DataFrame], suites: Mapping[str, list[Any]], docs_folder: Path | None) -> list[Outcome]:

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.core.errors import DataError
-from pipeline.datasets.arrays import Images
+from pipeline.datasets.arrays import Images, Labels
 from pipeline.validation.duplicate_pairs import NONE, Indices, Pairs
 
 Floats = npt.NDArray[np.float32]
@@ -44,28 +44,48 @@ def search(images: Images, limit: float, since: int = 0) -> Pairs:
     Raises:
         DataError: There are more pairs than a fault of the data could explain.
     """
+    return _search(images, [images], limit, since)
+
+
+def search_mirrored(images: Images, labels: Labels, limit: float, since: int = 0) -> Pairs:
+    """Return the pairs of images with different labels of which one, flipped, is at most `limit` from the other.
+
+    Flips are left to right and top to bottom. Arguments as for `search`; beyond two million pairs it looks no further.
+    """
+    return _search(images, [images[:, :, ::-1], images[:, ::-1]], limit, since, labels)
+
+
+def _search(images: Images, views: list[Images], limit: float, since: int, labels: Labels | None = None) -> Pairs:
+    """Return the pairs of which the later image, as it is in one of the views, is at most `limit` from the other one.
+
+    With labels, only pairs with different ones are returned.
+    """
     chosen = _searched(images)
     start = int(np.searchsorted(chosen, since))
     if len(chosen) < 2 or start == len(chosen):
         return NONE
     pooled = _pooled(images, chosen)
+    directions = _directions(pooled)
+    points = _points(pooled, directions)
     found: list[tuple[Indices, Indices, npt.NDArray[np.float64]]] = []
     total = 0
-    for first, second in _candidates(_points(pooled), limit, start):
-        apart = pooled[first] - pooled[second]
-        maybe = np.einsum("nd,nd->n", apart, apart) <= limit**2 + 2 * _SLACK
-        first, second = first[maybe], second[maybe]
-        distance = _distances(images, chosen[first], chosen[second])
-        near = distance <= limit
-        found.append((chosen[first[near]], chosen[second[near]], distance[near]))
-        total += int(near.sum())
-        if total > _MOST:
-            raise DataError(
-                "near duplicates: too many",
-                expected=f"at most {_MOST:,} pairs that are {limit:g} apart or less",
-                found=f"more among {len(images):,} images",
-                next_step="lower validate.near_duplicates.distance for this dataset",
-            )
+    for view in views:
+        turned = pooled[start:] if view is images else _pooled(view, chosen[start:])
+        for first, second in _candidates(_points(turned, directions), points, limit, start):
+            if labels is not None:
+                differ = labels[chosen[first]] != labels[chosen[second]]
+                first, second = first[differ], second[differ]
+            apart = turned[first - start] - pooled[second]
+            maybe = np.einsum("nd,nd->n", apart, apart) <= limit**2 + 2 * _SLACK
+            first, second = first[maybe], second[maybe]
+            distance = _distances(view, images, chosen[first], chosen[second])
+            near = distance <= limit
+            found.append((chosen[first[near]], chosen[second[near]], distance[near]))
+            total += int(near.sum())
+            if labels is None:
+                _require_few(total, limit, len(images))
+            elif total > _MOST:
+                break
     if not total:
         return NONE
     first, second, distance = (np.concatenate(parts) for parts in zip(*found, strict=True))
@@ -105,11 +125,25 @@ def _pooled(images: Images, chosen: Indices) -> Floats:
     return _with_rest(pooled, np.ones(len(pooled), np.float32))
 
 
-def _points(pooled: Floats) -> Floats:
-    """Reduce the points to the coordinates along which they differ most."""
+def _require_few(total: int, limit: float, images: int) -> None:
+    if total > _MOST:
+        raise DataError(
+            "near duplicates: too many",
+            expected=f"at most {_MOST:,} pairs that are {limit:g} apart or less",
+            found=f"more among {images:,} images",
+            next_step="lower validate.near_duplicates.distance for this dataset",
+        )
+
+
+def _directions(pooled: Floats) -> Floats:
+    """Return the directions along which the points differ most."""
     sample = pooled[:: -(-len(pooled) // _LEARN_FROM)]
-    directions = np.linalg.eigh(sample.T @ sample)[1][:, ::-1][:, :_DIRECTIONS]
-    return _with_rest(pooled @ directions.astype(np.float32), np.einsum("nd,nd->n", pooled, pooled))
+    return np.linalg.eigh(sample.T @ sample)[1][:, ::-1][:, :_DIRECTIONS].astype(np.float32)
+
+
+def _points(pooled: Floats, directions: Floats) -> Floats:
+    """Reduce the points to their coordinates along the directions."""
+    return _with_rest(pooled @ directions, np.einsum("nd,nd->n", pooled, pooled))
 
 
 def _with_rest(points: Floats, squares: Floats) -> Floats:
@@ -130,30 +164,31 @@ def _pool(patterns: Floats) -> Floats:
     return np.asarray(squares.sum(axis=(2, 4)).reshape(count, -1) / side, dtype=np.float32)
 
 
-def _candidates(points: Floats, limit: float, start: int) -> Iterator[tuple[Indices, Indices]]:
+def _candidates(turned: Floats, points: Floats, limit: float, start: int) -> Iterator[tuple[Indices, Indices]]:
     """Yield positions (first, second), ``second < first``, ``start <= first``, of points at most `limit` apart.
+
+    The second is a position in `points`; `turned` has the point of position `start` first.
 
     Half the squared distance is one matrix product, with the squared lengths as two additional coordinates.
     """
-    halves = np.einsum("nd,nd->n", points, points) / 2
-    ones = np.ones_like(halves)
-    left = np.column_stack([points, -halves, -ones])
-    right = np.ascontiguousarray(np.column_stack([points, ones, halves]).T)
+    halves, of_turned = (np.einsum("nd,nd->n", each, each) / 2 for each in (points, turned))
+    left = np.column_stack([turned, -of_turned, -np.ones_like(of_turned)])
+    right = np.ascontiguousarray(np.column_stack([points, np.ones_like(halves), halves]).T)
     least = np.float32(-(limit**2) / 2 - _SLACK)
     for row in range(start, len(points), _ROWS):
         end = min(row + _ROWS, len(points))
         for column in range(0, end, _COLUMNS):
-            near = left[row:end] @ right[:, column : min(column + _COLUMNS, end)] >= least
+            near = left[row - start : end - start] @ right[:, column : min(column + _COLUMNS, end)] >= least
             if near.any():
                 first, second = np.divmod(np.flatnonzero(near), near.shape[1])
                 below = second + column < first + row
                 yield first[below] + row, second[below] + column
 
 
-def _distances(images: Images, first: Indices, second: Indices) -> npt.NDArray[np.float64]:
+def _distances(view: Images, images: Images, first: Indices, second: Indices) -> npt.NDArray[np.float64]:
     found = np.empty(len(first))
     for at in range(0, len(first), _STEP):
         step = slice(at, at + _STEP)
-        apart = _patterns(images[first[step]]) - _patterns(images[second[step]])
+        apart = _patterns(view[first[step]]) - _patterns(images[second[step]])
         found[step] = np.sqrt(np.einsum("nhwc,nhwc->n", apart, apart))
     return found

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pipeline.datasets import grouping
 from pipeline.datasets.arrays import Images, Labelled, image_digests
+from pipeline.validation.class_conflicts import NO_CONFLICTS, Conflicts
 from pipeline.validation.duplicate_pairs import NONE, Pairs
 
 if TYPE_CHECKING:
@@ -16,7 +18,7 @@ if TYPE_CHECKING:
 
     from pipeline.artifacts.validate import Reference
 
-CLASS_COLUMNS = ("split", "index", "images", "imbalance", "shift")
+CLASS_COLUMNS = ("split", "index", "images", "imbalance", "groups", "shift")
 _ROWS = 1024  # per step: limits the memory for statistics in float32
 _SURE = 3.0  # standard errors of a mean
 
@@ -25,11 +27,16 @@ def image_columns(channels: int) -> tuple[str, ...]:
     """Return the columns of a table of images; colour images have more than grey ones."""
     colour = ("saturation",) if channels == 3 else ()
     levels = tuple(f"channel{channel}" for channel in range(channels))
-    found = ("sha256", "repeats", "leaked", "near", "near_leaked")
+    found = ("sha256", "repeats", "leaked", "near", "near_leaked", "two_classes", "near_two_classes", "group")
     return ("split", "index", "label", "shape", "mean", "std", "ink", *colour, "clipped", *levels, *found)
 
 
-def image_table(parts: Mapping[str, Labelled], near: Pairs = NONE, scored: str = "test") -> pd.DataFrame:
+def image_table(
+    parts: Mapping[str, Labelled],
+    near: Pairs = NONE,
+    scored: str = "test",
+    conflicts: Conflicts = NO_CONFLICTS,
+) -> pd.DataFrame:
     """Return one row per image of the splits, with the columns of `image_columns`.
 
     ``mean`` and ``std`` are over an image's values (all channels), 0..255; ``ink`` is the share of values above 0
@@ -37,12 +44,15 @@ def image_table(parts: Mapping[str, Labelled], near: Pairs = NONE, scored: str =
     the mean difference between a pixel's highest and lowest channel, 0..255; ``channel0`` … are the channel means.
     ``repeats``: the same pixels occur earlier in the split; ``near``: nearly the same pattern does. ``leaked`` and
     ``near_leaked``: the same occurs across the boundary between training and scoring data: for an image of `scored`,
-    in any other split; for an image of a split after `scored`, in `scored`.
+    in any other split; for an image of a split after `scored`, in `scored`. ``two_classes`` and ``near_two_classes``:
+    an earlier image of any split that is the same, or nearly the same, has another label. ``group``: a number for all
+    images of a split that a chain of copies, near duplicates and groups links.
 
     Args:
         parts: The splits, in the order of the table.
         near: Pairs of near duplicates, as positions in that order.
         scored: The split that models are scored on.
+        conflicts: Images with two labels, as positions in that order.
     """
     import pandas as pd
 
@@ -62,6 +72,16 @@ def image_table(parts: Mapping[str, Labelled], near: Pairs = NONE, scored: str =
     across = ~same & ((place[near.first] == order.get(scored)) | (place[near.second] == order.get(scored)))
     table["near"] = np.isin(table.index, near.first[same])
     table["near_leaked"] = np.isin(table.index, near.first[across])
+    table["two_classes"] = np.isin(table.index, conflicts.same.first)
+    table["near_two_classes"] = np.isin(table.index, conflicts.alike())
+    named = [(split, name) if name else "" for split, part in parts.items() for name in part.groups or [""] * len(part)]
+    ends = [
+        (near.first[same], near.second[same]),
+        grouping.links(zip(place, table["sha256"], strict=True)),
+        grouping.links(named),
+    ]
+    first, second = (np.concatenate(both) for both in zip(*ends, strict=True))
+    table["group"] = grouping.components(first, second, len(table))
     return table
 
 
@@ -69,8 +89,9 @@ def class_table(images: pd.DataFrame, classes: int, splits: tuple[str, ...], ref
     """Return one row per class of each split, with `CLASS_COLUMNS`; ``index`` is the class.
 
     ``imbalance`` is the ratio of the split's largest class to this class. It is empty for a class without images, which
-    ``class-count`` reports. ``shift`` is the distance of the class's channel mean from the reference, in standard
-    deviations of the reference images, minus a margin for chance in small samples; the largest of all channels.
+    ``class-count`` reports. ``groups`` is the number of groups of a class in train. ``shift`` is the distance of the
+    class's channel mean from the reference, in standard deviations of the reference images, minus a margin for chance
+    in small samples; the largest of all channels.
     """
     import pandas as pd
 
@@ -79,8 +100,10 @@ def class_table(images: pd.DataFrame, classes: int, splits: tuple[str, ...], ref
         inside = images[(images["split"] == split) & images["label"].between(0, classes - 1)]
         counts = np.bincount(inside["label"], minlength=classes)
         for index, n in enumerate(counts):
-            shift = _shift(inside[inside["label"] == index], reference, index)
-            rows.append((split, index, int(n), counts.max() / n if n else np.nan, shift))
+            mine = inside[inside["label"] == index]
+            groups = mine["group"].nunique() if n and split == "train" else np.nan
+            shift = _shift(mine, reference, index)
+            rows.append((split, index, int(n), counts.max() / n if n else np.nan, groups, shift))
     return pd.DataFrame(rows, columns=list(CLASS_COLUMNS))
 
 

@@ -8,6 +8,7 @@ Grey and colour images have different columns and so different expectations.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Self
 
@@ -16,10 +17,12 @@ import pydantic
 from pipeline.artifacts.validate import Reference
 from pipeline.core.errors import ParamsError
 from pipeline.core.params import Settings as BaseSettings
-from pipeline.datasets.arrays import Labelled
+from pipeline.datasets.arrays import Labelled, RawImages
+from pipeline.datasets.covers import without_bars
+from pipeline.validation import class_conflicts, reference, statistics
 from pipeline.validation import expectations as expect
 from pipeline.validation import near_duplicates as neighbours
-from pipeline.validation import reference, statistics
+from pipeline.validation.class_conflicts import NO_CONFLICTS, Conflicts
 from pipeline.validation.duplicate_pairs import NONE, Pairs
 from pipeline.validation.expectations import Outcome
 
@@ -79,20 +82,21 @@ def near_duplicates(parts: Mapping[str, Labelled], settings: ValidateSettings, d
     """
     import numpy as np
 
-    images = [part.images for part in parts.values()]
+    images = [without_bars(part) for part in parts.values()]
     if len({part.shape[1:] for part in images}) > 1:
         return NONE
     return neighbours.search(np.concatenate(images), settings.distance_of(dataset) * _FURTHER, since)
 
 
-def image_table(parts: Mapping[str, Labelled], near: Pairs = NONE) -> pd.DataFrame:
+def image_table(parts: Mapping[str, Labelled], near: Pairs = NONE, conflicts: Conflicts = NO_CONFLICTS) -> pd.DataFrame:
     """Return one row per image of the splits; see `statistics.image_table`.
 
     Args:
         parts: The splits.
         near: Their near duplicates: `near_duplicates(…).within(settings.distance_of(dataset))`.
+        conflicts: Their images with two labels; see `class_conflicts.find`.
     """
-    return statistics.image_table(parts, near)
+    return statistics.image_table(parts, near, conflicts=conflicts)
 
 
 def suites(
@@ -110,13 +114,16 @@ def suites(
     ]
     for split in splits:
         images += _of_split(settings, scale, split)
+    images.append(expect.never("two-classes", "two_classes", "no image in two classes"))
+    images.append(expect.never("two-classes-near", "near_two_classes", "no look-alikes in two classes", "warning"))
     shift = expect.within("class-shift", "shift", None, settings.max_shift)
     if splits == (BATCH,):  # a batch need not hold every class
         return {"images": images, "classes": [shift]}
     count = expect.within("class-count", "images", settings.min_per_class, None)
+    groups = expect.within("class-groups", "groups", 2, None)  # one to learn from, one for validation
     return {
         "images": images,
-        "classes": [count, expect.within("class-balance", "imbalance", None, settings.max_imbalance), shift],
+        "classes": [count, groups, expect.within("class-balance", "imbalance", None, settings.max_imbalance), shift],
     }
 
 
@@ -148,31 +155,40 @@ def check(
 
 def check_batch(
     batch: Labelled,
-    test: Labelled,
+    known: RawImages,
     scale: Reference,
     settings: ValidateSettings,
     dataset: str,
-    classes: int,
     docs_folder: Path | None,
 ) -> list[Outcome]:
     """Return the outcome of every expectation on an incoming batch of labelled images.
 
     On its own: labels, shape, blank images, repeats. Against train: bounds and levels of the classes. Against test: no
-    test image or near duplicate of one may get into train.
+    test image or near duplicate of one may get into train. Against both: no image may get another label.
 
     Args:
         batch: The incoming images.
-        test: The official test split.
+        known: The dataset, with the batches accepted before in train.
         scale: The reference in the report of `validate`.
         settings: Section ``validate`` of params.
         dataset: The name of the dataset to add the batch to.
-        classes: The number of classes; labels are below it.
         docs_folder: The folder for Data Docs; None writes none.
     """
-    parts = {"test": test, BATCH: batch}
-    near = near_duplicates(parts, settings, dataset, since=len(test)).within(settings.distance_of(dataset))
-    images = image_table(parts, near)
-    return check(images[images["split"] == BATCH], settings, classes, docs_folder, (BATCH,), scale)
+    parts = {"train": known.train, "test": known.test, BATCH: batch}
+    distance, before = settings.distance_of(dataset), len(known.train)
+    since = before + len(known.test)
+    near = near_duplicates(parts, settings, dataset, since).within(distance)
+    conflicts = class_conflicts.find(parts, near, distance, since)
+    with_test = near.second >= before
+    of_test = Pairs(near.first[with_test] - before, near.second[with_test] - before, near.distance[with_test])
+    images = image_table({"test": known.test, BATCH: batch}, of_test, conflicts.later_by(before))
+    outcomes = check(images[images["split"] == BATCH], settings, len(known.class_names), docs_folder, (BATCH,), scale)
+    return described(outcomes, class_conflicts.texts(parts, known.class_names, conflicts))
+
+
+def described(outcomes: list[Outcome], details: Mapping[str, list[str]]) -> list[Outcome]:
+    """Return outcomes with details, which are given by the name of the expectation."""
+    return [replace(outcome, details=tuple(details.get(outcome.name, ()))) for outcome in outcomes]
 
 
 def _of_split(settings: ValidateSettings, scale: Reference, split: str) -> list[Any]:

@@ -1,103 +1,199 @@
-"""Source format `folder`: your own pictures in one folder per class, optionally below train and test folders.
+"""Source format `folder`: your own pictures in one folder per class, optionally below folders of splits.
 
     pets/cat/1.png  pets/dog/2.jpg …              or pets/train/cat/1.png … and pets/test/cat/9.png …
 
-`collect` finds the pictures in your folder. `pipeline ingest` packs them unchanged into one file, which params.yaml
-pins like any other. `read` decodes the pinned file. So params.yaml determines the data of a run.
+`find` finds the pictures in your folder, or in a zip archive of it. `pipeline ingest` packs them unchanged into one
+file, which params.yaml pins like any other. `read` decodes that file. So params.yaml determines the data of a run.
 """
 
 from __future__ import annotations
 
 import hashlib
-import os
+import re
 import zipfile
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
 import pydantic
 
 from pipeline.core.errors import DataError
-from pipeline.datasets.arrays import Images, Labelled, Labels, RawImages, SourceSettings, nfc
-from pipeline.datasets.decoding import MOST_BYTES, SUFFIXES, decode_all
+from pipeline.datasets import faults, grouping, own_files
+from pipeline.datasets.arrays import (
+    PLAIN,
+    Background,
+    Fit,
+    Images,
+    Labelled,
+    Labels,
+    RawImages,
+    Reading,
+    SourceSettings,
+    nfc,
+)
+from pipeline.datasets.decoding import MOST_BYTES, SUFFIXES, decode_all, size_of
+from pipeline.datasets.faults import Fault
+from pipeline.datasets.own_files import Found, OwnFile, OwnFolder
 
-_SPLITS = {"train", "test"}
 UNSPLIT = "all"
+SPLITS = {  # by the names of folders, and of splits in a table, in small letters
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("test", "testing"), "test"),
+    **dict.fromkeys(("val", "valid", "validation"), "val"),
+}
+_AROUND = 8  # folders, each the only one in the one before, that may be around everything
+_INGEST = "fix or remove them, or set skip_damaged: true in the dataset's section, and call `pipeline ingest`"
 _Side = Annotated[int, pydantic.Field(ge=1, le=1024)]
 
 
-class Settings(SourceSettings):
-    """The dataset's section under ``download``; `pipeline ingest` writes mirrors, files and classes."""
+def _expression(pattern: str) -> str:
+    """Check that a pattern is a regular expression."""
+    try:
+        re.compile(pattern)
+    except re.error as error:
+        raise ValueError(f"no regular expression: {error}") from None
+    return pattern
+
+
+Pattern = Annotated[str, pydantic.Field(min_length=1), pydantic.AfterValidator(_expression)]
+
+
+class OwnSettings(SourceSettings):
+    """What the sections of all formats of your own pictures have."""
 
     path: str  # relative to the project's root
+    test_fraction: Annotated[float, pydantic.Field(gt=0, lt=1)] = 0.2  # used where there is no test split
+    seed: Annotated[int, pydantic.Field(ge=0)] = 0
+    validation: Literal["join", "keep"] = "join"  # whether a split `val` joins train, or is what models are chosen by
+    skip_damaged: bool = False  # whether files that cannot be read are left out
+
+    @property
+    def reading(self) -> Reading:
+        """How pictures become arrays."""
+        return PLAIN
+
+
+class Settings(OwnSettings):
+    """The dataset's section under ``download``; `pipeline ingest` writes mirrors, files and classes."""
+
     size: tuple[_Side, _Side]  # height, width
     channels: Literal[1, 3]
-    test_fraction: Annotated[float, pydantic.Field(gt=0, lt=1)] = 0.2  # used without train and test folders
-    seed: Annotated[int, pydantic.Field(ge=0)] = 0
+    group: Pattern | None = None  # on the path: pictures in which it finds the same stay on one side of every split
+    depth: Annotated[int, pydantic.Field(ge=8, le=16)] | None = None  # bits of the values in 16-bit files
+    background: Background | None = None  # behind transparent pixels; none: black, where dark ink is not lost on it
+    fit: Fit = "pad"  # what happens to pictures of another shape
+
+    @property
+    def reading(self) -> Reading:
+        """How pictures become arrays."""
+        return Reading(self.depth, self.background, self.fit)
+
+
+class Source(Protocol):
+    """Where the bytes of a picture are."""
+
+    def content(self) -> bytes:
+        """Return the bytes."""
 
 
 @dataclass(frozen=True, order=True)
 class Entry:
-    """One of your own pictures: its split, label, name and path."""
+    """One of your own pictures.
+
+    Attributes:
+        split: Its split.
+        label: Its class.
+        name: Its name among those of its class.
+        path: Its path for messages.
+        source: Where its bytes are.
+        group: Its group; ``""`` if it has none.
+    """
 
     split: str
     label: str
     name: str
     path: Path
+    source: Source = field(compare=False)
+    group: str = ""
+
+
+@dataclass
+class Collection:
+    """Your own pictures, sorted, and what was found beside them."""
+
+    entries: list[Entry]
+    found: Found
 
 
 def collect(path: Path) -> list[Entry]:
     """Return the pictures under a folder, sorted by name.
 
     Raises:
-        DataError: The folder does not exist, a class has no pictures, a file is not a picture, or a link leads outside.
+        DataError: As `find` does, or what lies beside them cannot be used.
     """
-    if not path.is_dir():
-        raise DataError(f"{path}: no such folder", expected="a folder per class", found="none")
-    below = visible(path)
-    split = {child.name for child in below} == _SPLITS
-    roots = {child.name: child for child in below} if split else {UNSPLIT: path}
-    entries = []
-    for name, root in roots.items():
-        folders = visible(root)
-        labels = [nfc(folder.name) for folder in folders]
-        if len(set(labels)) < len(labels):
-            twice = next(label for label in labels if labels.count(label) > 1)
-            raise DataError(f"{root}: two folders of one class", expected="a folder per class", found=repr(twice))
-        for folder, label in zip(folders, labels, strict=True):
-            found = [Entry(name, label, picture.name, picture) for picture in pictures(folder, path)]
-            if not found:  # otherwise its class would disappear silently
-                raise DataError(f"{folder}: a class without pictures", expected=" ".join(SUFFIXES), found="none")
-            entries += found
-    return sorted(entries)
+    collection = find(path)
+    collection.found.require(str(path), len(collection.entries), path)
+    return collection.entries
 
 
-def pictures(folder: Path, inside: Path) -> Iterator[Path]:
-    """Yield the pictures in a class folder.
+def find(path: Path, section: Mapping[str, Any] | None = None) -> Collection:
+    """Return the pictures under a folder or in a zip archive, and what lies beside them.
+
+    Args:
+        path: The folder or archive. One folder around everything is passed through.
+        section: The dataset's section of params, which other formats need.
 
     Raises:
-        DataError: It is not a folder, has a file without a picture's suffix, or has a link that leads out of `inside`.
+        DataError: The folder does not exist, or it is not certain what its folders mean.
     """
-    if not folder.is_dir():
-        raise DataError(f"{folder}: a file next to the class folders", expected="a folder per class", found=folder.name)
-    home = os.path.realpath(inside)
-    for path in visible(folder):
-        target = Path(os.path.realpath(path))  # Path.resolve raises on a loop of links
-        if not target.is_relative_to(home):
-            raise DataError(f"{path} is a link", expected=f"pictures in {inside}", found=target)
-        if path.suffix.lower() not in SUFFIXES or not path.is_file():
+    home, found = own_files.opened(path), Found()
+    entries = [
+        Entry(split, label, file.name, file.path, file)
+        for split, folders in _splits(home, found).items()
+        for label, files in in_classes(folders, home, found)
+        for file in files
+    ]
+    return Collection(sorted(entries), found)
+
+
+def in_classes(folders: Sequence[OwnFolder], home: OwnFolder, found: Found) -> list[tuple[str, list[OwnFile]]]:
+    """Return the label and the pictures of each class folder.
+
+    Raises:
+        DataError: Two folders are of one class.
+    """
+    names: dict[str, str] = {}
+    for folder in folders:
+        other = names.setdefault(same_class(folder.name), folder.name)
+        if other != folder.name:
+            where = folder.path.parent
             raise DataError(
-                f"{path} does not have the suffix of a picture", expected=" ".join(SUFFIXES), found=path.name
+                f"{where}: two folders of one class", expected="a folder per class", found=differ(other, folder.name)
             )
-        yield path
+    classes = []
+    for folder in folders:
+        below, inside = own_files.listing(folder, home, found)
+        found.faults += [Fault(str(one.path), "does not have the suffix of a picture: a folder") for one in below]
+        used = own_files.pictures(inside, found)
+        if not used:  # otherwise its class would disappear silently
+            others = f", with {len(inside):,} other files" if inside else ""
+            found.empty.append(Fault(str(folder.path), f"a class without pictures{others}"))
+        classes.append((nfc(folder.name), used))
+    return classes
 
 
-def visible(folder: Path) -> list[Path]:
-    """Return the entries of a folder, sorted by name, without hidden files such as .DS_Store."""
-    return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+def same_class(name: str) -> str:
+    """Return what is the same for names of one class: without stray blanks, and in one form of Unicode."""
+    return " ".join(nfc(name).replace("\u200b", " ").replace("\ufeff", " ").split())
+
+
+def differ(one: str, other: str) -> str:
+    """Return how two names of one class differ."""
+    how = "by a blank" if nfc(one) != nfc(other) else "in their Unicode form"
+    return f"{faults.quoted(one)} and {faults.quoted(other)} differ {how}"
 
 
 def shorter_side(settings: Settings) -> int | None:
@@ -109,8 +205,13 @@ def read(folder: Path, settings: Settings) -> RawImages:
     """Return the pictures of the pinned file, resized to fit one size; see `decoding.decode`.
 
     Raises:
-        DataError: There is not exactly one packed file, or pictures in it cannot be decoded.
+        DataError: There is not exactly one packed file, or its pictures cannot be decoded with these settings.
     """
+    return read_pack(folder, settings, settings.size, settings.channels)
+
+
+def read_pack(folder: Path, settings: OwnSettings, size: tuple[int, int] | None, channels: int) -> RawImages:
+    """Return the pictures of the pinned file in a size; None takes the size of the first. See `read`."""
     if len(settings.files) != 1:
         raise DataError("download: files", expected="one file packed by `pipeline ingest`", found=len(settings.files))
     pack = folder / settings.files[0].name
@@ -118,8 +219,11 @@ def read(folder: Path, settings: Settings) -> RawImages:
         with zipfile.ZipFile(pack) as archive:
             names = sorted(name for name in archive.namelist() if name.count("/") >= 2)
             contents = ((name, _content(archive, name)) for name in names)
-            images = decode_all(str(pack), contents, settings.size, settings.channels)
-    except (OSError, zipfile.BadZipFile) as error:
+            frame = size or size_of(_content(archive, names[0]))
+            decoded = decode_all(str(pack), contents, frame, channels, settings.reading, next_step=_INGEST)
+            pattern = getattr(settings, "group", None)
+            groups = grouping.of_pack(archive, names, pattern)
+    except (OSError, zipfile.BadZipFile, IndexError) as error:
         raise DataError(f"{pack} cannot be unpacked", expected="a packed file", found=str(error)) from None
     parts = [[nfc(part) for part in name.split("/", 2)] for name in names]
     classes = {name: index for index, name in enumerate(settings.classes)}
@@ -127,13 +231,26 @@ def read(folder: Path, settings: Settings) -> RawImages:
     if unknown:
         raise DataError(f"{pack}: a class is not in download's classes", expected=settings.classes, found=unknown[0])
     labels = np.array([classes[part[1]] for part in parts], np.int64)
-    if {part[0] for part in parts} == {UNSPLIT}:
-        held_out = choose_test(images, labels, settings.test_fraction, settings.seed)
-    else:
-        held_out = np.array([part[0] == "test" for part in parts])
-    everything = Labelled(images, labels)
+    splits = np.array([part[0] for part in parts])
+    held_out, in_val = splits == "test", (splits == "val") & (settings.validation == "keep")
+    if not held_out.any():
+        rest = np.flatnonzero(~in_val)
+        images, of_rest, fraction = (
+            decoded.images[rest],
+            tuple(groups[at] for at in rest if groups),
+            settings.test_fraction,
+        )
+        if groups:
+            held_out[rest] = grouping.choose_test(images, labels[rest], of_rest, fraction, settings.seed)
+        else:
+            held_out[rest] = choose_test(images, labels[rest], fraction, settings.seed)
+    grouping.require_apart(str(pack), groups, held_out)
+    files = tuple(name.removeprefix(f"{UNSPLIT}/") for name in names)
+    everything = Labelled(decoded.images, labels, files, groups, decoded.covers)
     train, test = everything.take(np.flatnonzero(~held_out)), everything.take(np.flatnonzero(held_out))
-    return RawImages(train, test, settings.classes)
+    in_val = in_val[~held_out]
+    kept = in_val if in_val.any() else None
+    return RawImages(train, test, settings.classes, pattern, kept, settings.reading)
 
 
 def choose_test(images: Images, labels: Labels, fraction: float, seed: int) -> npt.NDArray[np.bool_]:
@@ -147,6 +264,44 @@ def choose_test(images: Images, labels: Labels, fraction: float, seed: int) -> n
         of_class = np.unique(hashes[labels == label])
         held_out[(labels == label) & np.isin(hashes, of_class[: round(len(of_class) * fraction)])] = True
     return held_out
+
+
+def _splits(home: OwnFolder, found: Found) -> dict[str, list[OwnFolder]]:
+    """Return the class folders by split: below folders such as train and test, or all together."""
+    root = home
+    for _ in range(_AROUND):
+        folders, files = own_files.listing(root, home, found)
+        inner = own_files.listing(folders[0], home, Found()) if len(folders) == 1 and not _pictures(files) else None
+        if inner is None or not inner[0] or _pictures(inner[1]):
+            break
+        found.faults += [Fault(str(file.path), "a file next to the folder around everything") for file in files]
+        root = folders[0]
+    named = [(SPLITS.get(folder.name.casefold()), folder) for folder in folders]
+    known = [split for split, _ in named if split]
+    if "train" not in known or len(known) < 2 or not (len(known) == len(named) or _have_classes(named, home)):
+        found.faults += [Fault(str(file.path), "a file next to the class folders") for file in files]
+        return {UNSPLIT: folders}
+    if len(set(known)) < len(known):
+        names = [folder.name for split, folder in named if known.count(str(split)) > 1]
+        raise DataError(f"{root.path}: two folders of one split", expected="one each", found=" and ".join(names))
+    found.faults += [Fault(str(file.path), "a file next to the folders of the splits") for file in files]
+    splits = {}
+    for split, folder in named:
+        if split is None:
+            found.faults.append(Fault(str(folder.path), "is neither train nor val nor test"))
+            continue
+        splits[split], beside = own_files.listing(folder, home, found)
+        found.faults += [Fault(str(file.path), "a file next to the class folders") for file in beside]
+    return splits
+
+
+def _have_classes(named: Sequence[tuple[str | None, OwnFolder]], home: OwnFolder) -> bool:
+    """Return whether there are folders in each folder that is named like a split."""
+    return all(own_files.listing(folder, home, Found())[0] for split, folder in named if split)
+
+
+def _pictures(files: Sequence[OwnFile]) -> bool:
+    return any(file.suffix in SUFFIXES for file in files)
 
 
 def _content(archive: zipfile.ZipFile, name: str) -> bytes:

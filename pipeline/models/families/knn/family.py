@@ -102,7 +102,7 @@ class Family(BaseFamily):
         metric = word(hyperparameters, "metric")
         order = np.random.default_rng(seed).permutation(len(data.train))
         used = order[: self.settings.fold_images]
-        folds = np.array_split(used, min(self.settings.folds, len(used)))
+        folds = _folds(used, data.train.groups, self.settings.folds)
         scores = self._cross_validate(data.train, folds, metric, len(data.class_names))
         chosen = max(scores, key=lambda number: (scores[number].accuracy, -number))
         most = {str(name): count for name, count in self.settings.images.items()}.get(metric, 0)
@@ -137,6 +137,18 @@ class Family(BaseFamily):
             k: Score(float(np.mean([s.accuracy for s in scores])), float(np.mean([s.loss for s in scores])))
             for k, scores in found.items()
         }
+
+
+def _folds(used: npt.NDArray[np.int64], groups: tuple[str, ...], count: int) -> list[npt.NDArray[np.int64]]:
+    """Return the images in at most so many parts; a group is in one of them, and so is an image without one."""
+    from sklearn.model_selection import GroupKFold
+
+    names = [groups[index] or index for index in used.tolist()] if groups else []
+    _, number = np.unique([str(type(name)) + str(name) for name in names], return_inverse=True)
+    parts = min(count, int(number.max(initial=0)) + 1)
+    if parts < 2:  # no groups, or a single one
+        return np.array_split(used, min(count, len(used)))
+    return [used[rows] for _, rows in GroupKFold(parts).split(used, groups=number)]
 
 
 def votes(known: Labelled, images: Images, metric: str, numbers: Sequence[int], classes: int) -> dict[int, Votes]:
