@@ -124,3 +124,27 @@ class TestCompleters:
 def test_an_unknown_task_is_an_error_with_the_nearest() -> None:
     with pytest.raises(ParamsError, match=r"unknown task: expected 'complete'\?.*found 'completes'"):
         base.load("completes")
+
+
+def test_a_classifier_is_shown_beside_the_largest_class_and_with_the_classes_that_it_never_answers() -> None:
+    from pipeline.datasets.arrays import Labelled, TestSplit
+    from pipeline.evaluation import classify
+
+    actual = np.repeat([0, 1, 2], (95, 3, 2))
+    split = TestSplit(Labelled(np.zeros((100, 2, 2, 1), np.uint8), actual), ("cat", "dog", "eel", "fox"), "digest")
+    predicted = np.where(actual == 2, 2, 0)
+    found = classify.figures(predicted, np.full((100, 4), 0.25), split, 0.95)
+    assert (found["accuracy"], found["majority"], found["never"]) == (0.97, 0.95, ("dog",))
+    assert found["balanced"] == pytest.approx(2 / 3)
+    task = base.load("classify")
+    identity = {"run": "r", "task": "classify", "images": 100, "test_digest": "d"}
+    summary = task.summary_type.model_validate({**identity, **found})
+    assert task.never_predicted(summary) == ("dog",)
+    assert "/ 95.00%" in task.line(0.9, summary).beside
+    assert "0.9500 by always answering the largest class" in task.beside({"predicted": predicted, "actual": actual})
+    older = task.summary_type.model_validate({**identity, **{k: v for k, v in found.items() if k not in NEW}})
+    assert task.never_predicted(older) == ()
+    assert "largest" not in task.sentence(older) + task.tile(older, 1, 0.95).note
+
+
+NEW = ("majority", "balanced", "never")

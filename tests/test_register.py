@@ -14,11 +14,12 @@ from pipeline.artifacts import register as report
 from pipeline.core.errors import DataError, TrackingError
 from pipeline.evaluation import base as scores
 from pipeline.evaluation.base import Arrays, Comparison
-from pipeline.evaluation.classify import Task, compare
+from pipeline.evaluation.classify import Task, chance, compare
 from pipeline.registry import ledger as ledgers
 from pipeline.registry.candidates import find_candidates
 from pipeline.registry.promotion import decide, register
 from pipeline.registry.versions import Registry, Version
+from pipeline.reporting.dataset import headline
 from pipeline.search import study_store
 from pipeline.tracking.runs import Tracker
 from tests import registered
@@ -62,6 +63,58 @@ def test_the_first_is_promoted_and_the_champion_itself_is_left_alone() -> None:
     assert decide(CLASSIFY, OLD, kept((False, 3)), OLD, None, 0.05).decision == "unchanged"
 
 
+def answered(*rows: tuple[int, int, int]) -> scores.Arrays:
+    """Return answers, given as (actual, predicted, count)."""
+    actual, predicted, count = (np.array(column) for column in zip(*rows, strict=True))
+    return {"actual": np.repeat(actual, count), "predicted": np.repeat(predicted, count)}
+
+
+CHANCE = {
+    "always the largest of two classes": answered((0, 0, 180), (1, 0, 2)),
+    "always the largest of three": answered((0, 0, 60), (1, 0, 20), (2, 0, 5)),
+    "both, whatever the image": answered((0, 0, 90), (0, 1, 90), (1, 0, 5), (1, 1, 5)),
+    "worse than chance": answered((0, 1, 30), (1, 0, 30)),
+    "right about one rare image": answered((0, 0, 150), (0, 1, 30), (1, 1, 1), (1, 0, 1)),
+    "no class of the test split": answered((0, -1, 30), (1, -1, 30)),
+}
+ABOVE = {
+    "half of a rare class": answered((0, 0, 179), (0, 1, 1), (1, 0, 6), (1, 1, 6)),
+    "three classes": answered((0, 0, 30), (1, 1, 10), (1, 0, 10), (2, 2, 5), (2, 0, 5)),
+    "no image of one of three classes": answered((0, 0, 30), (1, 1, 30), (2, 0, 10)),
+}
+
+
+@pytest.mark.parametrize("name", [*CHANCE, *ABOVE])
+def test_a_first_champion_is_better_than_chance_in_all_classes_together(name: str) -> None:
+    decided = decide(CLASSIFY, NEW, (CHANCE | ABOVE)[name], None, None, 0.05)
+    assert decided.decision == ("kept" if name in CHANCE else "promoted")
+    assert ("must be better than chance, and its balanced accuracy is" in decided.reason) == (name in CHANCE)
+
+
+def test_the_exact_test_has_its_level_and_is_fishers_for_two_classes() -> None:
+    assert chance(answered((0, 0, 3), (0, 1, 1), (1, 0, 1), (1, 1, 3))) == pytest.approx(17 / 70)  # the tea tasting
+    generator = np.random.default_rng(0)
+    random = [
+        {"actual": np.repeat([0, 1, 2], (30, 10, 5)), "predicted": generator.integers(0, 3, 45)} for _ in range(60)
+    ]
+    assert np.mean([chance(kept) < 0.05 for kept in random]) <= 0.1
+
+
+def test_a_first_candidate_at_chance_is_challenger_until_a_better_one_comes(tracker: Tracker) -> None:
+    blind = replace(candidate(tracker, "cnn", 60), kept=CHANCE["always the largest of two classes"])
+    decided = register(tracker, NAME, CLASSIFY, blind, 0.05)
+    assert (decided.decision, decided.champion, decided.version) == ("kept", 0, 1)
+    assert "balanced accuracy is 0.5000, by chance 1/2: one-sided exact p = 1 >= 0.05" in decided.reason
+    model = tracker.client.get_registered_model(NAME)
+    assert {alias: int(version) for alias, version in model.aliases.items()} == {"challenger": 1}
+    assert register(tracker, NAME, CLASSIFY, blind, 0.05) == decided, "decided once"
+    assert "has no champion; version 1 (cnn) is registered as challenger, because" in headline(decided)
+    seeing = replace(candidate(tracker, "mlp", 70), kept=ABOVE["half of a rare class"])
+    better = register(tracker, NAME, CLASSIFY, seeing, 0.05)
+    assert (better.decision, better.champion, champion(tracker)) == ("promoted", 2, 2)
+    assert "challenger" not in tracker.client.get_registered_model(NAME).aliases
+
+
 def test_predictions_over_other_images_do_not_pair() -> None:
     with pytest.raises(DataError, match="expected 3 images, found 4"):
         CLASSIFY.compare(kept((True, 3)), kept((True, 4)), "1")
@@ -83,7 +136,7 @@ def test_each_task_has_a_candidate_chosen_by_validation_whose_answers_must_be_it
         np.savez(tmp_path / "predictions" / family / "predictions.npz", predicted=[1, 2], actual=[1, 1])
     found = find_candidates(["gan", "mlp", "cnn", "rnn"], tmp_path / "models", tmp_path / "predictions")
     assert {task: candidate.family for task, candidate in found.items()} == {"generate": "gan", "classify": "cnn"}
-    assert CLASSIFY.headline(found["classify"].kept) == {"accuracy": 0.5}  # equal means: the lower loss
+    assert CLASSIFY.headline(found["classify"].kept)["accuracy"] == 0.5  # equal means: the lower loss
     (tmp_path / "predictions/cnn/meta.json").write_text(json.dumps({"key": "d", "model_id": "m-other"}))
     with pytest.raises(DataError, match="cnn is of another model: expected m-cnn, found m-other"):
         find_candidates(["mlp", "cnn"], tmp_path / "models", tmp_path / "predictions")

@@ -153,6 +153,27 @@ def page(reports: Path) -> str:
     return report.run(reports, reports / "index.html", ["pets"], ["mlp", "cnn"], 0.95)
 
 
+def test_the_page_warns_of_classes_never_predicted_and_shows_what_the_largest_class_gets(reports: Path):
+    path = reports / "evaluate" / "pets" / "cnn" / "summary.json"
+    scored = json.loads(path.read_text()) | {"majority": 0.525, "balanced": 0.5, "never": [NASTY]}
+    write_json(path, scored)
+    gate = json.loads((reports / "validate" / "pets.json").read_text())
+    write_json(reports / "validate" / "pets.json", gate | {"warnings": ["class-count", "class-balance"]})
+    path = reports / "register" / "pets.json"
+    decision = json.loads(path.read_text())["classify"] | {"champion": 0, "reason": "it is not above 1/2"}
+    write_json(path, {"classify": decision})
+    read = Read(page(reports))
+    for text in (
+        "52.5 % by always answering the largest class",
+        "always answering the largest class gets 52.5 %",
+        f"Warning: Class {NASTY!r} is never predicted: none of its test images is found.",
+        "pets-classifier has no champion; version 4 (cnn) is registered as challenger, because it is not above 1/2.",
+        "pass with warnings (class-count, class-balance)",
+    ):
+        assert text in read.text, text
+    assert "meet all" not in read.text
+
+
 def test_the_page_holds_the_figures_of_the_files(reports: Path):
     read = Read(page(reports))
     for figure in (

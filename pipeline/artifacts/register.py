@@ -15,7 +15,7 @@ class Decision(Artifact, extra="allow"):
     Attributes:
         model: Name of the registered model.
         version: The candidate's version.
-        champion: The version that is champion after the decision.
+        champion: The version that is champion after the decision; 0 if there is none.
         value: The candidate's objective on validation data.
         comparison: Figures of the paired test; None if nothing was compared.
         run: Id of the MLflow run that trained the candidate.

@@ -232,7 +232,9 @@ def _print_where_next(console: Any, folder: Path, found: list[Row], prefix: str)
     server = tracking.shown_uri()
     runs = f"make ui WORKSPACE={folder}" if server == tracking.DEFAULT_URI else server
     names = dict.fromkeys(load(row.task).registered_name(row.dataset, prefix) for row in found)
-    champions = ", ".join(f"models:/{name}@champion" for name in names)
+    challenging = {load(row.task).registered_name(row.dataset, prefix) for row in found if row.without_champion}
+    aliases = {name: "challenger" if name in challenging else "champion" for name in names}
+    champions = ", ".join(f"models:/{name}@{alias}" for name, alias in aliases.items())
     console.print(
         f"\nModel:    {champions}\n"
         f"Report:   {folder / 'reports' / 'index.html'}\n"

@@ -113,6 +113,21 @@ class Task(ABC, Generic[S]):
     def headline(self, kept: Arrays) -> dict[str, float]:
         """Return the figures that a decision shows of a model."""
 
+    def against_chance(self, kept: Arrays) -> Comparison | None:
+        """Compare stored predictions with answers that do not depend on the images; None if that cannot be compared."""
+        del kept
+        return None
+
+    def beside(self, kept: Arrays) -> str:
+        """Return the test figures of stored predictions with what a constant answer gets, in a clause; or nothing."""
+        del kept
+        return ""
+
+    def never_predicted(self, summary: S) -> tuple[str, ...]:
+        """Return the names of the classes that a model never answers though test images have them."""
+        del summary
+        return ()
+
     @abstractmethod
     def interface(self, images: Images) -> Interface:
         """Return what models take and return, with an example made of a few raw images, uint8 (n, H, W, C)."""

@@ -25,6 +25,8 @@ from pipeline.evaluation.base import Arrays, Comparison, Scored
 from pipeline.evaluation.interface import Column, Interface, Pixels
 from pipeline.evaluation.labels import Chart, Labels, Line, Shares, Tile, digits, percent
 
+_PERMUTATIONS = 999
+
 Bools = npt.NDArray[np.bool_]
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
@@ -38,6 +40,9 @@ class Summary(evaluate.Summary):
         low, high: Wilson interval of the accuracy.
         loss: Mean cross-entropy, in nats.
         recall: By class name, the share of its images that were labelled right.
+        majority: Share of the largest class: the accuracy of answering it always. None in files of earlier releases.
+        balanced: Mean of the recall of all classes.
+        never: Classes that test images have, and that the classifier never answers.
     """
 
     task: Literal["classify"]
@@ -46,6 +51,9 @@ class Summary(evaluate.Summary):
     high: float
     loss: float
     recall: dict[str, float]
+    majority: float | None = None
+    balanced: float | None = None
+    never: tuple[str, ...] = ()
 
 
 class Task(base.Task[Summary]):
@@ -76,9 +84,17 @@ class Task(base.Task[Summary]):
         return Scored(
             kept={"predicted": predicted, "actual": actual, "probabilities": probabilities.astype(np.float32)},
             figures=found,
-            metrics={"accuracy": found["accuracy"], "loss": found["loss"]},
+            metrics={
+                "accuracy": found["accuracy"],
+                "loss": found["loss"],
+                "balanced_accuracy": found["balanced"],
+                "majority_share": found["majority"],
+            },
             plots={"confusion.csv": _pairs(actual, predicted, split.class_names).encode()},
-            text=f"test accuracy {found['accuracy']:.4f} ({interval})",
+            text=(
+                f"test accuracy {found['accuracy']:.4f} ({interval}; {found['majority']:.4f} by always answering the"
+                f" largest class; balanced {found['balanced']:.4f})"
+            ),
             note=_unknown(class_names_of(model, split), split.class_names),
         )
 
@@ -92,8 +108,36 @@ class Task(base.Task[Summary]):
         return compare(_right(candidate), _right(champion), version)
 
     def headline(self, kept: Arrays) -> dict[str, float]:
-        """Return the accuracy."""
-        return {"accuracy": float(_right(kept).mean())}
+        """Return the accuracy, the mean recall of the classes, and the share of the largest class."""
+        counts = np.unique(kept["actual"], return_counts=True)[1]
+        return {
+            "accuracy": float(_right(kept).mean()),
+            "balanced_accuracy": balanced(kept),
+            "majority_share": float(counts.max() / counts.sum()),
+        }
+
+    def beside(self, kept: Arrays) -> str:
+        """Return the accuracy, that of always answering the largest class, and the mean recall of the classes."""
+        found = self.headline(kept)
+        return (
+            f"test accuracy {found['accuracy']:.4f}, {found['majority_share']:.4f} by always answering the largest"
+            f" class; balanced {found['balanced_accuracy']:.4f}"
+        )
+
+    def never_predicted(self, summary: Summary) -> tuple[str, ...]:
+        """Return the names of the classes that a classifier never answers though test images have them."""
+        return summary.never
+
+    def against_chance(self, kept: Arrays) -> Comparison | None:
+        """Compare the balanced accuracy with 1/k, that of answers made without looking, by an exact test."""
+        classes = len(np.unique(kept["actual"]))
+        if classes < 2:
+            return None  # every answer without looking is right or wrong for all
+        p_value = chance(kept)
+        text = (
+            f"its balanced accuracy is {balanced(kept):.4f}, by chance 1/{classes}: one-sided exact p = {p_value:.3g}"
+        )
+        return Comparison(p_value, text)
 
     def interface(self, images: Images) -> Interface:
         """Return images in; label, class name and probabilities out."""
@@ -107,18 +151,28 @@ class Task(base.Task[Summary]):
 
     def line(self, value: float, summary: Summary) -> Line:
         """Return both accuracies, and the interval of the test accuracy."""
-        return Line(f"{value:.2%}", f"{summary.accuracy:.2%}", f"{summary.low:.2%} to {summary.high:.2%}")
+        beside = f" / {summary.majority:.2%}" if summary.majority is not None else ""
+        interval = f"{summary.low:.2%} to {summary.high:.2%}"
+        return Line(f"{value:.2%}", f"{summary.accuracy:.2%}", f"{interval}{beside}")
 
     def tile(self, summary: Summary, version: int, confidence: float) -> Tile:
         """Return the test accuracy with its interval."""
         places = digits(summary.images)
         interval = f"{percent(summary.low, places)} to {percent(summary.high, places)}"
         note = f"{percent(confidence, 0)} interval {interval}, {summary.images:,} images"
+        if summary.majority is not None:
+            note += f"; {percent(summary.majority, places)} by always answering the largest class"
         return Tile(f"Test accuracy of version {version}", percent(summary.accuracy, places), note)
 
     def sentence(self, summary: Summary) -> str:
-        """Return the loss."""
-        return f"test loss {summary.loss:.4f} nats."
+        """Return the loss, and the accuracies to compare with."""
+        if summary.majority is None or summary.balanced is None:
+            return f"test loss {summary.loss:.4f} nats."
+        places = digits(summary.images)
+        return (
+            f"test loss {summary.loss:.4f} nats; mean of the classes' accuracies {percent(summary.balanced, places)};"
+            f" always answering the largest class gets {percent(summary.majority, places)}."
+        )
 
     def shares(self, summary: Summary) -> Shares:
         """Return the accuracy, in all and by class."""
@@ -142,13 +196,49 @@ def figures(predicted: Integers, probabilities: Floats, split: TestSplit, confid
     interval = binomtest(int(right.sum()), len(right)).proportion_ci(confidence, method="wilson")
     of_truth = probabilities[np.arange(len(actual)), actual]
     by_class = {name: right[actual == label] for label, name in enumerate(split.class_names)}
+    recall = {name: float(of_class.mean()) for name, of_class in by_class.items() if len(of_class)}
+    answered = set(np.unique(predicted).tolist())
     return {
         "accuracy": float(right.mean()),
         "low": float(interval.low),
         "high": float(interval.high),
         "loss": float(-np.log(np.clip(of_truth, 1e-12, None)).mean()),
-        "recall": {name: float(of_class.mean()) for name, of_class in by_class.items() if len(of_class)},
+        "recall": recall,
+        "majority": float(max(len(of_class) for of_class in by_class.values()) / len(right)),
+        "balanced": float(np.mean(list(recall.values()))),
+        "never": tuple(name for name in recall if split.class_names.index(name) not in answered),
     }
+
+
+def balanced(kept: Arrays) -> float:
+    """Return the mean recall of the classes that the test images have."""
+    right, actual = _right(kept), kept["actual"]
+    return float(np.mean([right[actual == label].mean() for label in np.unique(actual)]))
+
+
+def chance(kept: Arrays) -> float:
+    """Return how likely so high a balanced accuracy is if answers do not depend on the images.
+
+    The test is exact: Fisher's for two classes, and the permutation test with 999 permutations for more.
+    """
+    from scipy.stats import fisher_exact
+
+    actual, predicted = kept["actual"], kept["predicted"]
+    labels, truth = np.unique(actual, return_inverse=True)
+    if len(labels) == 2:
+        table = [[int(((truth == row) & (predicted == label)).sum()) for label in labels] for row in (0, 1)]
+        if np.isin(predicted, labels).all():
+            return float(fisher_exact(table, alternative="greater").pvalue)
+    weight = 1 / np.bincount(truth)
+    generator = np.random.default_rng(0)
+    answered = np.searchsorted(labels, predicted).clip(0, len(labels) - 1)
+    answered[labels[answered] != predicted] = -1
+    observed = weight[truth][answered == truth].sum()
+    reached = 0
+    for _ in range(_PERMUTATIONS):
+        shuffled = generator.permutation(truth)
+        reached += weight[shuffled][answered == shuffled].sum() >= observed - 1e-9
+    return (reached + 1) / (_PERMUTATIONS + 1)
 
 
 def predict(model: Any, split: TestSplit) -> tuple[Integers, Floats]:

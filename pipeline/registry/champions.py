@@ -58,10 +58,11 @@ def standing(registry: Registry, name: str) -> Standing:
         return Standing()
     ledger = ledgers.find(registry, model)
     decisions = _settle(registry, ledger) if ledger else []
-    if not decisions:
+    decided = decisions[-1].champion if decisions else 0
+    if not decided:
         _require_own(registry, model)
     aliased = model.aliases.get(CHAMPION)
-    number = str(decisions[-1].champion) if decisions else aliased
+    number = str(decided) if decided else aliased
     if number is None:
         return Standing(decisions=decisions)
     version = registry.numbered(name, number)
@@ -142,7 +143,7 @@ def _write(registry: Registry, name: str, last: Decision) -> bool:
         tags = {"decision": last.decision, "decision.reason": last.reason, "decision.number": str(last.number)}
         registry.tag_version(version, tags)
     written = False
-    if aliases.get(CHAMPION) != str(last.champion):
+    if last.champion and aliases.get(CHAMPION) != str(last.champion):
         if aliased := aliases.get(CHAMPION):
             _require_own_champion(registry, name, aliased)
         written |= _point(registry, name, CHAMPION, registry.numbered(name, str(last.champion)))

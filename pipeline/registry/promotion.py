@@ -50,11 +50,15 @@ def decide(
         task: The task of both.
         version: The candidate's version.
         kept: The candidate's stored predictions.
-        champion: The champion's version, if there is one.
+        champion: The champion's version, if there is one. The first one must be better than chance.
         champion_kept: The champion's stored predictions; not needed if it is the candidate.
         alpha: Level of the paired test.
     """
     if champion is None:
+        blind = task.against_chance(kept)
+        if blind is not None and blind.p_value >= alpha:
+            reason = f"a first champion must be better than chance, and {blind.text} >= {alpha}"
+            return Decision("kept", reason, {"p_value": blind.p_value})
         return Decision("promoted", "it is the first: there was no champion")
     if champion.version == version.version:
         return Decision("unchanged", "it is the champion already")
@@ -96,13 +100,13 @@ def register(
 def _known(standing: Standing, version: Version, candidate: Candidate, alpha: float) -> report.Decision | None:
     """Return the decision that was made about the same candidate, champion and test split, if there is one."""
     for decision in reversed(standing.decisions):
-        if str(decision.champion) != standing.champion:
+        if (str(decision.champion) if decision.champion else None) != standing.champion:
             return None  # the champion was another one then
         if str(decision.version) != version.version or decision.key != candidate.key:
             continue
         if decision.decision != "kept":
             return decision
-        if standing.competes and (decision.comparison or {}).get("p_value", 0) >= alpha:
+        if (standing.competes or standing.champion is None) and (decision.comparison or {}).get("p_value", 0) >= alpha:
             return decision
     return None
 
@@ -145,13 +149,13 @@ def _entry(
     version: Version, candidate: Candidate, standing: Standing, decision: Decision, figures: Mapping[str, float]
 ) -> report.Decision:
     """Return a decision as the ledger and the report have it."""
-    leads = standing.champion if decision.decision == "kept" else version.version
+    leads = (standing.champion or "0") if decision.decision == "kept" else version.version
     written = {
         "model": version.name,
         "decision": decision.decision,
         "reason": decision.reason,
         "version": int(version.version),
-        "champion": int(leads or version.version),
+        "champion": int(leads),
         "family": candidate.family,
         "value": candidate.value,
         "comparison": decision.comparison,

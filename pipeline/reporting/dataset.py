@@ -52,6 +52,8 @@ def headline(decision: Decision) -> str:
         return f"{decision.model} {candidate} is the new champion, because {decision.reason}."
     if decision.decision == "unchanged":
         return f"{decision.model} {candidate} stays the champion, because {decision.reason}."
+    if not decision.champion:
+        return f"{decision.model} has no champion; {candidate} is registered as challenger, because {decision.reason}."
     return (
         f"{decision.model} version {decision.champion} stays the champion, {candidate} is its challenger,"
         f" because {decision.reason}."
@@ -153,8 +155,10 @@ def _gate_summary(gate: Report) -> str:
     images = " and ".join(f"{count:,} {split}" for split, count in gate.images.items())
     repeats = ", ".join(f"{count:,} in {split}" for split, count in gate.duplicates.items())
     classes = len(next(iter(gate.classes.values())))
+    count = len(gate.expectations)
+    met = f"pass with warnings ({', '.join(gate.warnings)})" if gate.warnings else f"meet all {count} expectations"
     return (
-        f"Passed: {images} images in {classes} classes meet all {len(gate.expectations)} expectations. Images that"
+        f"Passed: {images} images in {classes} classes {met}. Images that"
         f" repeat an earlier one of their split: {repeats}. Test images that occur in train: {gate.leaked:,}."
     )
 

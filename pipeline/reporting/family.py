@@ -37,7 +37,7 @@ def family_section(found: OfFamily, names: list[str]) -> dict[str, Any]:
         names: Class names in the order of the labels.
     """
     trained, searched, task = found.trained, found.searched, found.task
-    value, shares = task.labels.value, task.labels.shares
+    value, shares, never = task.labels.value, task.labels.shares, task.never_predicted(found.scored)
     label = f"Trials of {found.name}: {_cost(found)}"
     return {
         "name": found.name,
@@ -46,6 +46,7 @@ def family_section(found: OfFamily, names: list[str]) -> dict[str, Any]:
             f" {task.sentence(found.scored)}"
             + "".join(f" Seed {seed} has no model: {reason}." for seed, reason in trained.failed.items())
         ),
+        "warnings": [f"Class {name!r} is never predicted: none of its test images is found." for name in never],
         "run": trained.run,
         "curves": _curves(found),
         "picture": found.picture,

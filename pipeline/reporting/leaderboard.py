@@ -32,6 +32,7 @@ class Row:
         test: The scores on the test split.
         version: The registered version and its alias; empty if the model is not registered.
         seconds: Duration of search and training.
+        without_champion: Whether the task has no champion on the dataset.
     """
 
     dataset: str
@@ -41,6 +42,7 @@ class Row:
     test: Summary
     version: str
     seconds: float
+    without_champion: bool = False
 
 
 def rows(reports: Path, datasets: Iterable[str], families: Iterable[str]) -> list[Row]:
@@ -72,6 +74,7 @@ def _row(reports: Path, dataset: str, family: str, decisions: Mapping[str, Decis
         test=scored,
         version=_version(decisions.get(scored.task), trained.run),
         seconds=searched.seconds + trained.added_seconds,
+        without_champion=(decision := decisions.get(scored.task)) is not None and not decision.champion,
     )
 
 
@@ -95,7 +98,7 @@ def table(found: Iterable[Row]) -> Table:
     shown = Table(box=None, pad_edge=False, header_style="bold")
     for name in ("dataset", "family"):
         shown.add_column(name, no_wrap=True)
-    for name in ("validation", "test", "interval or floor", "seconds"):
+    for name in ("validation", "test", "interval / floor", "seconds"):
         shown.add_column(name, justify="right", no_wrap=True)
     shown.add_column("registered", no_wrap=True)
     for row in found:

@@ -18,7 +18,7 @@ import numpy as np
 import pydantic
 
 from pipeline.artifacts import base as artifacts
-from pipeline.artifacts.evaluate import Predictions
+from pipeline.artifacts.evaluate import Predictions, Summary
 from pipeline.artifacts.train import Model
 from pipeline.backend import configure
 from pipeline.core import names, params, process
@@ -39,6 +39,9 @@ class EvaluateSettings(params.Settings):
     """
 
     confidence: float = pydantic.Field(gt=0, le=0.999_999)  # at 1, the interval is infinite
+
+
+NEVER_PREDICTED = "pipeline.never_predicted"  # tag of a run: classes with test images that its model never answers
 
 
 @dataclass(frozen=True)
@@ -92,13 +95,15 @@ def keep_on_run(tracker: Tracker, run_id: str, key: str, kept: scores.Arrays) ->
         tracker.log_artifacts(run_id, [file], str(path.parent))
 
 
-def save(task: scores.Task[Any], scored: scores.Scored, split: TestSplit, trained: Model, report: Path) -> None:
-    """Write the figures and the data of the plots."""
+def save(task: scores.Task[Any], scored: scores.Scored, split: TestSplit, trained: Model, report: Path) -> Summary:
+    """Write the figures and the data of the plots, and return the figures."""
     with new_folder(report / "plots") as folder:
         for name, content in scored.plots.items():
             (folder / name).write_bytes(content)
     identity = {"run": trained.run_id, "task": trained.task, "images": len(split.test), "test_digest": split.digest}
-    artifacts.write(report / "summary.json", task.summary_type.model_validate({**identity, **scored.figures}))
+    summary: Summary = task.summary_type.model_validate({**identity, **scored.figures})
+    artifacts.write(report / "summary.json", summary)
+    return summary
 
 
 def main() -> None:
@@ -131,8 +136,12 @@ def main() -> None:
     with new_folder(arguments.predictions) as folder:
         np.savez_compressed(folder / "predictions.npz", allow_pickle=False, **scored.kept)
         artifacts.write(folder / "meta.json", Predictions(key=key, model_id=trained.model_id), indent=None)
-    save(task, scored, split, trained, arguments.report)
+    summary = save(task, scored, split, trained, arguments.report)
     print(f"{arguments.dataset} {arguments.family}: {scored.text} on {len(split.test):,} images")
+    never = task.never_predicted(summary)
+    tracker.tag(run_id, {NEVER_PREDICTED: ", ".join(never) or "none"})
+    for name in never:
+        print(f"warning: {arguments.dataset} {arguments.family}: class {name!r} is never predicted: recall 0 %")
     if line := score_champion(tracker, registered, scorer):
         print(line)
 

@@ -36,7 +36,9 @@ def main() -> None:
         registered = task.registered_name(arguments.dataset, settings.prefix)
         decided = promotion.register(tracker, registered, task, candidate, settings.alpha)
         decisions[name] = decided
-        text = f"{decided.decision}, because {decided.reason}"
+        decision = decided.decision if decided.champion else "registered as challenger"
+        beside = f"; {clause}" if (clause := task.beside(candidate.kept)) else ""
+        text = f"{decision}, because {decided.reason}{beside}"
         print(f"{registered} version {decided.version} ({candidate.family}): {text}")
     artifacts.write(arguments.report, report.Report(decisions))
 
