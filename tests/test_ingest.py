@@ -230,18 +230,27 @@ FILES: dict[str, tuple[Callable[[], bytes], str]] = {
         "labels do not match images: expected 90 labels, found 89",
     ),
     "huge-label.npz": (lambda: relabelled(lambda labels: labels.astype(np.uint64) + 2**63), "expected class numbers"),
-    "label.npz": (lambda: relabelled(lambda labels: labels + 1), "labels that are not classes .*found 30 \\(image 2"),
-    "minus.npz": (lambda: relabelled(lambda labels: labels - 1), "labels that are not classes .*found 30 \\(image 0"),
+    "label.npz": (
+        lambda: relabelled(lambda labels: labels + 1),
+        "labels that are not classes .*found 30: batch\\[2\\] \\(.label 3.\\)",
+    ),
+    "minus.npz": (
+        lambda: relabelled(lambda labels: labels - 1),
+        "labels that are not classes .*found 30: batch\\[0\\] \\(.label -1.\\)",
+    ),
     "empty.npz": (lambda: packed(images=OTHER.images[:0], labels=OTHER.labels[:0]), "is empty: expected at least one"),
     "small.npz": (
         lambda: packed(images=OTHER.images[:, :8], labels=OTHER.labels),
         r"image shape: .*\(8, 15, 3\)",
     ),
     "grey.npz": (lambda: packed(images=OTHER.images[..., :1], labels=OTHER.labels), r"image shape: .*15, 1\)"),
-    "blank.npz": (lambda: with_first(np.full((SIDE, SIDE, 3), 90, np.uint8)), "blank images .*found 1 \\(image 0\\)"),
+    "blank.npz": (lambda: with_first(np.full((SIDE, SIDE, 3), 90, np.uint8)), "blank images .*found 1: batch\\[0\\] "),
     "twice.npz": (lambda: with_first(*[OTHER.images[9]] * 9), "occur twice in the batch .*found 9"),
     "dust.npz": (lambda: with_first(*(dusty(OTHER.images[9], n) for n in range(9))), "look the same within the batch"),
-    "leak.npz": (lambda: with_first(RAW.test.images[0]), "images that are in test .*found 1 \\(image 0\\)"),
+    "leak.npz": (
+        lambda: with_first(RAW.test.images[0]),
+        "images that are in test .*found 1: test\\[0\\] .* and batch\\[0\\] ",
+    ),
     "leak-dust.npz": (
         lambda: with_first(*(dusty(image, 3) for image in RAW.test.images[:9])),
         "look the same as one in test .*found 9",

@@ -113,6 +113,24 @@ def section(dotted: str, path: Path = PARAMS_FILE) -> Any:
     return value
 
 
+def line(dotted: str, path: Path = PARAMS_FILE) -> str:
+    """Return a dotted name with the line of the params file that sets it: ``validate.max_leaked, params.yaml line 59``.
+
+    It is the name alone if the file has no such line.
+    """
+    if not dotted:
+        return ""
+    try:
+        node: Any = YAML().compose(path.read_text(encoding="utf-8"))
+        number = 0
+        for key in dotted.split("."):
+            name, node = next((name, value) for name, value in node.value if name.value == key)
+            number = name.start_mark.line + 1
+    except (OSError, StopIteration, *YAML_FAULTS):
+        return dotted
+    return f"{dotted}, {path.name} line {number}"
+
+
 def load(dotted: str, model: type[S], path: Path = PARAMS_FILE) -> S:
     """Return a section as its owner's settings.
 

@@ -83,7 +83,8 @@ class SourceSettings(Settings):
     """The settings of one dataset under ``download``; a format may declare more.
 
     Mirrors are tried in order: ``https://…``, ``file:///folder/``, or ``package:<name>/<path>/`` for data inside an
-    installed Python package. Sources are tried before mirrors.
+    installed Python package. Sources are tried before mirrors. `gate` is what unusual images, class sizes and imbalance
+    do: ``warn``, which is the default for your own images, or ``strict``, which stops.
     """
 
     format: str
@@ -91,6 +92,12 @@ class SourceSettings(Settings):
     files: tuple[PinnedFile, ...] = ()  # empty for a format that generates its images
     classes: Annotated[tuple[ClassName, ...], pydantic.Field(min_length=2)]
     sources: tuple[Source, ...] = ()
+    gate: Literal["warn", "strict"] | None = None
+
+    @property
+    def strict(self) -> bool:
+        """Whether unusual images, class sizes and imbalance stop the gate: as ``gate`` says, else if not your own."""
+        return self.gate == "strict" if self.gate else not hasattr(self, "path")
 
     @pydantic.field_validator("sources")
     @classmethod

@@ -8,7 +8,7 @@ from types import ModuleType
 
 from pipeline.core import params
 from pipeline.core.errors import ParamsError, nearest
-from pipeline.datasets.arrays import RawImages
+from pipeline.datasets.arrays import RawImages, SourceSettings
 
 
 def source_format(name: str) -> ModuleType:
@@ -25,6 +25,14 @@ def source_format(name: str) -> ModuleType:
     if name not in known:
         raise ParamsError("download: unknown format", expected=nearest(name, known), found=repr(name))
     return importlib.import_module(f"pipeline.datasets.formats.{name}")
+
+
+def read_settings(dataset: str, params_file: Path = params.PARAMS_FILE) -> SourceSettings:
+    """Return the settings of a dataset, as its format declares them; arguments and errors as for `read_raw`."""
+    section = f"download.{dataset}"
+    source = source_format(params.section(f"{section}.format", params_file))
+    settings: SourceSettings = params.load(section, source.Settings, params_file)
+    return settings
 
 
 def read_raw(dataset: str, folder: Path, params_file: Path = params.PARAMS_FILE) -> RawImages:

@@ -37,6 +37,7 @@ from pipeline.retraining.attempts import Attempts
 from pipeline.retraining.places import Places, listed, printable
 from pipeline.validation.batch_checks import BatchDecision, judge
 from pipeline.validation.suites import ValidateSettings as GateSettings
+from pipeline.validation.suites import names_all
 
 _PATIENCE_S = 60.0  # for another command to end
 _MOST_ENDED = 2  # times that the process may end while it checks a batch
@@ -228,7 +229,8 @@ class _Intake:
             return _Checked(batch, BatchDecision(("nothing is left to learn from: every image is of a group in test",)))
         judged = batch.take(np.flatnonzero(~held_back))
         try:
-            decision = judge(self._places.dataset, judged, grown, self._scale, self._settings)
+            file = self._places.root / params.PARAMS_FILE
+            decision = judge(self._places.dataset, judged, grown, self._scale, self._settings, file)
             return _Checked(batch, decision, held_back=int(held_back.sum()))
         except Exception as error:  # noqa: BLE001 - of any kind: the batch is untrusted
             return _Checked(batch, _fault(path, error))
@@ -250,8 +252,10 @@ class _Intake:
             expected = "an array groups, so that no group comes into train that is in test"
             self._say(f"{path.name}: warning: it has no groups, and the dataset has: expected {expected}")
         for outcome in decision.outcomes:
-            if outcome.details:
-                self._say(f"{path.name}: warning: {outcome.name}: expected {outcome.expected}, found {outcome.found}")
+            if not outcome.passed:
+                self._say(f"{path.name}: warning: {outcome.name}: expected {outcome.wanted}, found {outcome.found}")
+            elif outcome.unexpected_count and names_all(outcome.name):
+                self._say(f"{path.name}: note: {outcome.name}: unlike the others, and few enough: {outcome.found}")
         self._remove(path)
         return IngestSummary(accepted=1, images=len(batch))
 
@@ -268,9 +272,8 @@ class _Intake:
             if _stops(error):
                 raise
             raise _NotMoved(f"{error.strerror or error}; it is rejected: {reasons[0]}") from None
-        more = f" (and {len(reasons) - 1} more)" if reasons[1:] else ""
         see = report.relative_to(self._places.root)
-        self._say(f"{path.name} quarantined: {reasons[0]}{more}; see {see}")
+        self._say(f"{path.name} quarantined: {'; also: '.join(reasons)}; see {see}")
         return IngestSummary(quarantined=1)
 
     def _remove(self, path: Path) -> None:

@@ -19,8 +19,8 @@ from pipeline.core import names, params, process
 from pipeline.core.errors import GateError
 from pipeline.core.files import new_folder, write_json, write_text
 from pipeline.datasets.arrays import Labelled, RawImages
-from pipeline.datasets.source_format import read_raw
-from pipeline.validation import class_conflicts, duplicate_pairs, reference, review_page, suites
+from pipeline.datasets.source_format import read_raw, read_settings
+from pipeline.validation import class_conflicts, duplicate_pairs, naming, reference, review_page, suites
 from pipeline.validation import plots as pictures
 from pipeline.validation.duplicate_pairs import Pairs
 from pipeline.validation.expectations import Outcome
@@ -48,8 +48,18 @@ class ValidationResult:
     plots: dict[str, bytes]
 
 
-def run(dataset: str, raw: RawImages, settings: ValidateSettings, docs_folder: Path) -> ValidationResult:
-    """Judge the train and test images of a dataset; write Data Docs and a page of images, whatever the outcome."""
+def run(
+    dataset: str, raw: RawImages, settings: ValidateSettings, docs_folder: Path, *, strict: bool = True
+) -> ValidationResult:
+    """Judge the train and test images of a dataset; write Data Docs and a page of images, whatever the outcome.
+
+    Args:
+        dataset: The name of the dataset.
+        raw: Its images.
+        settings: Section ``validate`` of params.
+        docs_folder: The folder for Data Docs and the page.
+        strict: Whether unusual images, class sizes and imbalance stop the pipeline, or are warnings.
+    """
     parts = {"train": raw.train, "test": raw.test}
     distance = settings.distance_of(dataset)
     further = suites.near_duplicates(parts, settings, dataset)
@@ -57,9 +67,11 @@ def run(dataset: str, raw: RawImages, settings: ValidateSettings, docs_folder: P
     conflicts = class_conflicts.find(parts, near, distance)
     table = suites.image_table(parts, near, conflicts)
     scale = reference.learn(table)
-    checked = suites.check(table, settings, len(raw.class_names), docs_folder, scale=scale)
+    checked = suites.check(table, settings, len(raw.class_names), docs_folder, scale=scale, strict=strict)
+    checked = suites.named(checked, naming.Names(parts, raw.class_names), naming.pairs(table, near))
     details = class_conflicts.texts(parts, raw.class_names, conflicts)
-    outcomes = tuple(suites.described(checked, {**details, "class-groups": one_group(raw, table)}))
+    described = suites.described(checked, {**details, "class-groups": one_group(raw, table)})
+    outcomes = suites.with_settings(described)
     passed = not any(outcome.stops for outcome in outcomes)
     report = Report(
         dataset=dataset,
@@ -76,7 +88,9 @@ def run(dataset: str, raw: RawImages, settings: ValidateSettings, docs_folder: P
         reference=scale,
     )
     plots = pictures.draw(parts, raw.class_names, _SEED)
-    page = review_page.page(dataset, parts, raw.class_names, _doubts(outcomes), further, distance, plots)
+    page = review_page.page(
+        dataset, parts, raw.class_names, _doubts(outcomes), further, distance, plots, _reasons(outcomes)
+    )
     write_text(docs_folder / _IMAGES, page)
     return ValidationResult(dataset, passed, outcomes, report, near, plots)
 
@@ -84,12 +98,12 @@ def run(dataset: str, raw: RawImages, settings: ValidateSettings, docs_folder: P
 def one_group(raw: RawImages, table: pd.DataFrame) -> list[str]:
     """Return a text for each class whose images in train are all copies, near duplicates or members of one group."""
     train = table[table["split"] == "train"]
-    texts = []
+    texts, names = [], naming.Names({"train": raw.train}, raw.class_names)
     for label, name in enumerate(raw.class_names):
         mine = train[train["label"] == label]
         if mine["group"].nunique() != 1:
             continue
-        files = [raw.train.files[index] if raw.train.files else f"train[{index}]" for index in mine["index"]]
+        files = [names.image("train", index) for index in mine["index"]]
         groups = {raw.train.groups[index] for index in mine["index"]} if raw.train.groups else {""}
         one = min(groups) if len(groups) == 1 else ""
         how = f"are of the group {one!r}" if one else "are near duplicates of each other"
@@ -101,20 +115,19 @@ def one_group(raw: RawImages, table: pd.DataFrame) -> list[str]:
 
 
 def refusal(result: ValidationResult, docs: Path) -> GateError:
-    """Return the error that names the first failed expectation, what it found, and where to look."""
-    failed = sorted((outcome for outcome in result.outcomes if outcome.stops), key=lambda outcome: not outcome.details)
-    first = failed[0]
-    where = f"column {first.column}" if first.column else "the table"
-    count = f"{first.unexpected_count:,} unexpected, such as {', '.join(first.examples)}" if first.examples else ""
-    seen = ", ".join(f"{key} {value:g}" for key, value in first.observed.items())
-    others = f"; failed too: {', '.join(outcome.name for outcome in failed[1:])}" if failed[1:] else ""
+    """Return the error with every failed expectation, what it found, the settings that decide, and where to look."""
+    failed = [outcome for outcome in result.outcomes if outcome.stops]
+    reasons = [f"({place}) {_reason(outcome)}" for place, outcome in enumerate(failed, start=1)]
+    count = f"{len(failed)} reasons" if failed[1:] else "1 reason"
     return GateError(
-        f"{result.dataset}: expectation {first.name!r} ({first.expectation}) failed on {where}",
-        expected=first.expected,
-        found="; ".join(text for text in (count, seen) if text) or "nothing to judge",
-        done=f"no report written{others}",
+        f"{result.dataset}: the gate refuses this data for {count}: {'; '.join(reasons)}",
+        done="no report written",
         next_step=f"open {docs / _IMAGES} and {docs / 'index.html'}, or read {docs / _FAILED}",
     )
+
+
+def _reason(outcome: Outcome) -> str:
+    return f"{outcome.name}: expected {outcome.wanted}, found {outcome.found}"
 
 
 def save(result: ValidationResult, report: Path, details: Path) -> None:
@@ -134,8 +147,9 @@ def summary(result: ValidationResult, docs: Path) -> list[str]:
     for outcome in result.outcomes:
         if not outcome.passed:
             lines[0] = f"{result.dataset}: {images:,} images pass the gate, with warnings; see {docs / _IMAGES}"
-            text = f"{outcome.unexpected_count:,} found, such as {', '.join(outcome.examples)}"
-            lines.append(f"warning: {result.dataset}: {outcome.name}: expected {outcome.expected}; {text}")
+            lines.append(f"warning: {result.dataset}: {_reason(outcome)}")
+        elif outcome.unexpected_count and suites.names_all(outcome.name):
+            lines.append(f"note: {result.dataset}: {outcome.name}: unlike the others, and few enough: {outcome.found}")
     return lines
 
 
@@ -161,9 +175,17 @@ def _doubts(outcomes: tuple[Outcome, ...]) -> list[review_page.Doubt]:
     for state in states:
         for outcome in outcomes:
             if outcome.rows and not outcome.of_classes and _state(outcome) == state:
-                doubt = review_page.Doubt(outcome.name, outcome.expected, state, outcome.unexpected_count, outcome.rows)
+                doubt = review_page.Doubt(
+                    outcome.name, outcome.expected, state, outcome.unexpected_count, outcome.rows, outcome.pairs
+                )
                 found.setdefault((outcome.column, outcome.rows), doubt)
     return list(found.values())
+
+
+def _reasons(outcomes: tuple[Outcome, ...]) -> list[tuple[str, str]]:
+    """Return what is not met, what stops the data first."""
+    missed = sorted((outcome for outcome in outcomes if not outcome.passed), key=lambda outcome: not outcome.stops)
+    return [(_state(outcome), _reason(outcome)) for outcome in missed]
 
 
 def _state(outcome: Outcome) -> str:
@@ -191,10 +213,11 @@ def main() -> None:
     parser.add_argument("--docs", required=True, type=Path)
     args = parser.parse_args()
     settings = params.load("validate", ValidateSettings)
+    strict = read_settings(args.dataset).strict
     raw = read_raw(args.dataset, args.raw)
     args.report.unlink(missing_ok=True)  # a report of other data must not outlive a failure
     with new_folder(args.docs) as folder:
-        result = run(args.dataset, raw, settings, folder)
+        result = run(args.dataset, raw, settings, folder, strict=strict)
         if not result.passed:
             outcomes = [dataclasses.asdict(outcome) for outcome in result.outcomes]
             failed = {**result.report.content(), "outcomes": outcomes}

@@ -8,14 +8,17 @@ check is coarse on purpose: it detects a different numbering of classes, not sin
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from pipeline.artifacts.validate import Reference
-from pipeline.datasets.arrays import Images, Labelled, RawImages, image_digests
+from pipeline.core import params
+from pipeline.datasets.arrays import Labelled, RawImages, image_digests
 from pipeline.validation import suites
 from pipeline.validation.expectations import Outcome
+from pipeline.validation.naming import Names
 from pipeline.validation.suites import ValidateSettings
 
 _MOST_COMPARED = 10_000  # images of train; more do not make the comparison more precise. Of a batch, at a time
@@ -31,6 +34,9 @@ _DESCRIPTIONS = {  # of expectations whose names do not explain themselves
     "mean-batch": "images darker or lighter than those of train",
     "std-batch": "images with less or more contrast than those of train",
     "ink-batch": "images with less or more ink than those of train",
+    "roughness-batch": "images smoother or noisier than those of train",
+    "entropy-batch": "images with fewer or more grey levels than those of train",
+    "negative-batch": "images that look like negatives of the others",
     "saturation-batch": "images with less or more colour than those of train",
     "clipped-batch": "images with more or fewer white pixels than those of train",
 }
@@ -52,7 +58,12 @@ class BatchDecision:
 
 
 def judge(
-    dataset: str, batch: Labelled, known: RawImages, scale: Reference, settings: ValidateSettings
+    dataset: str,
+    batch: Labelled,
+    known: RawImages,
+    scale: Reference,
+    settings: ValidateSettings,
+    params_file: Path = params.PARAMS_FILE,
 ) -> BatchDecision:
     """Return the decision on a batch, with every reason to reject it.
 
@@ -62,12 +73,14 @@ def judge(
         known: The current dataset, with accepted batches in train.
         scale: The reference of train in the report of `validate`.
         settings: Section ``validate`` of params.
+        params_file: The params file, whose lines the reasons name.
     """
-    outcomes = tuple(suites.check_batch(batch, known, scale, settings, dataset, docs_folder=None))
+    checked = suites.check_batch(batch, known, scale, settings, dataset, docs_folder=None)
+    outcomes = suites.with_settings(checked, params_file)
     reasons = [_reason(outcome) for outcome in outcomes if outcome.stops]
     if not reasons:  # then labels and shapes are comparable
         reasons = [
-            *_in_train(batch.images, known.train.images, settings.max_duplicates),
+            *_in_train(batch, known, settings.max_duplicates),
             *_label_mismatches(batch, known),
         ]
     return BatchDecision(tuple(reasons), outcomes)
@@ -75,23 +88,20 @@ def judge(
 
 def _reason(outcome: Outcome) -> str:
     """Return the message about an expectation that was not met."""
-    if outcome.details:
-        description = _DESCRIPTIONS.get(outcome.name, f"expectation {outcome.name!r}")
-        return f"{description} ({outcome.name}): expected {outcome.expected}, found {outcome.found}"
-    rows = ", ".join(f"{'class' if outcome.of_classes else 'image'} {index}" for _, index in outcome.rows[:10])
-    observed = ", ".join(f"{key} {value:g}" for key, value in outcome.observed.items() if key != "unexpected")
-    found = "; ".join(text for text in (f"{outcome.unexpected_count:,} ({rows})" if rows else "", observed) if text)
     description = _DESCRIPTIONS.get(outcome.name, f"expectation {outcome.name!r}")
-    return f"{description} ({outcome.name}): expected {outcome.expected}, found {found}"
+    return f"{description} ({outcome.name}): expected {outcome.wanted}, found {outcome.found}"
 
 
-def _in_train(images: Images, train: Images, most: float) -> list[str]:
+def _in_train(batch: Labelled, known: RawImages, most: float) -> list[str]:
     """Report images that are in train already: they would count twice."""
-    known = set(image_digests(train))
-    repeated = [index for index, digest in enumerate(image_digests(images)) if digest in known]
-    if len(repeated) <= most * len(images):
+    places = {digest: index for index, digest in enumerate(image_digests(known.train.images))}
+    repeated = [(places[digest], index) for index, digest in enumerate(image_digests(batch.images)) if digest in places]
+    if len(repeated) <= most * len(batch):
         return []
-    found = f"{len(repeated):,} of {len(images):,}, the first at {repeated[0]}"
+    names = Names({"train": known.train, suites.BATCH: batch}, known.class_names)
+    pairs = [f"{names.image('train', one)} and {names.image(suites.BATCH, other)}" for one, other in repeated[:5]]
+    more = ", …" if len(repeated) > len(pairs) else ""
+    found = f"{len(repeated):,} of {len(batch):,}: {', '.join(pairs)}{more}"
     return [f"images that are in train already: expected at most {most:g} of the batch, found {found}"]
 
 

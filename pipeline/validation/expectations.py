@@ -27,8 +27,9 @@ class Outcome:
 
     `observed` contains numbers only: the lowest and highest value of a numeric column, the share of rows that did not
     meet the expectation, or the number of columns. `rows` lists at most 25 of the rows that did not meet it, as split
-    and index. The index is that of a class if `of_classes` is set. `details` describes what was found where rows alone
-    do not, such as both images of a pair.
+    and index. The index is that of a class if `of_classes` is set. `details` describes what was found by
+    name, such as the files, or both images of a pair; `pairs` holds those as positions in all splits one after another.
+    `setting` is the setting of params that decides, with its line.
     """
 
     name: str
@@ -42,6 +43,8 @@ class Outcome:
     rows: tuple[tuple[str, int], ...]
     of_classes: bool
     details: tuple[str, ...] = ()
+    pairs: tuple[tuple[int, int], ...] = ()
+    setting: str = ""
 
     @property
     def stops(self) -> bool:
@@ -58,9 +61,16 @@ class Outcome:
 
     @property
     def found(self) -> str:
-        """How many images were found, and examples."""
-        more = ", …" if len(self.details) > len(self.examples) else ""
-        return f"{self.unexpected_count:,}: {', '.join(self.examples)}{more}"
+        """How many images or classes were found, their examples, and the observed numbers."""
+        more = ", …" if self.unexpected_count > len(self.examples) else ""
+        named = f"{self.unexpected_count:,}: {', '.join(self.examples)}{more}" if self.examples else ""
+        numbers = ", ".join(f"{key} {value:g}" for key, value in self.observed.items() if key != "unexpected")
+        return "; ".join(text for text in (named, numbers) if text) or "nothing to judge"
+
+    @property
+    def wanted(self) -> str:
+        """What was expected, and the setting that decides."""
+        return f"{self.expected} ({self.setting})" if self.setting else self.expected
 
 
 def columns(names: tuple[str, ...]) -> Any:
@@ -81,28 +91,54 @@ def matching(name: str, regex: str, expected: str) -> Any:
     return _gx().expectations.ExpectColumnValuesToMatchRegex(column=name, regex=regex, meta=meta)
 
 
-def within(name: str, column: str, low: float | None, high: float | None, mostly: tuple[str, float] = ("", 0)) -> Any:
-    """Expect all values of a column to be within bounds, or all but a share of those of one split."""
+@dataclass(frozen=True)
+class Limit:
+    """How many rows of a split may miss an expectation: at most `most` of `images`, which is `share` beyond chance."""
+
+    split: str
+    images: int
+    most: int
+    share: float
+
+    @property
+    def text(self) -> str:
+        """The limit as text: ``at most 3 of the 90 images of train (a share of 0.005, beyond chance)``."""
+        beyond = f" (a share of {self.share:g}, beyond chance)" if self.share else ""
+        return f"at most {self.most:,} of the {self.images:,} images of {self.split}{beyond}"
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """The limit as arguments of an expectation."""
+        mostly = 1 - self.most / self.images - 1e-9 if self.most else 1.0  # a share, rounded: GX compares it exactly
+        return {"mostly": max(0.0, mostly), "row_condition": _of_split(self.split)}
+
+
+def within(
+    name: str,
+    column: str,
+    low: float | None,
+    high: float | None,
+    limit: Limit | None = None,
+    severity: Severity = "critical",
+) -> Any:
+    """Expect all values of a column to be within bounds, or all but some of those of one split."""
     expected = f"at most {high:g}" if low is None else f"at least {low:g}" if high is None else f"{low:g} to {high:g}"
-    split, share = mostly
-    chosen: dict[str, Any] = {}
-    if split:
-        expected += f" for all but {share:g} of the images of {split}"
-        chosen = {"mostly": 1 - share, "row_condition": _of_split(split)}
+    if limit:
+        expected += f" for the other images, and outside of it {limit.text}"
     meta = {"name": name, "expected": expected}
     between = _gx().expectations.ExpectColumnValuesToBeBetween
-    return between(column=column, min_value=low, max_value=high, meta=meta, **chosen)
+    chosen = limit.arguments if limit else {}
+    return between(column=column, min_value=low, max_value=high, severity=severity, meta=meta, **chosen)
 
 
-def rarely(name: str, column: str, split: str, share: float, severity: Severity = "critical") -> Any:
-    """Expect a column to be false for all but a share of the rows of a split."""
+def rarely(name: str, column: str, limit: Limit, severity: Severity = "critical") -> Any:
+    """Expect a column to be false for all but some of the rows of a split."""
     return _gx().expectations.ExpectColumnValuesToBeInSet(
         column=column,
         value_set=[False],
-        mostly=1 - share,
-        row_condition=_of_split(split),
         severity=severity,
-        meta={"name": name, "expected": f"at most {share:g} of the images of {split}"},
+        meta={"name": name, "expected": limit.text},
+        **limit.arguments,
     )
 
 

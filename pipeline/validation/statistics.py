@@ -10,6 +10,7 @@ import numpy as np
 
 from pipeline.datasets import grouping
 from pipeline.datasets.arrays import Images, Labelled, image_digests
+from pipeline.validation import negatives
 from pipeline.validation.class_conflicts import NO_CONFLICTS, Conflicts
 from pipeline.validation.duplicate_pairs import NONE, Pairs
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 CLASS_COLUMNS = ("split", "index", "images", "imbalance", "groups", "shift")
 _ROWS = 1024  # per step: limits the memory for statistics in float32
-_SURE = 3.0  # standard errors of a mean
+_SURE = 0.01  # probability that chance alone gives any class a shift
 
 
 def image_columns(channels: int) -> tuple[str, ...]:
@@ -28,7 +29,8 @@ def image_columns(channels: int) -> tuple[str, ...]:
     colour = ("saturation",) if channels == 3 else ()
     levels = tuple(f"channel{channel}" for channel in range(channels))
     found = ("sha256", "repeats", "leaked", "near", "near_leaked", "two_classes", "near_two_classes", "group")
-    return ("split", "index", "label", "shape", "mean", "std", "ink", *colour, "clipped", *levels, *found)
+    judged = ("mean", "std", "ink", *colour, "clipped", "roughness", "entropy", "negative")
+    return ("split", "index", "label", "shape", *judged, *levels, *found)
 
 
 def image_table(
@@ -42,6 +44,8 @@ def image_table(
     ``mean`` and ``std`` are over an image's values (all channels), 0..255; ``ink`` is the share of values above 0
     (0 is the background of drawn datasets and black elsewhere); ``clipped`` is the share at 255; ``saturation`` is
     the mean difference between a pixel's highest and lowest channel, 0..255; ``channel0`` … are the channel means.
+    ``roughness`` compares neighbouring pixels: 0 if they are alike, 1 if they are independent, as in noise. ``entropy``
+    is that of the grey levels, in bits. ``negative``: the image looks like a negative of those of the first split.
     ``repeats``: the same pixels occur earlier in the split; ``near``: nearly the same pattern does. ``leaked`` and
     ``near_leaked``: the same occurs across the boundary between training and scoring data: for an image of `scored`,
     in any other split; for an image of a split after `scored`, in `scored`. ``two_classes`` and ``near_two_classes``:
@@ -56,12 +60,13 @@ def image_table(
     """
     import pandas as pd
 
-    frames = []
+    frames, learned = [], next(iter(parts.values())).images
     for split, data in parts.items():
         frame = pd.DataFrame(_statistics(data.images))
         frame.insert(0, "split", split)
         frame.insert(1, "index", np.arange(len(data)))
         frame.insert(2, "label", data.labels)
+        frame.insert(list(frame.columns).index("entropy") + 1, "negative", negatives.find(data.images, learned))
         frames.append(frame)
     table = pd.concat(frames, ignore_index=True)
     order = {split: place for place, split in enumerate(parts)}
@@ -91,28 +96,31 @@ def class_table(images: pd.DataFrame, classes: int, splits: tuple[str, ...], ref
     ``imbalance`` is the ratio of the split's largest class to this class. It is empty for a class without images, which
     ``class-count`` reports. ``groups`` is the number of groups of a class in train. ``shift`` is the distance of the
     class's channel mean from the reference, in standard deviations of the reference images, minus a margin for chance
-    in small samples; the largest of all channels.
+    in small samples, over all classes and channels at once; the largest of all channels.
     """
     import pandas as pd
 
-    rows = []
+    rows, tests = [], classes * reference.shape[2]
     for split in splits:
         inside = images[(images["split"] == split) & images["label"].between(0, classes - 1)]
         counts = np.bincount(inside["label"], minlength=classes)
         for index, n in enumerate(counts):
             mine = inside[inside["label"] == index]
             groups = mine["group"].nunique() if n and split == "train" else np.nan
-            shift = _shift(mine, reference, index)
+            shift = _shift(mine, reference, index, tests)
             rows.append((split, index, int(n), counts.max() / n if n else np.nan, groups, shift))
     return pd.DataFrame(rows, columns=list(CLASS_COLUMNS))
 
 
-def _shift(images: pd.DataFrame, reference: Reference, label: int) -> float:
+def _shift(images: pd.DataFrame, reference: Reference, label: int, tests: int) -> float:
+    from scipy.stats import t
+
     levels = reference.levels.get(label)
     names = [f"channel{channel}" for channel in range(reference.shape[2])]
     if levels is None or not len(images) or not set(names) <= set(images.columns):
         return float("nan")
-    chance = _SURE * math.sqrt(1 / len(images) + 1 / levels.images)
+    errors = float(t.isf(_SURE / (2 * tests), max(1, levels.images - 1)))  # standard errors of a mean
+    chance = errors * math.sqrt(1 / len(images) + 1 / levels.images)
     away = [
         abs(images[name].mean() - mean) / max(std, 1.0)
         for name, mean, std in zip(names, levels.mean, levels.std, strict=True)
@@ -142,7 +150,7 @@ def _of_step(images: Images) -> dict[str, Any]:
     planes = np.ascontiguousarray(images.transpose(3, 0, 1, 2)).reshape(channels, len(images), height * width)
     levels = planes.mean(axis=2, dtype=np.float32)
     mean = levels.mean(axis=0)
-    squares = sum(np.einsum("nv,nv->n", away, away) for away in (plane - mean[:, None] for plane in planes))
+    squares: Any = sum(np.einsum("nv,nv->n", away, away) for away in (plane - mean[:, None] for plane in planes))
     found = {
         "mean": mean,
         "std": np.sqrt(squares / size),
@@ -153,4 +161,26 @@ def _of_step(images: Images) -> dict[str, Any]:
         low, high = np.minimum(np.minimum(red, green), blue), np.maximum(np.maximum(red, green), blue)
         found["saturation"] = (high - low).mean(axis=1, dtype=np.float32)
     found["clipped"] = sum(np.count_nonzero(plane == 255, axis=1) for plane in planes) / size
+    found["roughness"] = _roughness(images, squares)
+    found["entropy"] = _entropy(images)
     return found | {f"channel{channel}": level for channel, level in enumerate(levels)}
+
+
+def _roughness(images: Images, squares: Any) -> Any:
+    """Return half the mean squared difference of neighbouring pixels, divided by the variance."""
+    total = np.zeros(len(images), np.float64)
+    for axis in (1, 2):
+        before, after = (np.moveaxis(images, axis, 0)[part].astype(np.float32) for part in (slice(-1), slice(1, None)))
+        away = after - before
+        total += np.einsum("knsc,knsc->n", away, away) * images.shape[axis] / max(images.shape[axis] - 1, 1)
+    return (total / 4 / (squares + images[0].size if len(images) else 1)).astype(np.float32)
+
+
+def _entropy(images: Images) -> Any:
+    """Return the entropy of each image's values, counted in steps of eight grey levels."""
+    count, levels = len(images), 32
+    steps = (images.reshape(count, math.prod(images.shape[1:])) >> 3).astype(np.int64) + levels * np.arange(count)[
+        :, None
+    ]
+    shares = np.bincount(steps.ravel(), minlength=levels * count).reshape(count, levels) / max(steps.shape[1], 1)
+    return -(shares * np.log2(np.maximum(shares, 1e-12))).sum(axis=1).astype(np.float32)
