@@ -42,7 +42,7 @@ def main() -> None:
         search.tidy(definition, arguments.studies, settings.keep_studies, mirror.tracker)
         search.save_finalist(finished, arguments.finalist)
         files = search.save(result, finished.study, definition, arguments.output)
-        mirror.close(result.best, result.counts, result.epochs, files)
+        mirror.close(result.best, result.counts, result.epochs, files, cut_by_deadline=result.cut_by_deadline)
     counts = ", ".join(f"{count} {state}" for state, count in result.counts.items() if count)
     print(
         f"{arguments.dataset} {arguments.family}: best {family.objective} {result.best.value:.4f} (trial"
