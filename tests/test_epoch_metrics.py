@@ -33,7 +33,7 @@ def test_a_named_value_is_found_and_a_field_is_none_of_them() -> None:
 def test_the_result_of_a_task_is_read_from_a_file_of_flat_epochs(tmp_path: Path) -> None:
     file = tmp_path / "trained.json"
     file.write_text(json.dumps({"epochs": [FLAT], "parameters": 10, "latency_ms": None, "checkpoint_bytes": 4,
-                                "pictures": []}))  # fmt: skip
+                                "pictures": [], "device": ""}))  # fmt: skip
     result = TaskResult.read(file)
     assert result == TaskResult([RECORD], 10, checkpoint_bytes=4)
     assert result.plain() == json.loads(file.read_text())

@@ -140,7 +140,7 @@ def test_a_classifier_is_shown_beside_the_largest_class_and_with_the_classes_tha
     identity = {"run": "r", "task": "classify", "images": 100, "test_digest": "d"}
     summary = task.summary_type.model_validate({**identity, **found})
     assert task.never_predicted(summary) == ("dog",)
-    assert "/ 95.00%" in task.line(0.9, summary).beside
+    assert "/ 95%" in task.line(0.9, summary).beside
     assert "0.9500 by always answering the largest class" in task.beside({"predicted": predicted, "actual": actual})
     older = task.summary_type.model_validate({**identity, **{k: v for k, v in found.items() if k not in NEW}})
     assert task.never_predicted(older) == ()

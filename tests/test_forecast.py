@@ -139,7 +139,7 @@ def made(tmp_path: Path, prepared_digits: Path, monkeypatch: pytest.MonkeyPatch)
     """What `pipeline run` does in a workspace with prepared digits, without DVC and workers: filled as it goes."""
     calls: list[str] = []
 
-    def prepare(folder: Path, settings: list[str]) -> dict[str, Any]:
+    def prepare(folder: Path, settings: list[str], **_: bool) -> dict[str, Any]:
         calls.append(" ".join(settings))
         folder.mkdir(exist_ok=True)
         (folder / MARKER).touch()

@@ -151,7 +151,7 @@ class Task(base.Task[Summary]):
 
     def line(self, value: float, summary: Summary) -> Line:
         """Return both accuracies, and the interval of the test accuracy."""
-        beside = f" / {summary.majority:.2%}" if summary.majority is not None else ""
+        beside = f" / {summary.majority:.0%}" if summary.majority is not None else ""
         interval = f"{summary.low:.2%} to {summary.high:.2%}"
         return Line(f"{value:.2%}", f"{summary.accuracy:.2%}", f"{interval}{beside}")
 

@@ -98,7 +98,7 @@ def table(found: Iterable[Row]) -> Table:
     shown = Table(box=None, pad_edge=False, header_style="bold")
     for name in ("dataset", "family"):
         shown.add_column(name, no_wrap=True)
-    for name in ("validation", "test", "interval / floor", "seconds"):
+    for name in ("val", "test", "interval / floor", "seconds"):
         shown.add_column(name, justify="right", no_wrap=True)
     shown.add_column("registered", no_wrap=True)
     for row in found:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 
 from pipeline.datasets.arrays import Labelled
 from pipeline.validation.duplicate_pairs import Pairs
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 MOST_PAIRS = 1000  # named for each expectation
 
