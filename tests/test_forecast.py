@@ -46,6 +46,7 @@ def pair(name: str, data: Path) -> Pair:
     return Pair(loading.load(name, {}), "digits", data)
 
 
+@pytest.mark.slow
 def test_an_epoch_is_timed_on_a_part_of_the_data_and_is_right_for_all_of_it(data: Path) -> None:
     configure.configure("tensorflow", threads=1)
     whole = load_splits(data / "prepared/digits")

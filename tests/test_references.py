@@ -142,6 +142,7 @@ def test_each_is_trained_and_logged_once_whatever_interrupts_it(
 OURS = {"run": "r", "value": 0.9876, "mean": 0.98, "seeds": {"0": 0.9876}, "parameters": 1, "epochs": 1, "seconds": 1.0}
 
 
+@pytest.mark.slow
 def test_what_cannot_be_trained_is_reported_beside_the_others(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     change(project, lambda params: params.update(families=["mlp", "cnn"], cnn={"space": {}, "presets": ["R7"]}))
 
@@ -182,6 +183,7 @@ def test_wrong_names_are_one_line_with_what_to_do(project: Path) -> None:
         call(project.parent)
 
 
+@pytest.mark.slow
 def test_models_are_trained_again_when_the_data_is_another(project: Path) -> None:
     assert call(project) == 0
     before = json.loads((project / REPORT).read_text())
