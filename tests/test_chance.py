@@ -10,7 +10,7 @@ from scipy.stats import binom
 
 from pipeline.core import params
 from pipeline.datasets.arrays import Labelled, RawImages
-from pipeline.datasets.formats import folder, idx
+from pipeline.datasets.formats import folder, idx, pixels
 from pipeline.stages import validate
 from pipeline.validation import chance, naming, negatives, reference, statistics
 from pipeline.validation import suites as gate
@@ -220,5 +220,10 @@ def test_own_pictures_warn_and_others_are_strict_unless_their_section_says_other
     public = {"format": "idx", "classes": NAMES}
     assert idx.Settings.model_validate(public).strict
     assert not idx.Settings.model_validate(public | {"gate": "warn"}).strict
+    assert not idx.Settings.model_validate(public | {"path": "p", "files": [pin]}).strict
+    assert idx.Settings.model_validate(public | {"path": "p", "files": [pin], "gate": "strict"}).strict
+    table = {"format": "pixels", "path": "p", "files": [pin], "classes": NAMES}
+    assert not pixels.Settings.model_validate(table).strict
+    assert pixels.Settings.model_validate(table | {"gate": "strict"}).strict
     with pytest.raises(ValueError, match="'warn' or 'strict'"):
         idx.Settings.model_validate(public | {"gate": "loose"})

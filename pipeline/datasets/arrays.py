@@ -97,7 +97,7 @@ class SourceSettings(Settings):
     @property
     def strict(self) -> bool:
         """Whether unusual images, class sizes and imbalance stop the gate: as ``gate`` says, else if not your own."""
-        return self.gate == "strict" if self.gate else not hasattr(self, "path")
+        return self.gate == "strict" if self.gate else getattr(self, "path", None) is None
 
     @pydantic.field_validator("sources")
     @classmethod
