@@ -404,6 +404,19 @@ def test_a_batch_is_compared_with_the_batches_before_it(project: Path) -> None:
     assert "tuesday.npz quarantined: images that are in train already" in said[1]
 
 
+def test_known_pictures_under_classes_numbered_otherwise_are_refused_with_what_each_class_looks_like(
+    project: Path,
+) -> None:
+    put(project, "monday.npz", GOOD)
+    put(project, "tuesday.npz", Labelled(GOOD.images, (GOOD.labels + 1) % 3))
+    taken = take(project)
+    assert taken.answer == ingest.IngestSummary(accepted=1, quarantined=1, images=90)
+    assert "tuesday.npz quarantined: images that are in the batch or the dataset under another class" in taken.said[1]
+    assert "found 90: monday.npz[0] ('left') and tuesday.npz[0] ('middle')" in taken.said[1]
+    assert "class 'left' does not look like itself" in taken.said[1]
+    assert "found 0 of 30; most look like 'right'" in taken.said[1]
+
+
 def test_a_batch_may_lack_a_class(project: Path) -> None:
     put(project, "two.npz", GOOD.take(np.flatnonzero(GOOD.labels < 2)))
     assert take(project).answer.accepted == 1

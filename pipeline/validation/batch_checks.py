@@ -77,12 +77,12 @@ def judge(
     """
     checked = suites.check_batch(batch, known, scale, settings, dataset, docs_folder=None)
     outcomes = suites.with_settings(checked, params_file)
-    reasons = [_reason(outcome) for outcome in outcomes if outcome.stops]
-    if not reasons:  # then labels and shapes are comparable
-        reasons = [
-            *_in_train(batch, known, settings.max_duplicates),
-            *_label_mismatches(batch, known),
-        ]
+    stopping = [outcome for outcome in outcomes if outcome.stops]
+    reasons = [_reason(outcome) for outcome in stopping]
+    if not reasons:
+        reasons += _in_train(batch, known, settings.max_duplicates)
+    if all(outcome.name == "two-classes" for outcome in stopping):  # then labels and shapes are comparable
+        reasons += _label_mismatches(batch, known)  # whether classes are numbered otherwise explains two-classes, too
     return BatchDecision(tuple(reasons), outcomes)
 
 
