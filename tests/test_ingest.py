@@ -49,10 +49,11 @@ SIDE = 15
 
 
 def drawn(per_class: int, seed: int) -> Labelled:
-    """Bluish colour images with a light block, at the place that the class says."""
+    """Bluish colour images, rough and smooth ones, with a light block at the place that the class says."""
     random = np.random.default_rng(seed)
     labels = np.tile(np.arange(3), per_class)
-    images = random.integers(0, 60, (len(labels), SIDE, SIDE, 3)) + np.array([30, 60, 100])
+    images = random.integers(0, 60, (len(labels), SIDE, SIDE, 3)) - 30
+    images = (images * random.uniform(0.4, 1, (len(labels), 1, 1, 1))).astype(int) + np.array([60, 90, 130])
     for image, label in zip(images, labels, strict=True):
         top = random.integers(0, 9)
         image[top : top + 6, 5 * label : 5 * label + 5] += random.integers(50, 90)
@@ -232,11 +233,11 @@ FILES: dict[str, tuple[Callable[[], bytes], str]] = {
     "huge-label.npz": (lambda: relabelled(lambda labels: labels.astype(np.uint64) + 2**63), "expected class numbers"),
     "label.npz": (
         lambda: relabelled(lambda labels: labels + 1),
-        "labels that are not classes .*found 30: batch\\[2\\] \\(.label 3.\\)",
+        "labels that are not classes .*found 30: label.npz\\[2\\] \\(.label 3.\\)",
     ),
     "minus.npz": (
         lambda: relabelled(lambda labels: labels - 1),
-        "labels that are not classes .*found 30: batch\\[0\\] \\(.label -1.\\)",
+        "labels that are not classes .*found 30: minus.npz\\[0\\] \\(.label -1.\\)",
     ),
     "empty.npz": (lambda: packed(images=OTHER.images[:0], labels=OTHER.labels[:0]), "is empty: expected at least one"),
     "small.npz": (
@@ -244,16 +245,19 @@ FILES: dict[str, tuple[Callable[[], bytes], str]] = {
         r"image shape: .*\(8, 15, 3\)",
     ),
     "grey.npz": (lambda: packed(images=OTHER.images[..., :1], labels=OTHER.labels), r"image shape: .*15, 1\)"),
-    "blank.npz": (lambda: with_first(np.full((SIDE, SIDE, 3), 90, np.uint8)), "blank images .*found 1: batch\\[0\\] "),
+    "blank.npz": (
+        lambda: with_first(np.full((SIDE, SIDE, 3), 90, np.uint8)),
+        "blank images .*found 1: blank.npz\\[0\\] ",
+    ),
     "twice.npz": (lambda: with_first(*[OTHER.images[9]] * 9), "occur twice in the batch .*found 9"),
-    "dust.npz": (lambda: with_first(*(dusty(OTHER.images[9], n) for n in range(9))), "look the same within the batch"),
+    "dust.npz": (lambda: with_first(*(dusty(OTHER.images[9], n) for n in range(15))), "look the same within the batch"),
     "leak.npz": (
         lambda: with_first(RAW.test.images[0]),
-        "images that are in test .*found 1: test\\[0\\] .* and batch\\[0\\] ",
+        "images that are in test .*found 1: test\\[0\\] .* and leak.npz\\[0\\] ",
     ),
     "leak-dust.npz": (
-        lambda: with_first(*(dusty(image, 3) for image in RAW.test.images[:9])),
-        "look the same as one in test .*found 9",
+        lambda: with_first(*(dusty(image, 3) for image in RAW.test.images[:15])),
+        "look the same as one in test .*found 15",
     ),
     "again.npz": (lambda: packed(images=RAW.train.images[:90], labels=OTHER.labels), "in train already: .*90 of 90"),
     "bgr.npz": (lambda: repainted(lambda images: images[..., ::-1]), "levels differ from train"),
@@ -415,6 +419,15 @@ def test_known_pictures_under_classes_numbered_otherwise_are_refused_with_what_e
     assert "found 90: monday.npz[0] ('left') and tuesday.npz[0] ('middle')" in taken.said[1]
     assert "class 'left' does not look like itself" in taken.said[1]
     assert "found 0 of 30; most look like 'right'" in taken.said[1]
+
+
+def test_as_many_look_alikes_as_chance_gives_are_taken_with_a_warning(project: Path) -> None:
+    twins = [dusty(image, 3) for image in RAW.test.images[:9]]
+    put(project, "monday.npz", Labelled(np.concatenate([twins, GOOD.images[9:]]), GOOD.labels))
+    taken = take(project)
+    assert taken.answer == ingest.IngestSummary(accepted=1, images=90)
+    assert "monday.npz accepted, with warnings (near-leaked-batch-some)" in taken.said[0]
+    assert "found 9: test[" in taken.said[1]
 
 
 def test_a_batch_may_lack_a_class(project: Path) -> None:
