@@ -9,10 +9,11 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from pipeline.cli import check, doctor, ingest, models, presets, references, retrain, run, schema
+from pipeline.cli import add_dataset, check, doctor, ingest, models, presets, references, retrain, run, schema
 from pipeline.core import process, streams
 
 COMMANDS = {
+    "add-dataset": add_dataset,
     "run": run,
     "check": check,
     "models": models,
@@ -37,7 +38,7 @@ def _run(arguments: argparse.Namespace) -> int:
     if arguments.command != "doctor":  # which reports another's code
         from pipeline.project import own_code
 
-        replaces_code = arguments.command == "run"
+        replaces_code = arguments.command in ("run", "add-dataset")
         folder = Path() if replaces_code else getattr(arguments, "workspace", Path())
         own_code.require(folder, start_again=not replaces_code)
     code: int = COMMANDS[arguments.command].main(arguments)

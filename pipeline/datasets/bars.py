@@ -23,8 +23,10 @@ def waste(shapes: Sequence[Shape], size: Shape) -> float:
     return max(0.0, float(1 - (heights * widths * scale**2).mean() / (size[0] * size[1])))
 
 
-def advice(shapes: Sequence[Shape], size: Shape) -> str | None:
-    """Return a line about a size with the same longer side that wastes less, or None if there is none.
+def better(shapes: Sequence[Shape], size: Shape) -> tuple[Shape, float] | None:
+    """Return a size with the same longer side that wastes less, and the usual ratio of width and height.
+
+    It is None if there is no such size.
 
     Args:
         shapes: Height and width of every picture.
@@ -39,9 +41,17 @@ def advice(shapes: Sequence[Shape], size: Shape) -> str | None:
         return None
     ratio, longer = float(np.exp(usual)), max(size)
     height, width = (_side(longer * min(1, share)) for share in (1 / ratio, ratio))
-    now, then = waste(shapes, size), waste(shapes, (height, width))
-    if now - then < _WORTH:
+    if waste(shapes, size) - waste(shapes, (height, width)) < _WORTH:
         return None
+    return (height, width), ratio
+
+
+def advice(shapes: Sequence[Shape], size: Shape) -> str | None:
+    """Return a line about a size that wastes less, or None if there is none; see `better`."""
+    if (found := better(shapes, size)) is None:
+        return None
+    (height, width), ratio = found
+    now, then = waste(shapes, size), waste(shapes, (height, width))
     return (
         f"most pictures are {_words(ratio)} (width:height): size [{height}, {width}] would leave {then:.0%} of the"
         f" frame to bars, where [{size[0]}, {size[1]}] leaves {now:.0%}; or set fit: crop or fit: stretch"

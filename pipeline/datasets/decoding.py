@@ -14,7 +14,7 @@ import io
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -37,6 +37,8 @@ _SAMPLED = 256  # pixels of a side that are looked at for ink: of larger picture
 _FAINT = 0.5  # ink is lost on black if its contrast there is less than this share of that on white
 _MOST_LOST = 0.05  # share of the transparent pictures whose ink may be lost on black
 _LOOKED_AT = (64, 64)
+_COLOURFUL = 16  # levels between the channels of a pixel: JPEG gives grey pixels a few
+_MOST_COLOURFUL = 0.01  # share of the pixels of a grey picture
 _TURNS: dict[object, Image.Transpose] = {  # by EXIF orientation
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -60,6 +62,7 @@ class Sight:
         in_colour: Whether it is a 16-bit file in colour or with transparency: of those, only the upper 8 bits are read.
         transparent: Whether some of its pixels are transparent.
         lost: Whether it has far less contrast on black than on white.
+        coloured: Whether it is more than grey; `look` finds out.
     """
 
     height: int
@@ -68,6 +71,7 @@ class Sight:
     in_colour: bool = False
     transparent: bool = False
     lost: bool = False
+    coloured: bool = False
 
 
 @dataclass
@@ -80,6 +84,7 @@ class Survey:
     in_colour: list[str] = field(default_factory=list)
     transparent: int = 0
     lost: list[str] = field(default_factory=list)
+    coloured: int = 0
     shapes: list[tuple[int, int]] = field(default_factory=list)
 
     def add(self, name: str, sight: Sight) -> None:
@@ -93,6 +98,12 @@ class Survey:
                 self.peak_in_colour = max(self.peak_in_colour, sight.peak)
         self.transparent += sight.transparent
         self.lost += [name] * sight.lost
+        self.coloured += sight.coloured
+
+    @property
+    def inked(self) -> bool:
+        """Whether pictures hold dark ink on a transparent ground, which would be lost on black."""
+        return len(self.lost) > _MOST_LOST * self.transparent
 
     def require_plain(self, what: str, reading: Reading, section: str) -> None:
         """Check that the settings say what the pictures leave open.
@@ -106,7 +117,7 @@ class Survey:
             DataError: 16-bit files hold values of fewer or more bits than the settings say, or ink would be lost.
         """
         self._require_depth(what, reading, section)
-        if reading.background is None and len(self.lost) > _MOST_LOST * self.transparent:
+        if reading.background is None and self.inked:
             raise DataError(
                 f"{what}: {len(self.lost):,} of {self.transparent:,} transparent pictures hold dark ink, which is all"
                 " but lost on black",
@@ -203,15 +214,30 @@ def decode(content: bytes, size: tuple[int, int], channels: int, reading: Readin
     return _decode(content, size, channels, reading)[0]
 
 
+def decode_sizes(
+    content: bytes, sizes: Iterable[tuple[int, int]], channels: int, reading: Reading = PLAIN
+) -> list[Images]:
+    """Return one picture in several sizes, each as `decode` returns it; it is decoded once."""
+    with _opened(io.BytesIO(content)) as opened:
+        _require_small(opened)
+        upright, _ = _upright(opened, "L" if channels == 1 else "RGB", reading, opened.size)
+        return [_framed(upright, size, reading)[0] for size in sizes]
+
+
 def look(content: bytes, reading: Reading) -> Sight:
     """Return what a picture shows; raise the same errors as `decode`, for all of its damage. JPEG is decoded small."""
     with _opened(io.BytesIO(content)) as opened:
         _require_small(opened)
         size = opened.size
         opened.draft("RGB", _LOOKED_AT)
-        _, sight = _upright(opened, "RGB", reading, size)
+        upright, sight = _upright(opened, "RGB", reading, size)
         opened.load()
-    return sight
+        return replace(sight, coloured=_coloured(upright))
+
+
+def _coloured(picture: Image.Image) -> bool:
+    values = np.asarray(picture.resize(_LOOKED_AT, Image.Resampling.NEAREST), np.int16)
+    return bool((np.ptp(values, axis=2) > _COLOURFUL).mean() > _MOST_COLOURFUL)
 
 
 def size_of(content: bytes) -> tuple[int, int]:
@@ -242,22 +268,27 @@ def _decode(
     content: bytes, size: tuple[int, int], channels: int, reading: Reading
 ) -> tuple[Images, tuple[int, int, int, int], Sight]:
     """Return the array of a picture, the part of it that the picture covers, and what it shows."""
-    height, width = size
     with _opened(io.BytesIO(content)) as opened:
         _require_small(opened)
         mode = "L" if channels == 1 else "RGB"
         upright, sight = _upright(opened, mode, reading, opened.size)  # may be `opened` itself, which is read when used
-        if reading.fit == "crop":
-            fitted = ImageOps.fit(upright, (width, height), Image.Resampling.BILINEAR)
-        elif reading.fit == "stretch":
-            fitted = upright.resize((width, height), Image.Resampling.BILINEAR)
-        else:
-            fitted = ImageOps.contain(upright, (width, height), Image.Resampling.BILINEAR)
+        return *_framed(upright, size, reading), sight
+
+
+def _framed(upright: Image.Image, size: tuple[int, int], reading: Reading) -> tuple[Images, tuple[int, int, int, int]]:
+    """Return a picture in a frame as an array, and the part of it that the picture covers."""
+    height, width = size
+    if reading.fit == "crop":
+        fitted = ImageOps.fit(upright, (width, height), Image.Resampling.BILINEAR)
+    elif reading.fit == "stretch":
+        fitted = upright.resize((width, height), Image.Resampling.BILINEAR)
+    else:
+        fitted = ImageOps.contain(upright, (width, height), Image.Resampling.BILINEAR)
     left, top = (width - fitted.width) // 2, (height - fitted.height) // 2
-    framed = Image.new(mode, (width, height), (reading.level,) * len(mode))
+    framed = Image.new(upright.mode, (width, height), (reading.level,) * len(upright.mode))
     framed.paste(fitted, (left, top))
-    pixels = np.asarray(framed, np.uint8).reshape(height, width, channels)
-    return pixels, (top, left, top + fitted.height, left + fitted.width), sight
+    pixels = np.asarray(framed, np.uint8).reshape(height, width, len(upright.mode))
+    return pixels, (top, left, top + fitted.height, left + fitted.width)
 
 
 def _require_small(opened: Image.Image) -> None:

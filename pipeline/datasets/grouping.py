@@ -103,7 +103,13 @@ def choose_test(
 
     So a new picture of a known group moves no other picture, and a new group moves few.
     """
-    digests = image_digests(images)
+    return choose_test_by_digests(image_digests(images), labels, groups, fraction, seed)
+
+
+def choose_test_by_digests(
+    digests: Sequence[bytes], labels: Labels, groups: tuple[str, ...], fraction: float, seed: int
+) -> npt.NDArray[np.bool_]:
+    """Return a mask of the test pictures by the digests of their pixels; see `choose_test`."""
     ends = [np.concatenate(both) for both in zip(links(digests), links(groups), strict=True)]
     component = components(ends[0], ends[1], len(labels))
     keys = [

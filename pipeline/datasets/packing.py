@@ -32,7 +32,7 @@ from pipeline.datasets.formats.folder import Collection, Entry, OwnSettings
 from pipeline.datasets.own_files import Found
 from pipeline.datasets.source_format import source_format
 
-_DAMAGED = "damaged.csv"
+DAMAGED = "damaged.csv"
 _NO_PIN = {"name": "unpinned", "bytes": 1, "sha256": "0" * 64}
 _SKIP = "fix or remove them, or call `pipeline ingest` or `run` with --skip-damaged, which goes on without them"
 
@@ -125,12 +125,12 @@ def _pinned(
     """
     settings = _settings(dataset, section, source)
     collection: Collection = source.find(path, section)
-    entries = _grouped(dataset, collection.entries, section.get("group"), path)
+    entries = grouped(dataset, collection.entries, section.get("group"), path)
     found, known = collection.found, section.get("files")
-    survey, table = Survey(), store / _DAMAGED
+    survey, table = Survey(), store / DAMAGED
     skips = skip_damaged or settings.skip_damaged
     if skips or found.faults or found.empty:
-        entries, survey = _readable(entries, settings.reading, found, path)
+        entries, survey = readable(entries, settings.reading, found, path)
     if skips:
         found.leave_out(table)
         lost = {entry.label for entry in collection.entries} - {entry.label for entry in entries}
@@ -143,7 +143,7 @@ def _pinned(
     def check() -> None:
         nonlocal survey
         if not skips:
-            survey = _readable(entries, settings.reading, found, path)[1]
+            survey = readable(entries, settings.reading, found, path)[1]
             found.require(dataset, len(entries) - len(found.faults), path, table, _SKIP)
         survey.require_plain(dataset, settings.reading, f"download.{dataset}")
 
@@ -192,9 +192,9 @@ def _copied(dataset: str, section: Mapping[str, Any], source: ModuleType, path: 
     return {"files": pins, "classes": names}
 
 
-def _readable(entries: Sequence[Entry], reading: Reading, found: Found, root: Path) -> tuple[list[Entry], Survey]:
+def readable(entries: Sequence[Entry], reading: Reading, found: Found, root: Path) -> tuple[list[Entry], Survey]:
     """Decode every picture, and return those that can be read, and what they show; the others are faults."""
-    readable, survey = [], Survey()
+    kept, survey = [], Survey()
     for entry in entries:
         try:
             survey.add(str(entry.path).removeprefix(f"{root}{os.sep}"), look(entry.source.content(), reading))
@@ -203,15 +203,20 @@ def _readable(entries: Sequence[Entry], reading: Reading, found: Found, root: Pa
         except Exception as error:  # noqa: BLE001 - Pillow raises many kinds for damaged files and odd EXIF data
             found.faults.append(Fault(str(entry.path), reason(error)))
         else:
-            readable.append(entry)
-    return readable, survey
+            kept.append(entry)
+    return kept, survey
 
 
 def _settings(dataset: str, section: Mapping[str, Any], source: ModuleType) -> OwnSettings:
     """Return the section of a dataset as its format reads it, before it is pinned."""
-    pinned = {"files": [_NO_PIN], "classes": ["", " "]} if not section.get("files") else {}
-    settings: OwnSettings = params.parse(f"download.{dataset}", {**section, **pinned}, source.Settings)
+    settings: OwnSettings = params.parse(f"download.{dataset}", as_pinned(section), source.Settings)
     return settings
+
+
+def as_pinned(section: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the section of a dataset as if its images were pinned, so that its other settings can be checked."""
+    pinned = section.get("files") or "path" not in section
+    return {**section} if pinned else {**section, "files": [_NO_PIN], "classes": ["", " "]}
 
 
 def classes(dataset: str, entries: list[Entry]) -> list[str]:
@@ -224,7 +229,7 @@ def classes(dataset: str, entries: list[Entry]) -> list[str]:
     return names
 
 
-def _grouped(dataset: str, entries: list[Entry], pattern: Any, path: Path) -> list[Entry]:
+def grouped(dataset: str, entries: list[Entry], pattern: Any, path: Path) -> list[Entry]:
     """Return pictures with the groups that a pattern finds in their paths, relative to the folder of all."""
     if not isinstance(pattern, str):
         return entries  # `pipeline check` reports another type

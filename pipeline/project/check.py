@@ -26,8 +26,12 @@ _NEEDS_PACKAGE = (  # setting, its value, the package, how to install it, what t
 )
 
 
-def check(path: Path = params.PARAMS_FILE) -> dict[str, Any]:
+def check(path: Path = params.PARAMS_FILE, *, unpinned: bool = False) -> dict[str, Any]:
     """Check a params file as a whole and return its content: what passes can be built and trained on this machine.
+
+    Args:
+        path: The file.
+        unpinned: Accept own images that are selected and not pinned yet; `pipeline run` and `ingest` pin them.
 
     Raises:
         ParamsError: The first thing that is wrong.
@@ -46,7 +50,7 @@ def check(path: Path = params.PARAMS_FILE) -> dict[str, Any]:
             raise ParamsError(f"{path}: unknown section", expected=nearest(str(name), known), found=repr(name))
     for name in sorted({*_OWN, *owners, "download"} - set(content)):
         raise ParamsError(f"{path}: section {name} is missing", expected="a value", found="nothing")
-    sides = _check_datasets(content, path)
+    sides = _check_datasets(content, path, unpinned=unpinned)
     families = _check_families(content, path)
     for name, settings in owners.items():
         params.parse(name, content[name], settings, path)
@@ -62,8 +66,12 @@ def check(path: Path = params.PARAMS_FILE) -> dict[str, Any]:
     return content
 
 
-def _check_datasets(content: Mapping[str, Any], path: Path) -> dict[str, int | None]:
-    """Check the datasets, and return the shorter side of the images of each, where its settings say so."""
+def _check_datasets(content: Mapping[str, Any], path: Path, *, unpinned: bool) -> dict[str, int | None]:
+    """Check the datasets, and return the shorter side of the images of each, where its settings say so.
+
+    Own images that are not selected may wait to be pinned.
+    """
+    from pipeline.datasets import packing
     from pipeline.datasets.source_format import source_format
     from pipeline.stages.download import DownloadSettings as AnyFormat
 
@@ -73,6 +81,8 @@ def _check_datasets(content: Mapping[str, Any], path: Path) -> dict[str, int | N
             raise ParamsError(f"{path}: datasets: unknown dataset", expected=expected, found=repr(dataset))
     sides: dict[str, int | None] = {}
     for dataset, section in content["download"].items():
+        if isinstance(section, Mapping) and (unpinned or dataset not in content["datasets"]):
+            section = packing.as_pinned(section)
         source = source_format(params.parse(f"download.{dataset}", section, AnyFormat, path).format)
         settings = params.parse(f"download.{dataset}", section, source.Settings, path)
         sides[dataset] = source.shorter_side(settings) if hasattr(source, "shorter_side") else None

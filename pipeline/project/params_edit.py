@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
 from io import StringIO
 from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML
+from ruamel.yaml.comments import CommentedSeq
 
 from pipeline.core import params
 from pipeline.core.errors import ParamsError, nearest
@@ -46,6 +48,31 @@ def override(text: str, overrides: Iterable[str]) -> str:
             place[last] = YAML(typ="safe").load(value)  # type: ignore[index]
         except params.YAML_FAULTS as error:
             raise ParamsError(f"-S {setting}: not a value", expected="YAML", found=str(error)) from None
+    return _dump(yaml, content)
+
+
+def commented(section: Mapping[str, Any], comments: Mapping[str, str]) -> str:
+    """Return a section as YAML text in which each setting is a line, with its comment."""
+    lines = [f"{key}: {json.dumps(value, ensure_ascii=False)}" for key, value in section.items()]
+    notes = [f"  # {comments[key]}" if key in comments else "" for key in section]
+    return "".join(f"{line}{note}\n" for line, note in zip(lines, notes, strict=True))
+
+
+def with_dataset(text: str, name: str, section: str, overrides: Iterable[str]) -> str:
+    """Return the text of a params file with one more dataset, comments kept.
+
+    Args:
+        text: A params file.
+        name: The dataset's name; its section comes first under ``download``.
+        section: Its section as YAML, which keeps its comments.
+        overrides: Further settings; see `override`.
+    """
+    yaml = _round_trip()
+    content = yaml.load(override(text, overrides))
+    selected = CommentedSeq(content["datasets"])
+    selected.fa.set_flow_style()
+    content["datasets"] = selected
+    content["download"].insert(0, name, yaml.load(section))
     return _dump(yaml, content)
 
 

@@ -64,6 +64,27 @@ def prepare(
     return content
 
 
+def replace_params(folder: Path, text: str) -> None:
+    """Replace the params file of the project or of a workspace, after a check; a new folder becomes a workspace.
+
+    Raises:
+        PipelineError: The folder holds something else, or the text would not pass; then nothing was changed.
+    """
+    root, folder = dvc.project_root(), folder.resolve()
+    new = folder != root and not (folder / params.PARAMS_FILE).exists()
+    if new:
+        require_usable(folder, [])
+        folder.mkdir(parents=True, exist_ok=True)
+    content = _checked(text, folder, unpinned=True)
+    if new:
+        write_text(folder / MARKER, "A copy of the project, made by `pipeline add-dataset`; safe to delete.\n")
+        _copy_code(root, folder)
+    with dvc_lock.writing(folder, folder / params.PARAMS_FILE, log=lock.to_stderr):
+        rewrite_text(folder / params.PARAMS_FILE, text)
+    if folder != root:
+        make_manifests(folder, content)
+
+
 def require_usable(folder: Path, overrides: Iterable[str]) -> str:
     """Check what must be right before a folder is made: the folder, and the names in its settings.
 
@@ -144,12 +165,12 @@ def settle(folder: Path, *, renumber: bool = False, skip_damaged: bool = False) 
     return content
 
 
-def _checked(text: str, folder: Path) -> dict[str, Any]:
+def _checked(text: str, folder: Path, *, unpinned: bool = False) -> dict[str, Any]:
     """Return the content of a params file that is about to be written, after a check."""
     proposed = folder / "params.proposed.yaml"
     write_text(proposed, text)
     try:
-        return check.check(proposed)
+        return check.check(proposed, unpinned=unpinned)
     except ParamsError as error:
         raise ParamsError(str(error).replace(str(proposed), "params.yaml")) from None
     finally:

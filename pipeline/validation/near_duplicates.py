@@ -47,6 +47,18 @@ def search(images: Images, limit: float, since: int = 0) -> Pairs:
     return _search(images, [images], limit, since)
 
 
+def alone(images: Images, place: int, limit: float) -> bool:
+    """Return whether no other image is at most `limit` from the image at a place; quicker than `search` for one."""
+    chosen = images[place : place + 1]
+    if (chosen == chosen[:, :1, :1]).all():
+        return not (images == chosen).all(axis=(1, 2, 3)).sum() > 1
+    steps = [images[at : at + _STEP] for at in range(0, len(images), _STEP)]
+    flat = [(step == step[:, :1, :1]).all(axis=(1, 2, 3)) for step in steps]
+    patterned = np.concatenate([_patterns(step[~mask]) for step, mask in zip(steps, flat, strict=True)])
+    apart = np.einsum("nhwc,nhwc->n", *[patterned - _patterns(chosen)] * 2)
+    return bool((apart <= limit**2 + 2 * _SLACK).sum() <= 1)
+
+
 def search_mirrored(images: Images, labels: Labels, limit: float, since: int = 0) -> Pairs:
     """Return the pairs of images with different labels of which one, flipped, is at most `limit` from the other.
 

@@ -258,7 +258,16 @@ def choose_test(images: Images, labels: Labels, fraction: float, seed: int) -> n
 
     Adding or removing a picture therefore moves few others to another split, and copies of a picture stay together.
     """
-    hashes = np.array([hashlib.sha256(b"%d:" % seed + image.tobytes()).hexdigest() for image in images])
+    return lowest(np.array([split_hash(image, seed) for image in images]), labels, fraction)
+
+
+def split_hash(image: Images, seed: int) -> str:
+    """Return the hash of a picture by which `choose_test` chooses."""
+    return hashlib.sha256(b"%d:" % seed + image.tobytes()).hexdigest()
+
+
+def lowest(hashes: npt.NDArray[np.str_], labels: Labels, fraction: float) -> npt.NDArray[np.bool_]:
+    """Return a mask of the pictures with the lowest hashes: a fraction of every class."""
     held_out = np.zeros(len(labels), dtype=bool)
     for label in np.unique(labels):
         of_class = np.unique(hashes[labels == label])
