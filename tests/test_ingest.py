@@ -256,8 +256,8 @@ FILES: dict[str, tuple[Callable[[], bytes], str]] = {
         "images that are in test .*found 1: test\\[0\\] .* and leak.npz\\[0\\] ",
     ),
     "leak-dust.npz": (
-        lambda: with_first(*(dusty(image, 3) for image in RAW.test.images[:15])),
-        "look the same as one in test .*found 15",
+        lambda: with_first(*(dusty(image, 3) for image in RAW.test.images[:9])),
+        "look the same as one in test .*found 9",
     ),
     "again.npz": (lambda: packed(images=RAW.train.images[:90], labels=OTHER.labels), "in train already: .*90 of 90"),
     "bgr.npz": (lambda: repainted(lambda images: images[..., ::-1]), "levels differ from train"),
@@ -421,13 +421,13 @@ def test_known_pictures_under_classes_numbered_otherwise_are_refused_with_what_e
     assert "found 0 of 30; most look like 'right'" in taken.said[1]
 
 
-def test_as_many_look_alikes_as_chance_gives_are_taken_with_a_warning(project: Path) -> None:
-    twins = [dusty(image, 3) for image in RAW.test.images[:9]]
-    put(project, "monday.npz", Labelled(np.concatenate([twins, GOOD.images[9:]]), GOOD.labels))
+def test_a_few_look_alikes_are_taken_with_a_warning(project: Path) -> None:
+    twins = [dusty(image, 3) for image in RAW.test.images[:4]]
+    put(project, "monday.npz", Labelled(np.concatenate([twins, GOOD.images[4:]]), GOOD.labels))
     taken = take(project)
     assert taken.answer == ingest.IngestSummary(accepted=1, images=90)
     assert "monday.npz accepted, with warnings (near-leaked-batch-some)" in taken.said[0]
-    assert "found 9: test[" in taken.said[1]
+    assert "found 4: test[" in taken.said[1]
 
 
 def test_a_batch_may_lack_a_class(project: Path) -> None:

@@ -93,17 +93,21 @@ def matching(name: str, regex: str, expected: str) -> Any:
 
 @dataclass(frozen=True)
 class Limit:
-    """How many rows of a split may miss an expectation: at most `most` of `images`, which is `share` beyond chance."""
+    """How many rows of a split may miss an expectation: at most `most` of `images`.
+
+    That is a `share` of them, and as many more as chance gives if it is ``by_chance``.
+    """
 
     split: str
     images: int
     most: int
     share: float
+    by_chance: bool = True
 
     @property
     def text(self) -> str:
         """The limit as text: ``at most 3 of the 90 images of train (a share of 0.005, beyond chance)``."""
-        beyond = f" (a share of {self.share:g}, beyond chance)" if self.share else ""
+        beyond = f" (a share of {self.share:g}{', beyond chance' if self.by_chance else ''})" if self.share else ""
         return f"at most {self.most:,} of the {self.images:,} images of {self.split}{beyond}"
 
     @property
