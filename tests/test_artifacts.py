@@ -127,6 +127,7 @@ def test_the_command_prints_a_schema_that_lists_every_field() -> None:
     }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_the_command_lists_every_artifact_and_names_the_nearest() -> None:
     names = [line.split()[0] for line in run().stdout.splitlines()]
     assert {"validate/report", "search/best", "evaluate/summary", "register/report"} <= set(names)

@@ -142,12 +142,14 @@ def test_more_than_chance_gives_stop_strict_sets_and_are_warnings_for_own_ones(t
     assert "found 8: test/cat/test0.jpg, test/dog/test1.jpg" in message
 
 
+@pytest.mark.slow
 def test_a_test_split_that_is_other_data_always_stops(tmp_path: Path) -> None:
     raw = small()
     other = RawImages(raw.train, Labelled(255 - raw.test.images, raw.test.labels, raw.test.files), NAMES)
     assert not run(other, tmp_path, strict=False).passed
 
 
+@pytest.mark.slow
 def test_class_sizes_and_imbalance_warn_in_own_sets_and_a_missing_class_always_stops(tmp_path: Path) -> None:
     raw = small()
 
@@ -171,6 +173,7 @@ def test_class_sizes_and_imbalance_warn_in_own_sets_and_a_missing_class_always_s
     assert not run(with_dogs(10, 0), tmp_path / "missing", strict=False).passed
 
 
+@pytest.mark.slow
 def test_pairs_are_named_as_pairs_on_the_page_and_in_the_message(tmp_path: Path) -> None:
     raw = small()
     leaked = changed(raw, "test", at3=raw.train.images[12], at9=raw.train.images[30])

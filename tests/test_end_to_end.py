@@ -266,6 +266,7 @@ def ask(server: str, question: Any) -> bytes:
         return bytes(answer.read())
 
 
+@pytest.mark.slow
 def test_the_module_that_runs_is_the_file_that_dvc_hashed(demo: Demo) -> None:
     module = demo.folder / "pipeline/stages/register.py"
     module.write_text(

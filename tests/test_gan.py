@@ -223,6 +223,7 @@ def test_without_a_feature_network_the_error_names_the_missing_stage(data: Split
 
 
 class TestFeatureNetwork:
+    @pytest.mark.slow
     def test_it_is_the_reference_network_and_the_seed_decides_all_of_it(self, data: Splits, tmp_path: Path) -> None:
         for name, seed in (("a", 0), ("b", 0), ("c", 1)):
             feature_network.train(data, tmp_path / name, steps=2, seed=seed)

@@ -73,7 +73,7 @@ def test_every_family_is_tried_here() -> None:
     assert loading.family_names() - own <= set(POINTS) <= loading.family_names()
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow if n == "rnn" else ()) for n in NETWORKS])
 def test_the_loss_falls_and_unseen_digits_are_recognised(name: str, data: Splits) -> None:
     family = loading.load(name, {"space": {}})
     seen: list[float] = []
@@ -150,6 +150,7 @@ def test_a_finished_rung_is_never_computed_again(few_digits: Path, tmp_path: Pat
     assert (tmp_path / "log").read_text().splitlines() == ["t 1", "t 2"]
 
 
+@pytest.mark.slow
 def test_the_seed_decides_everything_and_another_seed_something_else(few: Splits) -> None:
     family = loading.load("mlp", {"space": {}})
 

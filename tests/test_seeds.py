@@ -29,7 +29,7 @@ from pipeline.stages import train as stage
 from tests.test_models import POINTS
 
 SEEDS = (3, 4)
-EPOCHS = 5
+EPOCHS = 3
 
 
 class Killed(Exception):

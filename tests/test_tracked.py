@@ -25,6 +25,7 @@ def call(folder: Path, *command: str) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 def test_what_a_killed_ingest_did_not_add_to_dvc_the_next_one_adds(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
