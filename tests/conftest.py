@@ -27,8 +27,9 @@ for _name in ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS", "OMP_NUM_THREA
     os.environ.setdefault(_name, "1")
 
 # Files that take longest, in this order: parallel workers begin with them, so that none is left with one at the end.
-LONGEST = ("test_end_to_end", "test_own_data_end_to_end", "test_search", "test_validate", "test_models", "test_gan",
-           "test_study")  # fmt: skip
+LONGEST = ("test_end_to_end", "test_own_data_end_to_end", "test_search", "test_validate", "test_models", "test_ingest",
+           "test_seeds", "test_gan", "test_chance", "test_cli", "test_termination", "test_search_replay",
+           "test_add_dataset")  # fmt: skip
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

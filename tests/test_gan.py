@@ -148,7 +148,9 @@ def test_a_loss_has_the_value_of_its_formula(loss: str) -> None:
     assert reported["generator_loss"] == pytest.approx(LOSSES[loss][1], rel=1e-5)
 
 
-@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize(
+    "loss", [pytest.param(loss, marks=pytest.mark.slow if place else ()) for place, loss in enumerate(LOSSES)]
+)
 def test_each_network_is_taught_by_its_own_loss_alone(loss: str, data: Splits) -> None:
     """Along the gradient that a weight gets, the loss that is reported for its network has that slope."""
     import tensorflow as tf
