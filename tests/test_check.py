@@ -326,6 +326,7 @@ def test_what_check_accepts_can_be_built_and_all_else_is_one_line(tiny_digits: P
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 @pytest.mark.filterwarnings("ignore:Gradients do not exist")
 def test_many_settings_that_check_accepts_can_be_built(tiny_digits: Path, tmp_path: Path) -> None:
     content = base(("mlp", "cnn", "rnn", "knn", "seq2seq"))
