@@ -56,7 +56,7 @@ def _samples(data: Labelled, class_names: tuple[str, ...], seed: int) -> Figure:
 def _means(data: Labelled, class_names: tuple[str, ...]) -> Figure:
     columns = min(len(class_names), _SIDE)
     rows = -(-len(class_names) // columns)
-    figure = _figure(1.2 * columns, 1.38 * rows + 0.4)
+    figure = _figure(1.2 * max(columns, 3), 1.38 * rows + 0.4)  # room for the title above two classes
     figure.suptitle("Mean image of each class of train", x=0.02, ha="left", fontsize=11)
     for label, name in enumerate(class_names):
         inside = data.images[data.labels == label]
