@@ -131,10 +131,17 @@ def test_the_formula_is_right_at_every_end_and_at_every_preset(shape: tuple[int,
     presets = [(name, preset.hyperparameters) for name in sorted(loading.family_names())
                for preset in loading.load(name, {}).presets]  # fmt: skip
     ends = [of for end, of in ENDS.items() if end.split()[-1].partition("=")[0] not in TRAINING]
-    for name, point in [*ends, *presets]:
-        if name not in ("knn", "transfer"):
-            family = loading.load(name, {})
-            assert family.epoch_cost(point, spec) == pytest.approx(built(name, family, point, spec)), (name, point)
+    points = [(name, point) for name, point in [*ends, *presets] if name not in ("knn", "transfer")]
+    compared = 0
+    for name, point in points:
+        family = loading.load(name, {})
+        try:
+            layers = built(name, family, point, spec)
+        except ValueError:  # too deep for images of this size
+            continue
+        assert family.epoch_cost(point, spec) == pytest.approx(layers), (name, point)
+        compared += 1
+    assert compared > 0.9 * len(points)
 
 
 def test_sizes_that_cannot_be_built_have_a_cost_all_the_same() -> None:
