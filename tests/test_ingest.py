@@ -279,8 +279,8 @@ def pictures(folder: Path, size: tuple[int, int] = (SIDE, SIDE)) -> None:
 
 def png_header(width: int, height: int) -> bytes:
     """A PNG that declares a size and holds nothing."""
-    told = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    chunks = (told, b"IDAT", b"IEND")
+    declared = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    chunks = (declared, b"IDAT", b"IEND")
     framed = (struct.pack(">I", len(each) - 4) + each + struct.pack(">I", zlib.crc32(each)) for each in chunks)
     return b"\x89PNG\r\n\x1a\n" + b"".join(framed)
 
@@ -359,8 +359,8 @@ def test_every_damaged_batch_is_quarantined_with_its_own_reason(outcome: Outcome
 
 def test_no_two_kinds_of_damage_are_told_alike(outcome: Outcome) -> None:
     assert len(DAMAGED) >= 40
-    told = [outcome.report(name)["reasons"][0].replace(name, "") for name in DAMAGED]
-    assert len(set(told)) == len(told)
+    reasons = [outcome.report(name)["reasons"][0].replace(name, "") for name in DAMAGED]
+    assert len(set(reasons)) == len(reasons)
 
 
 def test_what_is_quarantined_is_whole(outcome: Outcome) -> None:

@@ -170,9 +170,9 @@ def test_damaged_pictures_are_named_one_by_one(tmp_path: Path) -> None:
     (tmp_path / "pets/dog/0.png").write_bytes(png_header(100_000, 100_000) + bytes(100))
     with pytest.raises(DataError) as caught:
         read(tmp_path)
-    told = str(caught.value)
-    assert "3 files beside 13 pictures cannot be used" in told
-    assert re.search(r"found cat/1.png \(not a PNG, JPEG.+\), cat/2.png \(.+\), dog/0.png \(.+\);", told)
+    message = str(caught.value)
+    assert "3 files beside 13 pictures cannot be used" in message
+    assert re.search(r"found cat/1.png \(not a PNG, JPEG.+\), cat/2.png \(.+\), dog/0.png \(.+\);", message)
 
 
 def encoded(image: Image.Image, form: str = "PNG", **more: Any) -> bytes:

@@ -199,7 +199,7 @@ def _decoded(
     labels = np.array([numbers[entry.label] for entry in entries], np.int64)
     wanted = set(_spread(entries, labels))
     held: dict[int, list[Images]] = {}
-    small, digests = np.empty((len(entries), *sizes[0], channels), np.uint8), []
+    small = np.empty((len(entries), *sizes[0], channels), np.uint8)
     hashes: list[list[str]] = [[] for _ in sizes]
     by_size: list[list[bytes]] = [[] for _ in sizes]
     for row, entry in enumerate(entries):
@@ -210,7 +210,7 @@ def _decoded(
             by_size[place].append(hashlib.sha256(array.tobytes()).digest())
         if row in wanted:
             held[row] = arrays
-    digests = by_size[-1]
+    digests = by_size[-1]  # of the largest size
     groups = tuple(entry.group for entry in entries)
     given = np.array([entry.split == "test" for entry in entries])
     if given.any():
