@@ -7,7 +7,6 @@ workspace measured, or else those of a short training here, on a part of the dat
 from __future__ import annotations
 
 import math
-import random
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -23,7 +22,7 @@ from pipeline.executors.base import Done, Executor, Progress, Work
 from pipeline.models import loading
 from pipeline.models.base import BaseFamily, Span, Spec
 from pipeline.models.training import task as training
-from pipeline.models.values import Hyperparameters, Value
+from pipeline.models.values import Hyperparameters
 from pipeline.search import cost_estimate, enqueued, lengths
 from pipeline.search.settings import SearchSettings
 from pipeline.search.study import rungs
@@ -212,8 +211,11 @@ def forecast(pair: Pair, known: EpochTime | str, settings: SearchSettings, seeds
 
 def _mean_cost(pair: Pair, spec: Spec) -> float:
     """Return the mean cost of an epoch over the search space, compared with the centre, by the family's formula."""
-    trials = [_Random(random.Random(seed)) for seed in range(_POINTS)]
-    costs = [pair.family.epoch_cost(pair.family.suggest(trial), spec) for trial in trials]
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    costs = [pair.family.epoch_cost(pair.family.suggest(study.ask()), spec) for _ in range(_POINTS)]
     return statistics.mean(costs) / max(1.0, pair.family.epoch_cost(pair.centre, spec))
 
 
@@ -241,22 +243,3 @@ def _part(whole: Splits, count: int) -> Splits:
     train = min(count, len(whole.train))
     val = math.ceil(len(whole.val) * train / len(whole.train))
     return replace(whole, train=whole.train.take(np.arange(train)), val=whole.val.take(np.arange(val)))
-
-
-class _Random:
-    """A trial that takes random values, each once."""
-
-    def __init__(self, source: random.Random) -> None:
-        self._source = source
-        self._taken: dict[str, Any] = {}
-
-    def suggest_float(self, name: str, low: float, high: float, *, log: bool = False) -> float:
-        ends = (math.log(low), math.log(high)) if log else (low, high)
-        drawn = self._source.uniform(*ends)
-        return float(self._taken.setdefault(name, math.exp(drawn) if log else drawn))
-
-    def suggest_int(self, name: str, low: int, high: int, *, log: bool = False) -> int:
-        return min(high, max(low, round(self.suggest_float(name, low - 0.49, high + 0.49, log=log))))
-
-    def suggest_categorical(self, name: str, choices: tuple[Value, ...]) -> Any:
-        return self._taken.setdefault(name, self._source.choice(choices))
